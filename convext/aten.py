@@ -1,0 +1,103 @@
+"""The three faces by torch's own convolutions: the CPU path, and the answer where no kernel of ours takes a problem.
+
+torch pads symmetrically. Where a problem's begin and end differ, x is padded (or cropped) by a copy, and the
+convolution that follows has no padding:
+
+    fprop   y = conv(pad(x), w)
+    wgrad   w = wgrad(pad(x), y)
+    dgrad   x = crop(full transposed convolution of y and w)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as constant_pad
+
+from convext.layout import dense
+from convext.problem import ConvProblem, Ints
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """ATen takes every problem."""
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """The padded copy that an asymmetric problem costs."""
+    if problem.symmetric:
+        return []
+    padded = problem.n * problem.c * math.prod(_padded_input(problem)) * problem.dtype.itemsize
+    verb = "crops" if problem.face == "dgrad" else "pads"
+    return [f"{verb} a copy of x: {padded:,} bytes"]
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    if problem.empty:
+        result = _bias_only(problem, a, bias)
+    elif problem.face == "fprop":
+        result = _fprop(problem, a, b, bias)
+    elif problem.face == "dgrad":
+        result = _dgrad(problem, a, b, bias)
+    else:
+        result = _wgrad(problem, a, b)
+    return dense(result, problem.channels_last)
+
+
+def _bias_only(problem: ConvProblem, like: Tensor, bias: Tensor | None) -> Tensor:
+    """A sum over no terms is zero, so the result is the bias."""
+    result = like.new_zeros(problem.open_shape)
+    return result if bias is None else result + bias.view(-1, *[1] * problem.rank)
+
+
+def _fprop(p: ConvProblem, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    zeros = (0,) * p.rank
+    pad = p.pad
+    if not p.symmetric:
+        x, pad = _pad_input(p, x), zeros
+    return torch.convolution(x, w, bias, p.stride, pad, p.dilation, False, zeros, p.groups)
+
+
+def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    if p.symmetric:
+        extra = tuple(b - e for b, e in zip(p.pad, p.end, strict=True))  # output_padding, in [0, stride)
+        return torch.convolution(y, w, bias, p.stride, p.pad, p.dilation, True, extra, p.groups)
+    zeros = (0,) * p.rank
+    full = torch.convolution(y, w, None, p.stride, zeros, p.dilation, True, zeros, p.groups)
+    unread = [max(-e, 0) for e in p.end]  # inputs beyond the last one that an output reads
+    x = _crop(constant_pad(full, _torch_pads(zeros, unread)), p.pad, p.input)
+    return x if bias is None else x + bias.view(-1, *[1] * p.rank)
+
+
+def _wgrad(p: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
+    pad = p.pad
+    if not p.symmetric:
+        x, pad = _pad_input(p, x), (0,) * p.rank
+    w = y.new_empty(p.w_shape)  # only its shape is read
+    return torch.ops.aten.convolution_backward(
+        y, x, w, None, p.stride, pad, p.dilation, False, (0,) * p.rank, p.groups, (False, True, False)
+    )[1]
+
+
+def _padded_input(p: ConvProblem) -> list[int]:
+    return [b + i + e for b, i, e in zip(p.pad, p.input, p.end, strict=True)]
+
+
+def _pad_input(p: ConvProblem, x: Tensor) -> Tensor:
+    """x with the zeros that its outputs read around it, and without the trailing elements that none reads."""
+    padded = constant_pad(x, _torch_pads(p.pad, [max(e, 0) for e in p.end]))
+    return _crop(padded, (0,) * p.rank, _padded_input(p))
+
+
+def _crop(t: Tensor, start: Ints, size: Ints) -> Tensor:
+    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=2):
+        t = t.narrow(axis, first, length)
+    return t
+
+
+def _torch_pads(begin: Ints, end: Ints) -> list[int]:
+    """[begin, end] for each axis, the last axis first, as torch.nn.functional.pad takes them."""
+    return [v for b, e in zip(reversed(begin), reversed(end), strict=True) for v in (b, e)]

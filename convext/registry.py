@@ -1,0 +1,124 @@
+"""Kernel records, and the choice between them.
+
+A kernel is a record: its name, the faces it computes, a function that says why it does not take a problem, and one
+that runs it. Tests, benchmarks, the README's table and `explain` walk the same list. Adding a kernel is adding one
+record to `KERNELS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from torch import Tensor
+
+from convext import aten
+from convext.problem import FACES, ConvProblem, Face
+
+WhyNot = Callable[[ConvProblem], "str | None"]
+Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
+Copies = Callable[[ConvProblem], "list[str]"]
+
+
+def no_copies(problem: ConvProblem) -> list[str]:
+    """For kernels that read their operands where they lie."""
+    return []
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute some faces.
+
+    Attributes:
+        name: "provider.kernel"; the provider is "aten", "triton" or "cuda".
+        faces: the faces it computes.
+        why_not: None where it takes a problem, else one sentence with the numbers in it.
+        run: `run(problem, a, b, bias)` computes the open tensor of the problem, in the problem's memory format.
+            `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
+        copies: the hidden copies that `run` would make, one sentence each.
+    """
+
+    name: str
+    faces: tuple[Face, ...]
+    why_not: WhyNot
+    run: Run
+    copies: Copies = no_copies
+
+    @property
+    def provider(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def _lazy(name: str, module: str, faces: tuple[Face, ...] = FACES) -> Kernel:
+    """A record whose `why_not`, `run` and `copies` live in a module that is imported at their first use."""
+
+    def attribute(attr: str) -> Callable[..., object]:
+        return lambda *args: getattr(importlib.import_module(module), attr)(*args)
+
+    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"))  # type: ignore[arg-type]
+
+
+ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
+
+# In order of preference: the first that takes a problem is the one that "auto" runs.
+KERNELS: list[Kernel] = [ATEN]
+
+
+@cache
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def unavailable(provider: str, problem: ConvProblem) -> str | None:
+    """Why `provider` cannot run on this machine and the problem's device at all, or None."""
+    if provider == "triton":
+        if not _installed("triton"):
+            return "Triton is not installed: pip install triton"
+        if problem.device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            return f"tensors are on {problem.device}; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1"
+    return None
+
+
+def refusal(kernel: Kernel, problem: ConvProblem) -> str | None:
+    """Why `kernel` does not take `problem`, in one sentence, or None where it does."""
+    if problem.face not in kernel.faces:
+        return f"computes {', '.join(kernel.faces)}, not {problem.face}"
+    return unavailable(kernel.provider, problem) or kernel.why_not(problem)
+
+
+def names() -> list[str]:
+    """Everything that `convext.backend` takes."""
+    return ["auto", *dict.fromkeys(k.provider for k in KERNELS), *(k.name for k in KERNELS)]
+
+
+def check_backend(name: str) -> None:
+    """Raises ValueError for a name that no provider or kernel has."""
+    if name not in names():
+        raise ValueError(f"backend must be one of {', '.join(names())}, but got {name!r}")
+
+
+def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
+    """The kernel that computes `problem` under `backend`.
+
+    "auto" takes the first record that does not refuse; off CUDA that is ATen, whose kernels are the CPU's best.
+
+    Raises:
+        ValueError: `backend` names a provider or a kernel that refuses, with every reason.
+    """
+    check_backend(backend)
+    if backend == "auto":
+        if problem.device != "cuda":
+            return ATEN
+        return next(kernel for kernel in KERNELS if refusal(kernel, problem) is None)
+    reasons = []
+    for kernel in KERNELS:
+        if backend in (kernel.name, kernel.provider):
+            reason = refusal(kernel, problem)
+            if reason is None:
+                return kernel
+            reasons.append(f"  {kernel.name}: {reason}")
+    raise ValueError(f"backend {backend!r} does not take this problem\n  {problem}\n" + "\n".join(reasons))

@@ -1,0 +1,24 @@
+"""What every test shares: where it runs, and reproducible numbers.
+
+Without a GPU, Triton's kernels run through Triton's interpreter, which has to be chosen before Triton is imported.
+"""
+
+import os
+
+import pytest
+import torch
+
+HAS_CUDA = torch.cuda.is_available()
+if not HAS_CUDA:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """The best device there is: tests that take it run on the GPU where there is one."""
+    return "cuda" if HAS_CUDA else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

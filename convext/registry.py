@@ -90,6 +90,11 @@ def refusal(kernel: Kernel, problem: ConvProblem) -> str | None:
     return unavailable(kernel.provider, problem) or kernel.why_not(problem)
 
 
+def kernels() -> tuple[Kernel, ...]:
+    """All kernel records, in order of preference."""
+    return tuple(KERNELS)
+
+
 def names() -> list[str]:
     """Everything that `convext.backend` takes."""
     return ["auto", *dict.fromkeys(k.provider for k in KERNELS), *(k.name for k in KERNELS)]

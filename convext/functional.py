@@ -1,0 +1,325 @@
+"""Convolutions with the signatures of torch.nn.functional, and three paddings that torch does not have.
+
+`padding` of `conv1d`, `conv2d` and `conv3d` takes what torch takes, and without a padded copy of the input:
+
+    ((begin, end), ..)   zeros before and after each axis; an axis may also have one int for both
+    "same"               with any stride: ceil(input / stride) outputs, the odd zero at the end, as TensorFlow does
+    "causal"             1-D: dilation * (kernel - 1) zeros before, none after, so that no output sees its future
+
+Where no kernel of ours is wanted (CPU tensors under "auto", integers, complex numbers), or where the arguments describe
+no convolution, torch's own function is called: it has the answer, or it names the mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convext import settings
+from convext.ops import convolve
+from convext.problem import Ints, output_size, transposed_size
+
+Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
+Pads = tuple[tuple[int, int], ...]
+
+_TORCH_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_TORCH_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    1: torch.conv_transpose1d,
+    2: torch.conv_transpose2d,
+    3: torch.conv_transpose3d,
+}
+
+_WORDS = {1: ("same", "valid", "causal"), 2: ("same", "valid"), 3: ("same", "valid")}
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv1d`: input [N, C, L] or [C, L], weight [K, C/groups, k], result [N, K, O] or [K, O].
+
+    `padding` also takes (begin, end), "same" with a stride, and "causal" (see the module's text).
+
+    Raises what torch raises: RuntimeError for shapes that do not fit, with the numbers.
+    """
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv2d`: input [N, C, H, W] or [C, H, W], weight [K, C/groups, kh, kw].
+
+    `padding` also takes (begin, end) for each axis, and "same" with a stride (see the module's text).
+
+    Raises what torch raises: RuntimeError for shapes that do not fit, with the numbers.
+    """
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv3d`: input [N, C, D, H, W] or [C, D, H, W], weight [K, C/groups, kd, kh, kw].
+
+    `padding` also takes (begin, end) for each axis, and "same" with a stride (see the module's text).
+
+    Raises what torch raises: RuntimeError for shapes that do not fit, with the numbers.
+    """
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose1d`: input [N, K, O] or [K, O], weight [K, C/groups, k], result [N, C, L]."""
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose2d`: input [N, K, OH, OW], weight [K, C/groups, kh, kw]."""
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose3d`: input [N, K, OD, OH, OW], weight [K, C/groups, kd, kh, kw]."""
+    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+# ---------------------------------------------------------------------------------------------------- padding
+
+
+def resolve_padding(padding: str | Pads, input: Ints, kernel: Ints, stride: Ints, dilation: Ints) -> Pads:
+    """Elements of padding (before, after) each spatial axis.
+
+    Args:
+        padding: "valid", "same", "causal" (1-D), or the pairs themselves.
+        input, kernel, stride, dilation: one value an axis.
+
+    Raises:
+        ValueError: an unknown word.
+        RuntimeError: negative padding.
+    """
+    if not isinstance(padding, str):
+        if any(side < 0 for pair in padding for side in pair):
+            raise RuntimeError(f"negative padding is not supported, but got padding={padding}")
+        return padding
+    if padding == "valid":
+        return ((0, 0),) * len(input)
+    if padding == "causal" and len(input) == 1:
+        return ((dilation[0] * (kernel[0] - 1), 0),)
+    if padding == "same":
+        pads = []
+        for i, k, s, d in zip(input, kernel, stride, dilation, strict=True):
+            total = max((-(-i // s) - 1) * s + d * (k - 1) + 1 - i, 0)
+            pads.append((total // 2, total - total // 2))
+        return tuple(pads)
+    raise ValueError(f"Invalid padding string {padding!r}, should be one of {_WORDS[len(input)]}")
+
+
+def is_torchs(padding: Any, stride: Any, rank: int) -> bool:
+    """Whether `padding` is torch's business: all but pairs, "same" with a stride, and "causal" in 1-D."""
+    if isinstance(padding, str):
+        strided = any(s != 1 for s in _each(stride))
+        return not ((padding == "same" and strided) or (padding == "causal" and rank == 1))
+    return not any(isinstance(p, Sequence) for p in _each(padding))
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, Sequence) else (value,)
+
+
+def pad(input: Tensor, pads: Pads, mode: str) -> Tensor:
+    """`torch.nn.functional.pad` with (before, after) of each spatial axis, in the order of the axes."""
+    flat = [side for pair in reversed(pads) for side in pair]
+    return torch.nn.functional.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+
+
+# -------------------------------------------------------------------------------------------------- geometry
+
+
+def _expand(value: Any, rank: int) -> tuple[Any, ...] | None:
+    """One value for each axis, from a number or a sequence of 1 or `rank`; None for any other length."""
+    if type(value) is not tuple:
+        value = tuple(value) if isinstance(value, Sequence) else (value,)
+    return value if len(value) == rank else value * rank if len(value) == 1 else None
+
+
+def _conv_geometry(
+    x: Ints, w: Ints, bias: Ints | None, stride: Any, padding: Any, dilation: Any, groups: int, rank: int
+) -> tuple[tuple[int, ...], ...] | None:
+    """(size of the result, stride, zeros before, dilation), or None for what only torch can answer or refuse."""
+    stride, dilation = _expand(stride, rank), _expand(dilation, rank)
+    if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or stride is None or dilation is None:
+        return None
+    if groups < 1 or w[0] < groups or w[0] % groups or x[-rank - 1] != w[1] * groups:
+        return None
+    if min(stride) < 1 or min(dilation) < 1 or min(w) < 1 or (bias is not None and tuple(bias) != (w[0],)):
+        return None
+    if isinstance(padding, str):
+        if padding not in _WORDS[rank]:
+            return None
+    else:
+        padding = _expand(padding, rank)
+        if padding is None:
+            return None
+        padding = tuple(tuple(p) if isinstance(p, Sequence) else (p, p) for p in padding)
+        if any(len(pair) != 2 or min(pair) < 0 for pair in padding):
+            return None
+    space, kernel = x[-rank:], w[2:]
+    pads = resolve_padding(padding, space, kernel, stride, dilation)
+    begin, end = (tuple(pair[side] for pair in pads) for side in (0, 1))
+    size = output_size(space, kernel, stride, begin, end, dilation)
+    return (size, stride, begin, dilation) if min(size) > 0 else None
+
+
+def _conv_transpose_geometry(
+    y: Ints, w: Ints, bias: Ints | None,
+    stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int, rank: int,
+) -> tuple[tuple[int, ...], ...] | None:  # fmt: skip
+    """(size of the result, stride, zeros before, dilation), or None for what only torch can answer or refuse."""
+    stride, dilation = _expand(stride, rank), _expand(dilation, rank)
+    padding, extra = _expand(padding, rank), _expand(output_padding, rank)
+    if len(w) != rank + 2 or len(y) not in (rank + 1, rank + 2):
+        return None
+    if stride is None or dilation is None or padding is None or extra is None:
+        return None
+    if not all(isinstance(p, int | torch.SymInt) for p in padding):
+        return None
+    if groups < 1 or w[0] % groups or y[-rank - 1] != w[0] or min(stride) < 1 or min(dilation) < 1 or min(w) < 1:
+        return None
+    if min(padding) < 0 or min(extra) < 0 or (bias is not None and tuple(bias) != (w[1] * groups,)):
+        return None
+    if any(e >= s and e >= d for e, s, d in zip(extra, stride, dilation, strict=True)):
+        return None
+    size = transposed_size(y[-rank:], w[2:], stride, padding, padding, dilation, extra)
+    return (size, stride, padding, dilation) if min(size) > 0 and min(y[-rank:]) > 0 else None
+
+
+_cached_conv_geometry = lru_cache(maxsize=8192)(_conv_geometry)
+_cached_conv_transpose_geometry = lru_cache(maxsize=8192)(_conv_transpose_geometry)
+
+
+def _concrete(input: Tensor, *settings_: Any) -> bool:
+    """Whether sizes are numbers and settings hashable, so that the geometry can be looked up."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(input) in (Tensor, torch.nn.Parameter)
+        and list not in map(type, settings_)
+    )
+
+
+# -------------------------------------------------------------------------------------------------- the call
+
+
+def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own function is the best answer, so that nothing stands between it and the caller.
+
+    That is: under "auto" off CUDA, unless the weight is frozen (torch's operator would keep the input alive for a
+    weight gradient that nobody wants); and for integers and complex numbers unless kernels are asked for by name.
+    """
+    if settings.BACKEND == "auto":
+        if input.device.type != "cuda":
+            return weight.requires_grad or not input.requires_grad or not torch.is_grad_enabled()
+        return not input.is_floating_point()
+    return settings.BACKEND.startswith("aten") and not input.is_floating_point()
+
+
+def _conv(
+    rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, dilation: Any, groups: int,
+) -> Tensor:  # fmt: skip
+    torchs_own = _is_torchs_own(input, weight)
+    if torchs_own and is_torchs(padding, stride, rank):
+        return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+    geometry = _cached_conv_geometry if _concrete(input, stride, padding, dilation) else _conv_geometry
+    bias_shape = None if bias is None else bias.shape
+    found = geometry(input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank)
+    if found is None or not input.is_floating_point():
+        return _torch_conv(rank, input, weight, bias, stride, padding, dilation, groups)
+    return _batched(rank, "fprop", input, weight, bias, *found, groups)
+
+
+def _torch_conv(
+    rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, dilation: Any, groups: int,
+) -> Tensor:  # fmt: skip
+    """torch's own convolution, after a padded copy where torch does not have the padding."""
+    if not is_torchs(padding, stride, rank) and weight.dim() == rank + 2 and input.dim() in (rank + 1, rank + 2):
+        s, d = _expand(stride, rank), _expand(dilation, rank)
+        pads = padding if isinstance(padding, str) else _expand(padding, rank)
+        if s is not None and d is not None and pads is not None and min(s) > 0:
+            if not isinstance(pads, str):
+                pads = tuple(tuple(p) if isinstance(p, Sequence) else (p, p) for p in pads)
+            input = pad(input, resolve_padding(pads, input.shape[-rank:], weight.shape[2:], s, d), "zeros")
+            padding = 0
+    return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_transpose(
+    rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any,
+) -> Tensor:  # fmt: skip
+    if not _is_torchs_own(input, weight) and input.is_floating_point():
+        cached = _concrete(input, stride, padding, output_padding, dilation)
+        geometry = _cached_conv_transpose_geometry if cached else _conv_transpose_geometry
+        bias_shape = None if bias is None else bias.shape
+        found = geometry(
+            input.shape, weight.shape, bias_shape, stride, padding, output_padding, dilation, groups, rank
+        )  # fmt: skip
+        if found is not None:
+            return _batched(rank, "dgrad", input, weight, bias, *found, groups)
+    return _TORCH_CONV_TRANSPOSE[rank](input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _batched(rank: int, face: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    """The face, with a batch axis of one put around an unbatched input."""
+    if input.dim() == rank + 2:
+        return convolve(face, input, weight, bias, *geometry, settings.BACKEND)
+    return convolve(face, input.unsqueeze(0), weight, bias, *geometry, settings.BACKEND).squeeze(0)

@@ -1,0 +1,119 @@
+"""What the tests of Triton kernels share: an interpreter that rounds as the hardware does, and poisoned memory.
+
+Fixtures:
+    poisoned: within the test, memory that is allocated uninitialised holds NaN, and stands between guard borders that
+        are checked at the end. A kernel that leaves an element unwritten shows it as NaN; one that writes beside its
+        result fails the test.
+    bordered: puts an operand into memory with NaN on both sides, with its values and strides kept. A kernel that
+        uses what lies outside an operand shows it as NaN.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+BORDER = 64  # elements on each side; keeps 16-byte alignment for every dtype
+GUARD = 1.5  # exact in every floating dtype
+
+
+def bordered_like(t: Tensor, border: float, inside: float) -> Tensor:
+    """Memory of the shape and strides of `t`, filled with `inside`, between borders filled with `border`."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    buffer = torch.full((extent + 2 * BORDER,), border, dtype=t.dtype, device=t.device)
+    buffer[BORDER : BORDER + extent] = inside
+    return buffer.as_strided(t.shape, t.stride(), BORDER)
+
+
+def border_intact(t: Tensor) -> bool:
+    """Whether the borders of a tensor from `bordered_like(.., GUARD, ..)` are as they were made."""
+    buffer = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
+    return bool((buffer[:BORDER] == GUARD).all() and (buffer[-BORDER:] == GUARD).all())
+
+
+@pytest.fixture
+def bordered() -> Callable[[Tensor], Tensor]:
+    """`bordered(t)`: a copy of `t`, strides and all (stride 0 too), in memory that holds NaN wherever `t` is not."""
+
+    def copy(t: Tensor) -> Tensor:
+        result = bordered_like(t, float("nan"), float("nan"))
+        strided = [slice(None) if stride else slice(0, 1) for stride in t.stride()]
+        result[tuple(strided)] = t[tuple(strided)]
+        return result
+
+    return copy
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Uninitialised floating memory holds NaN between guard borders; the borders are checked at the end."""
+    allocated: list[Tensor] = []
+
+    def poison(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> Tensor:
+            t = allocate(*args, **kwargs)
+            if not t.is_floating_point() or t.numel() == 0:  # the interpreter itself makes empty ones, to fill by set_
+                return t
+            result = bordered_like(t, GUARD, float("nan"))
+            allocated.append(result)
+            return result
+
+        return empty
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+    yield
+    monkeypatch.undo()
+    assert allocated, "nothing was allocated through torch.empty, torch.empty_like or Tensor.new_empty"
+    for t in allocated:
+        assert border_intact(t), f"something was written beside a result of shape {tuple(t.shape)}"
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    def _widened(handle: interpreter.TensorHandle) -> np.ndarray:
+        """The numbers in a handle: bfloat16 is stored as its 16 bits, which are the upper half of a float32."""
+        if handle.dtype.scalar == tl.bfloat16:
+            return (handle.data.astype(np.uint32) << 16).view(np.float32)
+        return handle.data
+
+    def _bfloat16_bits(data: np.ndarray) -> np.ndarray:
+        """float32 to the bits of bfloat16, rounded to nearest even as the hardware does; NaN stays NaN."""
+        bits = np.ascontiguousarray(data, dtype=np.float32).view(np.uint32)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)
+
+    _cast = interpreter.InterpreterBuilder.cast_impl
+
+    def _cast_impl(
+        self: interpreter.InterpreterBuilder, src: interpreter.TensorHandle, dst_type: Any
+    ) -> interpreter.TensorHandle:
+        """Casts as Triton's own, which truncates to bfloat16, but rounds."""
+        source, to = src.dtype.scalar, dst_type.scalar
+        if tl.bfloat16 not in (source, to) or source == to:
+            return _cast(self, src, dst_type)
+        data = _widened(src)
+        data = _bfloat16_bits(data) if to == tl.bfloat16 else data.astype(interpreter._get_np_dtype(dst_type))
+        return interpreter.TensorHandle(data, to)
+
+    def _create_dot(
+        self: interpreter.InterpreterBuilder,
+        a: interpreter.TensorHandle,
+        b: interpreter.TensorHandle,
+        d: interpreter.TensorHandle,
+        *_: Any,
+    ) -> interpreter.TensorHandle:
+        """A product of numbers; Triton's own multiplies the bits of bfloat16."""
+        product = np.matmul(_widened(a).astype(d.data.dtype), _widened(b).astype(d.data.dtype))
+        return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+    interpreter.InterpreterBuilder.cast_impl = _cast_impl
+    interpreter.InterpreterBuilder.create_dot = _create_dot

@@ -4,9 +4,12 @@ Without a GPU, Triton's kernels run through Triton's interpreter, which has to b
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+
+import convext
 
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
@@ -22,3 +25,10 @@ def device() -> str:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["auto", "aten"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Under "auto" a call may go to torch or to any kernel, under "aten" through convext's own operators."""
+    with convext.backend(request.param):
+        yield request.param

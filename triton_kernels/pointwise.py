@@ -1,0 +1,302 @@
+"""Pointwise convolution: one tap, so a matrix product over channels, at every pixel.
+
+    fprop   y[k, q] = sum over c of  w[k, c] * x[c, q] + bias[k]
+    dgrad   x[c, q] = sum over k of  w[k, c] * y[k, q] + bias[c]        q: the pixels of all images
+    wgrad   w[k, c] = sum over q of  y[k, q] * x[c, q]
+
+What one block computes, for fprop and dgrad:
+
+                      depth                   columns: pixels                          columns
+              rows  [ w[k, c] ]    x   depth [ x[c, q] ]      + bias   =   rows   [ y[k, q] ]
+
+and for wgrad, over its share of the pixels, whose partial sums are then added in order:
+
+                      depth: pixels           columns                                  columns
+              rows  [ y[k, q] ]    x   depth [ x[c, q] ]               =   rows   [ w[k, c] ]
+
+The same kernel reads NCHW and NHWC where they lie: the loads run along whichever axis has stride 1. With one tap, a
+stride and a padding are a choice of pixels, i = o * stride - pad, and that is a view: no kernel sees them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from convext import layout
+from convext.problem import ConvProblem
+from convext.triton_kernels.pixels import Plane, channel_stride, coalesce, pixel_offset, pixel_strides, power_of_two
+from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, known, split
+
+# From the largest tile to the smallest: the first that fits the problem and fills the device is taken.
+TILES: dict[int, tuple[Tile, ...]] = {
+    0: (Tile(32, 32, 64, 4, 1), Tile(16, 32, 64, 4, 1), Tile(16, 16, 64, 4, 1)),
+    80: (
+        Tile(128, 128, 64, 4, 4),
+        Tile(64, 128, 64, 4, 4),
+        Tile(64, 64, 128, 4, 3),
+        Tile(32, 64, 128, 4, 4),
+        Tile(16, 64, 128, 4, 4),
+        Tile(16, 16, 128, 1, 4),
+    ),
+    90: (
+        Tile(128, 256, 128, 8, 3),
+        Tile(128, 128, 128, 4, 3),
+        Tile(64, 128, 128, 4, 4),
+        Tile(64, 64, 128, 4, 4),
+        Tile(32, 64, 128, 4, 4),
+        Tile(16, 64, 128, 4, 4),
+        Tile(16, 16, 128, 1, 4),
+    ),
+}
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """None for one tap and groups of at least 16 channels, else one sentence."""
+    p = problem
+    if p.taps != 1:
+        return f"the kernel {p.kernel} has {p.taps} taps, not one"
+    fewest = min(p.c, p.k) // p.groups
+    if p.groups > 1 and fewest < 16:
+        return f"{fewest} channels in each of {p.groups} groups, and a tile takes at least 16 of one group"
+    if p.dtype not in DTYPES:
+        return f"{p.dtype} is none of {', '.join(str(d) for d in DTYPES)}"
+    if p.device == "cuda" and p.arch < 80:
+        return f"compute capability {p.arch / 10}, and its tiles are for 8.0 and newer"
+    pixels = p.n * max(math.prod(p.input), math.prod(p.output))
+    if pixels >= 2**31:
+        return f"{pixels:,} pixels, and they are counted in 32 bits"
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """None: operands are read where they lie."""
+    return []
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+    with torch.cuda.device(a.device) if a.is_cuda else contextlib.nullcontext():
+        if problem.face == "wgrad":
+            x, y = _paired(problem, a, b)
+            _sum_over_pixels(problem, x, y, result)
+        elif problem.face == "fprop":
+            x, y = _paired(problem, a, result)
+            if y.shape != result.shape or problem.c == 0:
+                _fill(result, bias)
+            _sum_over_channels(problem, x, b, bias, y)
+        else:
+            x, y = _paired(problem, result, a)
+            if x.shape != result.shape or problem.k == 0:
+                _fill(result, bias)
+            _sum_over_channels(problem, y, b, bias, x)
+    return result
+
+
+def _paired(p: ConvProblem, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of the pixels i of x and o of y that the tap pairs, `i = o * stride - pad`: the same number of each."""
+    if all(s == 1 for s in p.stride) and not any(p.pad) and p.input == p.output:
+        return x, y
+    inputs, outputs = [], []
+    for size, count, s, pad in zip(p.input, p.output, p.stride, p.pad, strict=True):
+        first = min(-(-pad // s), count)
+        last = max(min((size - 1 + pad) // s + 1, count), first)
+        outputs.append(slice(first, last))
+        inputs.append(slice(first * s - pad, (last - 1) * s - pad + 1, s) if last > first else slice(0, 0))
+    return x[(..., *inputs)], y[(..., *outputs)]
+
+
+def _fill(result: Tensor, bias: Tensor | None) -> None:
+    """What pixels that the tap pairs with nothing hold: a sum over no terms, plus bias."""
+    if bias is None:
+        result.zero_()
+    else:
+        result.copy_(bias.view(-1, *[1] * (result.dim() - 2)).expand_as(result))
+
+
+# ------------------------------------------------------------------------------------------- fprop and dgrad
+
+
+def _sum_over_channels(problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor) -> None:
+    """`target[row, q] = sum over depth of w * source[depth, q] + bias[row]`, in each group."""
+    if target.numel() == 0 or source.numel() == 0:
+        return
+    pixels = (source.shape[0], *source.shape[2:])
+    grid, arguments, options = _channels_plan(
+        problem, pixels, source.stride(1), pixel_strides(source), w.stride()[:2], target.stride(1), pixel_strides(target)
+    )
+    _multiply[grid](source, w, target, bias, *arguments, HAS_BIAS=bias is not None, **options)
+
+
+@lru_cache(maxsize=4096)
+def _channels_plan(
+    p: ConvProblem, pixels: tuple[int, ...], source_channel: int, source_pixels: tuple[int, ...],
+    w_strides: tuple[int, int], target_channel: int, target_pixels: tuple[int, ...],
+) -> tuple[tuple[int], tuple[object, ...], dict[str, object]]:  # fmt: skip
+    """The grid, and what the kernel is told besides pointers."""
+    itemsize = p.dtype.itemsize
+    sizes, source_pixels, target_pixels = coalesce(pixels, source_pixels, target_pixels)
+    source = Plane.of(source_channel, source_pixels, itemsize)
+    target = Plane.of(target_channel, target_pixels, itemsize)
+    k, c = p.k // p.groups, p.c // p.groups
+    rows, depth = (k, c) if p.face == "fprop" else (c, k)
+    w = Plane.of(*((w_strides[0], w_strides[1:]) if p.face == "fprop" else (w_strides[1], w_strides[:1])), itemsize)
+    count = math.prod(sizes)
+    tile = first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, p.groups)
+    row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
+    units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
+    arguments = (
+        rows // units[0], depth // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
+        row_blocks, pixel_blocks, k * w_strides[0], source.strides, w.strides, target.strides,
+    )  # fmt: skip
+    options = {
+        "ROWS": units[0], "DEPTH": units[1], "PIXELS": units[2], "AXES": len(sizes),
+        "SOURCE_V": source.vector, "SOURCE_UNIT": source.unit, "W_V": w.vector, "W_UNIT": w.unit,
+        "TARGET_V": target.vector, "TARGET_UNIT": target.unit,
+        "BR": tile.rows, "BQ": tile.columns, "BD": tile.steps(itemsize), "PRECISION": p.precision,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    return (p.groups * row_blocks * pixel_blocks,), arguments, options
+
+
+@triton.jit
+def _multiply(
+    source, w, target, bias,
+    rows, depth, pixels, sizes, row_blocks, pixel_blocks, w_group, source_strides, w_strides, target_strides,
+    ROWS: tl.constexpr, DEPTH: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
+    SOURCE_V: tl.constexpr, SOURCE_UNIT: tl.constexpr, W_V: tl.constexpr, W_UNIT: tl.constexpr,
+    TARGET_V: tl.constexpr, TARGET_UNIT: tl.constexpr,
+    BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """One [BR, BQ] tile of target; `rows`, `depth` and `pixels` are in units of ROWS, DEPTH and PIXELS."""
+    # Blocks of rows are neighbours: they read the same pixels at about the same time.
+    block = tl.program_id(0)
+    row_block = block % row_blocks
+    block = block // row_blocks
+    pixel_block = block % pixel_blocks
+    group = (block // pixel_blocks).to(tl.int64)
+    rows, depth, pixels = rows * ROWS, depth * DEPTH, pixels * PIXELS
+
+    r = row_block * BR + tl.arange(0, BR)
+    d = tl.arange(0, BD)
+    q = pixel_block * BQ + tl.arange(0, BQ)
+    in_rows, in_pixels = r < rows, q < pixels
+    source_step = channel_stride(source_strides, SOURCE_V, SOURCE_UNIT)
+    source_at = group * depth * source_step + pixel_offset(q, sizes, PIXELS, source_strides, SOURCE_V, SOURCE_UNIT, AXES)
+    source_at = source + d.to(tl.int64)[:, None] * source_step + source_at[None, :]  # [BD, BQ]
+    w_row = channel_stride(w_strides, W_V, W_UNIT)
+    w_depth = w_strides[1] if W_UNIT == 2 else w_strides[1] * W_V
+    w_at = w + group * w_group + r.to(tl.int64)[:, None] * w_row + d.to(tl.int64)[None, :] * w_depth  # [BR, BD]
+
+    acc = tl.zeros((BR, BQ), tl.float64 if source.dtype.element_ty == tl.float64 else tl.float32)
+    tl.assume(depth > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
+    for first in range(0, depth, BD):
+        inside = d < depth - first
+        w_tile = tl.load(w_at, mask=in_rows[:, None] & inside[None, :], other=0.0)
+        source_tile = tl.load(source_at, mask=inside[:, None] & in_pixels[None, :], other=0.0)
+        acc = tl.dot(w_tile, source_tile, acc, input_precision=PRECISION)
+        w_at += BD * w_depth
+        source_at += BD * source_step
+    if HAS_BIAS:
+        acc += tl.load(bias + group * rows + r, mask=in_rows, other=0.0).to(acc.dtype)[:, None]
+    target_step = channel_stride(target_strides, TARGET_V, TARGET_UNIT)
+    target_at = (group * rows + r)[:, None] * target_step
+    target_at += pixel_offset(q, sizes, PIXELS, target_strides, TARGET_V, TARGET_UNIT, AXES)[None, :]
+    tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_pixels[None, :])
+
+
+# ------------------------------------------------------------------------------------------------------ wgrad
+
+
+def _sum_over_pixels(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> None:
+    """`w[k, c] = sum over q of y[k, q] * x[c, q]`, in each group."""
+    if w.numel() == 0:
+        return
+    if x.numel() == 0:
+        w.zero_()
+        return
+    pixels = (x.shape[0], *x.shape[2:])
+    grid, parts, arguments, options = _pixels_plan(
+        problem, pixels, x.stride(1), pixel_strides(x), y.stride(1), pixel_strides(y)
+    )
+    target = w if parts == 1 else partial_sums(parts, w)
+    _accumulate[grid](x, y, target, *arguments, **options)
+    if parts > 1:
+        add_in_order(target, w)
+
+
+@lru_cache(maxsize=4096)
+def _pixels_plan(
+    p: ConvProblem, pixels: tuple[int, ...], x_channel: int, x_pixels: tuple[int, ...],
+    y_channel: int, y_pixels: tuple[int, ...],
+) -> tuple[tuple[int], int, tuple[object, ...], dict[str, object]]:  # fmt: skip
+    """The grid, how many parts the sum is split into, and what the kernel is told besides pointers."""
+    itemsize = p.dtype.itemsize
+    sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
+    x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
+    rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
+    tile = fitting(TILES[known(TILES, p.arch)], p, rows, columns)[0]
+    step = tile.steps(itemsize)
+    blocks = p.groups * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
+    share, parts = split(p, count, step, blocks)
+    units = power_of_two(rows), power_of_two(columns), power_of_two(sizes[-1])
+    arguments = (
+        rows // units[0], columns // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
+        share // step, triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), p.groups, x.strides, y.strides,
+    )  # fmt: skip
+    options = {
+        "ROWS": units[0], "COLUMNS": units[1], "PIXELS": units[2], "AXES": len(sizes),
+        "X_V": x.vector, "X_UNIT": x.unit, "Y_V": y.vector, "Y_UNIT": y.unit,
+        "BR": tile.rows, "BC": tile.columns, "BQ": step, "PRECISION": p.precision,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    return (blocks * parts,), parts, arguments, options
+
+
+@triton.jit
+def _accumulate(
+    x, y, target,
+    rows, columns, pixels, sizes, steps, row_blocks, column_blocks, groups, x_strides, y_strides,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
+    X_V: tl.constexpr, X_UNIT: tl.constexpr, Y_V: tl.constexpr, Y_UNIT: tl.constexpr,
+    BR: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One [BR, BC] tile of one part of w: the sum over `steps` times BQ pixels.
+
+    `rows`, `columns` and `pixels` are in units of ROWS, COLUMNS and PIXELS. target [parts, groups * rows, columns].
+    """
+    block = tl.program_id(0)
+    row_block = block % row_blocks
+    block = block // row_blocks
+    column_block = block % column_blocks
+    block = block // column_blocks
+    group = (block % groups).to(tl.int64)
+    part = block // groups
+    rows, columns, pixels = rows * ROWS, columns * COLUMNS, pixels * PIXELS
+
+    r = row_block * BR + tl.arange(0, BR)
+    c = column_block * BC + tl.arange(0, BC)
+    in_rows, in_columns = r < rows, c < columns
+    y_at = y + (group * rows + r)[:, None] * channel_stride(y_strides, Y_V, Y_UNIT)  # [BR, 1]
+    x_at = x + (group * columns + c)[None, :] * channel_stride(x_strides, X_V, X_UNIT)  # [1, BC]
+    acc = tl.zeros((BR, BC), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
+    tl.assume(steps > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
+    for step in range(0, steps):
+        q = (part * steps + step) * BQ + tl.arange(0, BQ)
+        inside = q < pixels
+        y_pixel = pixel_offset(q, sizes, PIXELS, y_strides, Y_V, Y_UNIT, AXES)
+        x_pixel = pixel_offset(q, sizes, PIXELS, x_strides, X_V, X_UNIT, AXES)
+        y_tile = tl.load(y_at + y_pixel[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)
+        x_tile = tl.load(x_at + x_pixel[:, None], mask=inside[:, None] & in_columns[None, :], other=0.0)
+        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION)
+    target_at = ((part * groups + group) * rows + r)[:, None] * columns + c[None, :]
+    tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])

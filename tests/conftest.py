@@ -11,6 +11,9 @@ import torch
 
 import convext
 
+# Virtual machines may list AMX and not grant it; torch 2.13's strided bfloat16 deconvolution then dies (SIGILL).
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
     os.environ.setdefault("TRITON_INTERPRET", "1")

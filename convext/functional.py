@@ -21,7 +21,7 @@ from torch import Tensor
 
 from convext import settings
 from convext.ops import convolve
-from convext.problem import Ints, output_size, transposed_size
+from convext.problem import Face, Ints, output_size, transposed_size
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
@@ -168,11 +168,11 @@ def is_torchs(padding: Any, stride: Any, rank: int) -> bool:
     if isinstance(padding, str):
         strided = any(s != 1 for s in _each(stride))
         return not ((padding == "same" and strided) or (padding == "causal" and rank == 1))
-    return not any(isinstance(p, Sequence) for p in _each(padding))
+    return not any(isinstance(p, tuple | list) for p in _each(padding))
 
 
 def _each(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, Sequence) else (value,)
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def pad(input: Tensor, pads: Pads, mode: str) -> Tensor:
@@ -187,7 +187,7 @@ def pad(input: Tensor, pads: Pads, mode: str) -> Tensor:
 def _expand(value: Any, rank: int) -> tuple[Any, ...] | None:
     """One value for each axis, from a number or a sequence of 1 or `rank`; None for any other length."""
     if type(value) is not tuple:
-        value = tuple(value) if isinstance(value, Sequence) else (value,)
+        value = tuple(value) if isinstance(value, list) else (value,)
     return value if len(value) == rank else value * rank if len(value) == 1 else None
 
 
@@ -209,7 +209,7 @@ def _conv_geometry(
         padding = _expand(padding, rank)
         if padding is None:
             return None
-        padding = tuple(tuple(p) if isinstance(p, Sequence) else (p, p) for p in padding)
+        padding = tuple(tuple(p) if isinstance(p, tuple | list) else (p, p) for p in padding)
         if any(len(pair) != 2 or min(pair) < 0 for pair in padding):
             return None
     space, kernel = x[-rank:], w[2:]
@@ -296,7 +296,7 @@ def _torch_conv(
         pads = padding if isinstance(padding, str) else _expand(padding, rank)
         if s is not None and d is not None and pads is not None and min(s) > 0:
             if not isinstance(pads, str):
-                pads = tuple(tuple(p) if isinstance(p, Sequence) else (p, p) for p in pads)
+                pads = tuple(tuple(p) if isinstance(p, tuple | list) else (p, p) for p in pads)
             input = pad(input, resolve_padding(pads, input.shape[-rank:], weight.shape[2:], s, d), "zeros")
             padding = 0
     return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
@@ -318,8 +318,12 @@ def _conv_transpose(
     return _TORCH_CONV_TRANSPOSE[rank](input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _batched(rank: int, face: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+def _batched(
+    rank: int, face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
+    size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int,
+) -> Tensor:  # fmt: skip
     """The face, with a batch axis of one put around an unbatched input."""
-    if input.dim() == rank + 2:
-        return convolve(face, input, weight, bias, *geometry, settings.BACKEND)
-    return convolve(face, input.unsqueeze(0), weight, bias, *geometry, settings.BACKEND).squeeze(0)
+    unbatched = input.dim() == rank + 1
+    x = input.unsqueeze(0) if unbatched else input
+    result = convolve(face, x, weight, bias, size, stride, pad, dilation, groups, settings.BACKEND)
+    return result.squeeze(0) if unbatched else result

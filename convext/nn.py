@@ -39,7 +39,7 @@ class _Convolution(_ConvNd):
         dtype: Any = None,
     ) -> None:
         ours = not F.is_torchs(padding, stride, self._rank)
-        super().__init__(
+        super().__init__(  # type: ignore[misc]
             in_channels, out_channels, kernel_size, stride, 0 if ours else padding,
             dilation, groups, bias, padding_mode, device, dtype,
         )  # fmt: skip

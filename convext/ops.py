@@ -14,6 +14,7 @@ So one autograd rule serves all three, to any order, forward-mode included.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -58,8 +59,7 @@ def _compute(
 ) -> Tensor:  # fmt: skip
     """Runs a face, below autograd. Every path of every face ends here."""
     dtype, device = a.dtype, a.device
-    if b.dtype != dtype or b.device != device or bias is not None:
-        _check_operands(face, a, b, bias, groups)
+    _check_operands(face, a, b, bias, groups)
     on_cuda = device.type == "cuda"
     run, problem = _plan(
         face, a.shape, b.shape, tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups,
@@ -73,22 +73,23 @@ def _compute(
 
 def _check_operands(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, groups: int) -> None:
     """Raises RuntimeError where operands differ in dtype or device, or bias does not fit: in torch's words."""
-    for name, t in ((OPERANDS[face][1], b), ("bias", bias)):
-        if t is None:
-            continue
-        if t.dtype != a.dtype:
-            raise RuntimeError(f"{face}: input type ({a.dtype}) and {name} type ({t.dtype}) should be the same")
-        if t.device != a.device:
-            raise RuntimeError(
-                f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}"
-            )
-    if bias is not None:
-        channels = {"fprop": b.shape[0], "dgrad": b.shape[1] * groups, "wgrad": 0}[face]
-        if bias.dim() != 1 or bias.shape[0] != channels:
-            raise RuntimeError(
-                f"{face}: given weight of size {list(b.shape)}, expected bias to be 1-dimensional with {channels} "
-                f"elements, but got bias of size {list(bias.shape)} instead"
-            )
+    _check_alike(face, OPERANDS[face][1], a, b)
+    if bias is None:
+        return
+    _check_alike(face, "bias", a, bias)
+    channels = b.shape[0] if face == "fprop" else b.shape[1] * groups if face == "dgrad" else 0
+    if bias.dim() != 1 or bias.shape[0] != channels:
+        raise RuntimeError(
+            f"{face}: given weight of size {list(b.shape)}, expected bias to be 1-dimensional with {channels} "
+            f"elements, but got bias of size {list(bias.shape)} instead"
+        )
+
+
+def _check_alike(face: Face, name: str, a: Tensor, t: Tensor) -> None:
+    if t.dtype != a.dtype:
+        raise RuntimeError(f"{face}: input type ({a.dtype}) and {name} type ({t.dtype}) should be the same")
+    if t.device != a.device:
+        raise RuntimeError(f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}")
 
 
 for _face in FACES:
@@ -124,13 +125,15 @@ class _Face(_SingleLevelFunction):
     drops forward-mode tangents without a word.)
     """
 
+    apply: Callable[..., Tensor]
+
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, keyset: Any, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any
+    def forward(
+        ctx: Any, keyset: Any, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
     ) -> Tensor:
         ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape[2:], b.shape[2:])
-        _, _, needs_a, needs_b, *_ = ctx.needs_input_grad
-        ctx.save_for_backward(a if needs_b else None, b if needs_a else None)
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(a, b)
         if keyset is None:
@@ -139,7 +142,7 @@ class _Face(_SingleLevelFunction):
             return _OPS[face].redispatch(keyset & torch._C._after_autograd_keyset, a, b, bias, *geometry)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _, *geometry = ctx.geometry
         roles = OPERANDS[ctx.face]
         tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}
@@ -150,12 +153,12 @@ class _Face(_SingleLevelFunction):
                 first, second = (tensors[r] for r in OPERANDS[face])
                 grads[i] = convolve(face, first, second, None, ctx.shapes[i], *geometry)
         bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[4] else None
-        return (None, None, *grads, bias, *[None] * len(ctx.geometry))
+        return (None, None, *grads, bias, None)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
         a, b = ctx.saved_tensors
-        _, _, da, db, dbias, *_ = tangents
+        _, _, da, db, dbias, _ = tangents
         terms = [
             convolve(ctx.face, first, second, None, *ctx.geometry)
             for first, second in ((da, b), (a, db))
@@ -164,7 +167,7 @@ class _Face(_SingleLevelFunction):
         if dbias is not None:
             shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
             terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
-        return cast(Tensor, sum(terms[1:], terms[0]))
+        return sum(terms[1:], terms[0])
 
 
 def _differentiable(*tensors: Tensor | None) -> bool:
@@ -177,7 +180,7 @@ def _differentiable(*tensors: Tensor | None) -> bool:
 def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     if _differentiable(a, b, bias):
         with enable_single_level_autograd_function():
-            return _Face.apply(keyset, face, a, b, bias, *geometry)
+            return _Face.apply(keyset, face, a, b, bias, geometry)
     with torch._C._AutoDispatchBelowAutograd():
         return _OPS[face].redispatch(keyset & torch._C._after_autograd_keyset, a, b, bias, *geometry)
 
@@ -243,7 +246,7 @@ def convolve(
     if torch.compiler.is_compiling() or not _plain(a, b, bias):
         return cast(Tensor, _OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
     if _differentiable(a, b, bias):
-        return cast(Tensor, _Face.apply(None, face, a, b, bias, size, stride, pad, dilation, groups, kernel))
+        return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
     return _compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
 
 
@@ -331,7 +334,7 @@ for _face in FACES:
 
 def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: Any) -> int:
     """2 * N * prod(O) * prod(shape of w): the terms of the form, for each face."""
-    shape = dict(zip(OPERANDS[face] + OPEN[face], (a, b, out_shape), strict=True))
+    shape = dict(zip((*OPERANDS[face], OPEN[face]), (a, b, out_shape), strict=True))
     return 2 * math.prod(shape["w"]) * shape["y"][0] * math.prod(shape["y"][2:])
 
 

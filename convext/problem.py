@@ -29,7 +29,7 @@ FACES: tuple[Face, ...] = ("fprop", "dgrad", "wgrad")
 Ints = Sequence[int]
 
 # The two tensors a face reads, in the order of its arguments, and the one that it leaves open.
-OPERANDS: dict[Face, str] = {"fprop": "xw", "dgrad": "yw", "wgrad": "xy"}
+OPERANDS: dict[Face, tuple[str, str]] = {"fprop": ("x", "w"), "dgrad": ("y", "w"), "wgrad": ("x", "y")}
 OPEN: dict[Face, str] = {"fprop": "y", "dgrad": "x", "wgrad": "w"}
 FACE_OPENING: dict[str, Face] = {role: face for face, role in OPEN.items()}
 
@@ -165,7 +165,7 @@ class ConvProblem:
             raise RuntimeError(f"{face}: expected real tensors, but got {dtype}")
         result = open_shape(face, a, b, size, groups)
         check_geometry(size, stride, pad, dilation)
-        shape = dict(zip(OPERANDS[face] + OPEN[face], (a, b, result), strict=True))
+        shape = dict(zip((*OPERANDS[face], OPEN[face]), (a, b, result), strict=True))
         x, w, y = (tuple(shape[role]) for role in "xwy")
         return cls(
             face, x[0], x[1], y[1], groups, x[2:], w[2:], y[2:], tuple(stride), tuple(pad), tuple(dilation),
@@ -213,12 +213,12 @@ class ConvProblem:
             )
         )
 
-    @property
+    @cached_property
     def symmetric(self) -> bool:
         """Whether torch's own symmetric `padding` gives exactly this output size."""
         return self.output == output_size(self.input, self.kernel, self.stride, self.pad, self.pad, self.dilation)
 
-    @property
+    @cached_property
     def empty(self) -> bool:
         """Whether a tensor of the problem has no elements, so that nothing is to be multiplied."""
         return 0 in self.x_shape or 0 in self.w_shape or 0 in self.y_shape

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def _padded(p: ConvProblem, x: Tensor) -> Tensor:
     return result
 
 
-def _taps(p: ConvProblem) -> Iterator[tuple[tuple[int, ...], tuple[slice | type(Ellipsis), ...]]]:  # type: ignore[misc]
+def _taps(p: ConvProblem) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
     """Each tap, with the index of the inputs that it pairs with the outputs."""
     for tap in product(*map(range, p.kernel)):
         window = tuple(

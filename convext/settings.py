@@ -67,4 +67,4 @@ def precision(name: str | None) -> Iterator[None]:
 
 def fp32_precision() -> str:
     """How float32 products are formed on CUDA now: "ieee", "tf32" or "tf32x3"."""
-    return PRECISION or ("tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee")
+    return PRECISION or ("tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee")  # type: ignore[attr-defined]

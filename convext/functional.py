@@ -25,6 +25,8 @@ from convext.problem import Face, Ints, output_size, transposed_size
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
+Sizes = tuple[int, ...]
+Geometry = tuple[Sizes, Sizes, Sizes, Sizes]  # size of the result, stride, zeros before, dilation
 
 _TORCH_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _TORCH_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
@@ -193,8 +195,8 @@ def _expand(value: Any, rank: int) -> tuple[Any, ...] | None:
 
 def _conv_geometry(
     x: Ints, w: Ints, bias: Ints | None, stride: Any, padding: Any, dilation: Any, groups: int, rank: int
-) -> tuple[tuple[int, ...], ...] | None:
-    """(size of the result, stride, zeros before, dilation), or None for what only torch can answer or refuse."""
+) -> Geometry | None:
+    """The geometry, or None for what only torch can answer or refuse."""
     stride, dilation = _expand(stride, rank), _expand(dilation, rank)
     if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or stride is None or dilation is None:
         return None
@@ -222,8 +224,8 @@ def _conv_geometry(
 def _conv_transpose_geometry(
     y: Ints, w: Ints, bias: Ints | None,
     stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int, rank: int,
-) -> tuple[tuple[int, ...], ...] | None:  # fmt: skip
-    """(size of the result, stride, zeros before, dilation), or None for what only torch can answer or refuse."""
+) -> Geometry | None:  # fmt: skip
+    """The geometry, or None for what only torch can answer or refuse."""
     stride, dilation = _expand(stride, rank), _expand(dilation, rank)
     padding, extra = _expand(padding, rank), _expand(output_padding, rank)
     if len(w) != rank + 2 or len(y) not in (rank + 1, rank + 2):

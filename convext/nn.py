@@ -39,12 +39,13 @@ class _Convolution(_ConvNd):
         dtype: Any = None,
     ) -> None:
         ours = not F.is_torchs(padding, stride, self._rank)
-        super().__init__(  # type: ignore[misc]
+        torchs: Any = super()  # the constructor of torch.nn.Conv1d, Conv2d or Conv3d
+        torchs.__init__(
             in_channels, out_channels, kernel_size, stride, 0 if ours else padding,
             dilation, groups, bias, padding_mode, device, dtype,
         )  # fmt: skip
         if ours:
-            self.padding = padding if isinstance(padding, str) else _pairs(padding, self._rank)
+            self.padding: Any = padding if isinstance(padding, str) else _pairs(padding, self._rank)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding

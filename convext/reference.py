@@ -42,8 +42,8 @@ def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = No
         x = a.new_zeros(p.n, p.c, *_extent(p)).unflatten(1, (g, -1))
         for tap, window in _taps(p):
             x[window] += torch.einsum("ngk...,gkc->ngc...", y, w[(..., *tap)])
-        inside = tuple(slice(begin, begin + size) for begin, size in zip(p.pad, p.input, strict=True))
-        result = x.flatten(1, 2)[(..., *inside)]
+        inside: Any = (..., *(slice(begin, begin + size) for begin, size in zip(p.pad, p.input, strict=True)))
+        result = x.flatten(1, 2)[inside]
     else:
         x, y = _padded(p, a).unflatten(1, (g, -1)), b.unflatten(1, (g, -1))
         w = a.new_zeros(p.w_shape).unflatten(0, (g, -1))

@@ -1,7 +1,11 @@
 """Convolution kernels for PyTorch: drop-in layers, faster on a GPU, right to any order of derivative."""
 
+from importlib import import_module
+from typing import Any
+
 from convext import functional
 from convext.conversion import Conversion, convert
+from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.registry import kernels
 from convext.settings import backend, precision
@@ -15,9 +19,23 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Conversion",
+    "analysis",
     "backend",
+    "blocks",
     "convert",
+    "explain",
     "functional",
     "kernels",
+    "layers",
+    "lint",
     "precision",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The catalogue, imported at first use."""
+    if name in ("analysis", "blocks", "layers"):
+        return import_module(f"convext.{name}")
+    if name == "lint":
+        return import_module("convext.analysis").lint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

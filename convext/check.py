@@ -9,13 +9,17 @@ covers the cases that torch happens to get exactly right.
 
 from __future__ import annotations
 
+import argparse
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from convext import aten, reference
-from convext.problem import OPERANDS, ConvProblem
+from convext import aten, reference, registry, settings
+from convext.layout import dense
+from convext.problem import FACES, OPERANDS, ConvProblem, output_size
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,72 @@ def operands(problem: ConvProblem, generator: torch.Generator | None = None) -> 
     def draw(role: str) -> Tensor:
         shape = problem.shape(role)
         t = torch.randn(shape, generator=generator, device=problem.device).to(problem.dtype)
-        return t.movedim(1, -1).contiguous().movedim(-1, 1) if problem.channels_last else t
+        return dense(t, problem.channels_last)
 
     first, second = OPERANDS[problem.face]
     return draw(first), draw(second)
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+# (channels of x, channels of y, groups, input, kernel, stride, pad, dilation), odd on purpose
+_SMALL = (
+    (5, 5, 5, (37,), (4,), (1,), (3,), (1,)),  # depthwise 1-D
+    (6, 12, 6, (9, 11), (3, 3), (1, 1), (1, 1), (1, 1)),  # depthwise 2-D, two outputs a channel
+    (3, 3, 3, (5, 6, 7), (3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1)),  # depthwise 3-D
+    (17, 19, 1, (7, 9), (1, 1), (1, 1), (0, 0), (1, 1)),  # pointwise
+    (12, 8, 4, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),  # grouped
+    (9, 7, 1, (13, 12), (3, 3), (1, 1), (2, 2), (2, 2)),  # dilated
+    (5, 6, 1, (9, 8), (3, 4), (2, 2), (1, 1), (1, 1)),  # strided: transposed by its dgrad
+)
+
+
+def small_problems(device: str) -> Iterator[ConvProblem]:
+    """A few small problems of every family, face, dtype and layout, on `device`."""
+    on_cuda = device == "cuda"
+    arch = registry.arch(torch.device("cuda", torch.cuda.current_device())) if on_cuda else 0
+    for c, k, groups, input, kernel, stride, pad, dilation in _SMALL:
+        output = output_size(input, kernel, stride, pad, pad, dilation)
+        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            precision = settings.fp32_precision() if on_cuda and dtype is torch.float32 else "ieee"
+            for face in FACES:
+                for channels_last in (False, True):
+                    yield ConvProblem(
+                        face, 2, c, k, groups, input, kernel, output, stride, pad, dilation,
+                        dtype, channels_last, device, arch, precision,
+                    )  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the one option of `check`."""
+    parser.add_argument("--backend", default="auto", help="a provider or a kernel; default: all of them")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs every kernel on every small problem that it takes; prints a line a kernel. Fails if any disagrees."""
+    registry.check_backend(args.backend)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    interpreted = " (Triton interpreted)" if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" else ""
+    print(f"on {device}{interpreted}, against float64: error <= 2 * torch's error + 2 units in the last place")
+    failures = 0
+    for kernel in registry.kernels():
+        if args.backend in ("auto", kernel.provider, kernel.name):
+            failures += _check(kernel, device)
+    return 1 if failures else 0
+
+
+def _check(kernel: registry.Kernel, device: str) -> int:
+    taken = failed = 0
+    reason = None
+    for problem in small_problems(device):
+        reason = reason or registry.unavailable(kernel.provider, problem)
+        if registry.refusal(kernel, problem) is not None:
+            continue
+        taken += 1
+        a, b = operands(problem)
+        agreed = agreement(problem, a, b, None, kernel.run(problem, a, b, None))
+        if not agreed.ok:
+            failed += 1
+            print(f"  {kernel.name} on {problem}: {agreed}")
+    print(f"{kernel.name}: {taken - failed} of {taken} problems agree" + (f" ({reason})" if reason else ""))
+    return failed

@@ -47,12 +47,6 @@ def _plan(*problem: Any) -> tuple[registry.Run, ConvProblem]:
     return registry.choose(described, kernel).run, described
 
 
-@lru_cache
-def _arch(device: torch.device) -> int:
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
 def _compute(
     face: Face, a: Tensor, b: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
@@ -64,7 +58,7 @@ def _compute(
     run, problem = _plan(
         face, a.shape, b.shape, tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups,
         dtype, layout.is_channels_last(a) or layout.is_channels_last(b), device.type,
-        _arch(device) if on_cuda else 0,
+        registry.arch(device) if on_cuda else 0,
         settings.fp32_precision() if on_cuda and dtype is torch.float32 else "ieee",
         kernel,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from convext import aten
@@ -81,6 +82,13 @@ def unavailable(provider: str, problem: ConvProblem) -> str | None:
         if problem.device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return f"tensors are on {problem.device}; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1"
     return None
+
+
+@cache
+def arch(device: torch.device) -> int:
+    """Compute capability times ten of a CUDA device: 90 for Hopper."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def refusal(kernel: Kernel, problem: ConvProblem) -> str | None:

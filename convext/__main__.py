@@ -1,0 +1,35 @@
+"""`python -m convext info | explain | check | bench | show`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+# Each command's module exports add_arguments(parser) and main(args) -> exit status, and is imported when it is called.
+_COMMANDS = {
+    "info": ("convext.info", "versions, GPU, what is built, what is missing and how to get it"),
+    "explain": ("convext.explain", "which kernel computes a convolution, and why"),
+    "check": ("convext.check", "every kernel that this machine runs, against float64"),
+    "bench": ("convext.benchmarks.cli", "time the layers of fifty real networks against torch"),
+    "show": ("convext.show", "draw a convolution"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m convext", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (module, help) in _COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help)
+        if argv[:1] == [name]:
+            implementation = importlib.import_module(module)
+            implementation.add_arguments(command)
+            command.set_defaults(main=implementation.main)
+    args = parser.parse_args(argv)
+    return int(args.main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Why a convolution runs on the kernel it runs on: every kernel's answer, the ideal time, and the hidden copies."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convext import functional, registry, roofline, settings
+from convext.layout import is_channels_last
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Ints
+
+
+def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = None, arch: int | None = None) -> str:
+    """Says which kernel computes a convolution and its gradients under the current backend, and why.
+
+    Args:
+        what: one face of a convolution, or a layer (torch's or convext's).
+        input: the layer's input, or its shape.
+        arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
+
+    Returns:
+        For each face: the sizes, the ideal bytes, FLOPs and time, the answer of every kernel record, the hidden
+        copies it would make, and which one `convext.backend` chooses.
+
+    Raises:
+        ValueError: a layer without its input, or an input that it does not take.
+    """
+    if isinstance(what, ConvProblem):
+        return _explain(what)
+    if input is None:
+        raise ValueError("explain needs the layer's input, or its shape")
+    return "\n\n".join(_explain(problem) for problem in problems_of(what, input, arch))
+
+
+def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:
+    """The forward of a convolution layer and its two gradients, the forward first.
+
+    Raises:
+        ValueError: `layer` is no convolution, or does not take an input of this shape.
+    """
+    if not isinstance(layer, torch.nn.modules.conv._ConvNd):
+        raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
+    x = input if isinstance(input, Tensor) else layer.weight.new_empty(1).expand(tuple(input))
+    rank, w = layer.weight.dim() - 2, layer.weight
+    common = (x.shape, w.shape, None, layer.stride, layer.padding)
+    if layer.transposed:
+        extra = layer.output_padding
+        geometry = functional._conv_transpose_geometry(*common, extra, layer.dilation, layer.groups, rank)
+    else:
+        geometry = functional._conv_geometry(*common, layer.dilation, layer.groups, rank)
+    if geometry is None:
+        raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}")
+    shape = x.shape if x.dim() == rank + 2 else (1, *x.shape)
+    on_cuda = arch is not None or x.is_cuda
+    forward = ConvProblem.of(
+        "dgrad" if layer.transposed else "fprop", shape, w.shape, *geometry, layer.groups, x.dtype,
+        channels_last=is_channels_last(x) or is_channels_last(w),
+        device="cuda" if on_cuda else x.device.type,
+        arch=arch or (registry.arch(x.device) if on_cuda else 0),
+        precision=settings.fp32_precision() if on_cuda and x.dtype is torch.float32 else "ieee",
+    )  # fmt: skip
+    return [forward, *(replace(forward, face=face) for face in FACES if face != forward.face)]
+
+
+def _explain(p: ConvProblem) -> str:
+    operands = " ".join(f"{role} {_sizes(p.shape(role))}" for role in OPERANDS[p.face])
+    where = f"{p.device} sm_{p.arch}" if p.arch else p.device
+    layout = "channels last" if p.channels_last else "channels first"
+    lines = [
+        f"{p.face} of a {p.family} {p.rank}-D convolution: {operands} -> {OPEN[p.face]} {_sizes(p.open_shape)}",
+        f"  stride {_sizes(p.stride)}, pad {_sizes(p.pad)} before and {_sizes(p.end)} after, "
+        f"dilation {_sizes(p.dilation)}, groups {p.groups}, {_dtype(p)}, {layout}, on {where}",
+        f"  ideal: {p.ideal_bytes / 1e6:,.2f} MB, {p.flops / 1e9:,.2f} GFLOP{_ideal_time(p)}",
+    ]
+    try:
+        chosen = registry.choose(p, settings.BACKEND).name
+    except ValueError:
+        chosen = "none"
+    for kernel in registry.kernels():
+        reason = registry.refusal(kernel, p)
+        copies = "" if reason else "".join(f"; {copy}" for copy in kernel.copies(p))
+        mark = "->" if kernel.name == chosen else "  "
+        lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
+    if chosen == "none":
+        lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
+    return "\n".join(lines)
+
+
+def _ideal_time(p: ConvProblem) -> str:
+    peaks = roofline.H100 if p.arch == 90 else roofline.known_peaks() if p.device == "cuda" else None
+    if peaks is None:
+        return ""
+    return f": {roofline.ideal_seconds(p, peaks) * 1e6:,.1f} us on {peaks.name}, bound by {roofline.bound(p, peaks)}"
+
+
+def _sizes(values: Sequence[int]) -> str:
+    return "x".join(map(str, values))
+
+
+def _dtype(p: ConvProblem) -> str:
+    name = str(p.dtype).removeprefix("torch.")
+    return f"{name} ({p.precision} products)" if p.dtype is torch.float32 and p.device == "cuda" else name
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes one convolution layer and its input."""
+    sizes: dict[str, Any] = {"type": int, "nargs": "+"}
+    parser.add_argument("--input", required=True, **sizes, metavar="N", help="shape of the input: N C *spatial")
+    parser.add_argument("--out-channels", type=int, required=True)
+    parser.add_argument("--kernel-size", required=True, **sizes, metavar="K", help="one value, or one an axis")
+    parser.add_argument("--stride", default=[1], **sizes, metavar="S")
+    parser.add_argument("--padding", default=[0], **sizes, metavar="P")
+    parser.add_argument("--dilation", default=[1], **sizes, metavar="D")
+    parser.add_argument("--output-padding", default=[0], **sizes, metavar="P")
+    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--transposed", action="store_true", help="a transposed convolution")
+    parser.add_argument("--channels-last", action="store_true", help="channels innermost: NLC, NHWC, NDHWC")
+    parser.add_argument("--dtype", default="float32", choices=["float64", "float32", "float16", "bfloat16"])
+    parser.add_argument(
+        "--arch", type=int, help="explain as on this compute capability times ten (90: Hopper), default: this machine"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the explanation of the layer that the arguments describe."""
+    from convext import nn
+
+    rank = len(args.input) - 2
+    if rank not in (1, 2, 3):
+        raise SystemExit(f"--input takes N, C and 1 to 3 spatial sizes, but got {args.input}")
+    each = {
+        name: tuple(value * rank if len(value) == 1 else value)
+        for name in ("kernel_size", "stride", "padding", "dilation", "output_padding")
+        for value in [getattr(args, name)]
+    }
+    if not args.transposed:
+        del each["output_padding"]
+    kind: Any = getattr(nn, f"ConvTranspose{rank}d" if args.transposed else f"Conv{rank}d")
+    dtype = getattr(torch, args.dtype)
+    layer = kind(args.input[1], args.out_channels, groups=args.groups, device="meta", dtype=dtype, **each)
+    x = torch.empty(args.input, device="meta", dtype=dtype)
+    if args.channels_last:
+        n, c, *space = args.input
+        x = torch.empty(n, *space, c, device="meta", dtype=dtype).movedim(-1, 1)
+    if torch.cuda.is_available() and args.arch is None:
+        args.arch = registry.arch(torch.device("cuda"))
+    try:
+        print(explain(layer, x, args.arch))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    return 0

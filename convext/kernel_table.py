@@ -1,0 +1,62 @@
+"""The README's table: which kernel computes which face, of which families, dtypes and layouts.
+
+It is read off the records. A grid of small problems is put to each kernel as on a Hopper GPU, and a cell lists what
+it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+
+from convext import registry
+from convext.problem import FACES, ConvProblem, output_size
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# family: (channels of x, channels of y, groups, kernel, dilation)
+_FAMILIES = {
+    "depthwise": (64, 64, 64, 3, 1),
+    "pointwise": (64, 64, 1, 1, 1),
+    "grouped": (64, 64, 8, 3, 1),
+    "dilated": (64, 64, 1, 3, 2),
+    "dense": (64, 64, 1, 3, 1),
+}
+
+
+def problems() -> Iterator[ConvProblem]:
+    """Every face x family x rank x stride x dtype x layout, of one small convolution each."""
+    grid = product(FACES, _FAMILIES.values(), (1, 2, 3), (1, 2), _DTYPES, (False, True))
+    for face, (c, k, groups, taps, dilation), rank, stride, dtype, channels_last in grid:
+        input, kernel, s, d = (16,) * rank, (taps,) * rank, (stride,) * rank, (dilation,) * rank
+        pad = (dilation * (taps // 2),) * rank
+        output = output_size(input, kernel, s, pad, pad, d)
+        yield ConvProblem(
+            face, 2, c, k, groups, input, kernel, output, s, pad, d, dtype, channels_last, "cuda", 90
+        )  # fmt: skip
+
+
+def markdown() -> str:
+    """The table, in Markdown."""
+    lines = ["| kernel | face | families | ranks | dtypes | layouts |", "| --- | --- | --- | --- | --- | --- |"]
+    grid = list(problems())
+    for kernel in registry.kernels():
+        for face in kernel.faces:
+            taken = [p for p in grid if p.face == face and kernel.why_not(p) is None]
+            lines.append(f"| `{kernel.name}` | {face} | {' | '.join(_cells(taken))} |")
+    return "\n".join(lines)
+
+
+def _cells(taken: list[ConvProblem]) -> list[str]:
+    def listed(values: list[str], order: list[str]) -> str:
+        return "all" if set(values) == set(order) else ", ".join(v for v in order if v in values) or "none"
+
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in _DTYPES]
+    return [
+        listed([p.family for p in taken], list(_FAMILIES)),
+        listed([f"{p.rank}-D" for p in taken], ["1-D", "2-D", "3-D"]),
+        listed([str(p.dtype).removeprefix("torch.") for p in taken], dtypes),
+        listed(["channels last" if p.channels_last else "channels first" for p in taken],
+               ["channels first", "channels last"]),
+    ]  # fmt: skip

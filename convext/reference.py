@@ -42,8 +42,7 @@ def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = No
         x = a.new_zeros(p.n, p.c, *_extent(p)).unflatten(1, (g, -1))
         for tap, window in _taps(p):
             x[window] += torch.einsum("ngk...,gkc->ngc...", y, w[(..., *tap)])
-        inside: Any = (..., *(slice(begin, begin + size) for begin, size in zip(p.pad, p.input, strict=True)))
-        result = x.flatten(1, 2)[inside]
+        result = x.flatten(1, 2)[_inside(p)]
     else:
         x, y = _padded(p, a).unflatten(1, (g, -1)), b.unflatten(1, (g, -1))
         w = a.new_zeros(p.w_shape).unflatten(0, (g, -1))
@@ -60,9 +59,14 @@ def _extent(p: ConvProblem) -> list[int]:
     return [begin + size + max(end, 0) for begin, size, end in zip(p.pad, p.input, p.end, strict=True)]
 
 
+def _inside(p: ConvProblem) -> Any:
+    """Index of x within its zeros."""
+    return (..., *(slice(begin, begin + size) for begin, size in zip(p.pad, p.input, strict=True)))
+
+
 def _padded(p: ConvProblem, x: Tensor) -> Tensor:
     result = x.new_zeros(p.n, p.c, *_extent(p))
-    result[(..., *(slice(begin, begin + size) for begin, size in zip(p.pad, p.input, strict=True)))] = x
+    result[_inside(p)] = x
     return result
 
 

@@ -16,10 +16,6 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 torch.set_num_threads(1)  # tensors are tiny, and pytest-xdist's workers share the cores
 
-# oneDNN's AMX kernels for strided bfloat16 gradients, torch's own included, die of an illegal instruction on some
-# virtual machines whose processor announces AMX. oneDNN reads this at its first use.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
-
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -1,0 +1,193 @@
+"""Runs cases: draw operands, check every contender, time those that agreed, and hand the row on."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from convext.benchmarks import timing
+from convext.benchmarks.case import LAYOUTS, WORK, Case, Tensors, Work, ordered
+from convext.benchmarks.gate import Gate
+from convext.benchmarks.layers import Layer
+from convext.benchmarks.providers import Contender, chosen, contenders
+from convext.benchmarks.results import Row
+from convext.benchmarks.stats import Spread, speedup
+from convext.roofline import Peaks
+
+MICRO = 1e6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a device can take.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        flops, bytes: a layer that needs more a call is cut (`Layer.fit`).
+        dtype: of layers whose table names none; None keeps what the table says.
+        seconds: of sampling for each case.
+        minutes: no case begins after this; what is left out is listed.
+    """
+
+    device: str
+    flops: float
+    bytes: float
+    dtype: torch.dtype
+    seconds: float
+    minutes: float
+
+    @classmethod
+    def of(cls, device: str) -> Plan:
+        """The plan that fits `device`: minutes on a CPU, eight on a GPU."""
+        if device == "cuda":
+            memory = torch.cuda.get_device_properties("cuda").total_memory
+            return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.2, minutes=7.5)
+        return cls(device, 1e8, 4e6, torch.float32, seconds=0.1, minutes=4.0)
+
+    def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK, dtype: torch.dtype | None = None) -> list[Case]:
+        """The cases of `layers`, so ordered that every family has had its turn wherever the run stops.
+
+        Forwards come first, and within one kind of work the families take turns.
+        """
+        rank: dict[str, int] = {}
+        turns = []
+        for layer in layers:
+            turns.append((rank.setdefault(layer.family, 0), layer))
+            rank[layer.family] += 1
+        result = []
+        for layer in [layer for _, layer in sorted(turns, key=lambda turn: turn[0])]:
+            on_gpu = layer.dtype if self.device == "cuda" else None
+            fitted = layer.fit(self.flops, self.bytes)
+            result += [Case(fitted, work, dtype or on_gpu or self.dtype, self.device) for work in works]
+        first: dict[str, int] = {"forward": 0, "dgrad": 1, "wgrad": 2, "step": 3}
+        return sorted(result, key=lambda c: 0 if c.work == c.layer.forward else first.get(c.work, 1))
+
+
+def run(
+    cases: Sequence[Case],
+    plan: Plan,
+    peaks: Peaks,
+    compiled: bool = False,
+    wanted: Callable[[Contender], bool] = lambda contender: True,
+) -> Iterator[Row]:
+    """A row for each case, as it is done, until `plan.minutes` are over.
+
+    Args:
+        cases, plan, peaks: what, on what, against which limits.
+        compiled: torch.compile's paths too.
+        wanted: which contenders take part besides torch's eager ones.
+    """
+    begin = time.monotonic()
+    with _cudnn_benchmark():
+        for case in cases:
+            if time.monotonic() - begin > 60 * plan.minutes:
+                return
+            yield measure(case, plan, peaks, compiled, wanted)
+
+
+@contextmanager
+def _cudnn_benchmark() -> Iterator[None]:
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def measure(
+    case: Case,
+    plan: Plan,
+    peaks: Peaks,
+    compiled: bool = False,
+    wanted: Callable[[Contender], bool] = lambda contender: True,
+) -> Row:
+    """Checks and times everything that takes `case`."""
+    layer = case.layer
+    drawn = case.draw()
+    weights = {"w": drawn["w"], "bias": drawn["w"].new_ones(layer.output[1])}
+    buffers = _Buffers(case, drawn)
+    firsts = {name: sets[0] for name, sets in buffers.sets.items()}
+    gate = Gate(case, firsts, weights["bias"] if layer.bias and case.work == "step" else None)
+    row = Row(
+        layer=layer.id, name=layer.name, family=layer.family, work=case.work,
+        dtype=str(case.dtype).removeprefix("torch."), count=layer.count, layout=layer.layout, cut=layer.cut,
+        checked=gate.checked, ideal=round(case.ideal_seconds(peaks) * MICRO, 3), bound=case.bound(peaks),
+        chosen={name: chosen(case, name) for name in LAYOUTS},
+        published=layer.published if case.work == layer.forward else "",
+    )  # fmt: skip
+    passed: dict[str, timing.Call] = {}
+    with torch.no_grad():
+        for contender in contenders(case, compiled, weights):
+            if not contender.baseline and not wanted(contender):
+                continue
+            reason = _check(gate, contender, buffers, row)
+            if reason is None:
+                passed[contender.name] = buffers.rotating(contender)
+            else:
+                row.failures[contender.name] = reason
+        samples = timing.interleaved(passed, case.device, plan.seconds)
+    _summarise(row, samples)
+    return row
+
+
+class _Buffers:
+    """Copies of a case's tensors in both layouts, enough of them that no call finds its own in the cache."""
+
+    def __init__(self, case: Case, drawn: Tensors) -> None:
+        copies = timing.copies_past_cache(case.bytes, timing.cache_bytes(case.device))
+        self.sets: dict[str, list[Tensors]] = {}
+        for layout_name in LAYOUTS:
+            first = ordered(drawn, layout_name)
+            rest = [{role: t.clone() for role, t in first.items()} for _ in range(copies - 1)]
+            self.sets[layout_name] = [first, *rest]
+
+    def rotating(self, contender: Contender) -> timing.Call:
+        """Calls with one set after another. Results live until their set's next turn, so that they rotate too."""
+        sets = self.sets[contender.layout]
+        kept: list[object] = [None] * len(sets)
+
+        def call(i: int) -> None:
+            kept[i % len(sets)] = contender.call(sets[i % len(sets)])
+
+        for i in range(len(sets)):  # the first call of each set may allocate
+            call(i)
+        return call
+
+
+def _check(gate: Gate, contender: Contender, buffers: _Buffers, row: Row) -> str | None:
+    """Runs a contender once, past the gate: None where it agrees, else why it is not timed."""
+    tensors = buffers.sets[contender.layout][0]
+    on_cuda = gate.case.device == "cuda"
+    try:
+        results = contender.call(tensors)  # compiles, and lets cuDNN pick its algorithm
+        if on_cuda:
+            del results
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            results = contender.call(tensors)
+            kept = torch.cuda.memory_allocated() - before
+            row.memory[contender.name] = torch.cuda.max_memory_allocated() - before - kept
+        return gate.refusal(contender.layout, results)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+
+
+def _summarise(row: Row, samples: dict[str, list[float]]) -> None:
+    """Fills in times, the baseline and the ratios to it."""
+    spreads = {name: Spread.of(times) for name, times in samples.items()}
+    row.times = {
+        name: [round(v * MICRO, 3) for v in (s.median, s.p20, s.p80)] for name, s in spreads.items()
+    }  # fmt: skip
+    torchs = [name for name in samples if name.startswith("torch.")]
+    if not torchs:
+        return
+    row.baseline = min(torchs, key=lambda name: spreads[name].median)
+    for name in samples:
+        if name not in torchs:
+            ratio = speedup(samples[row.baseline], samples[name], seed=random.Random(row.layer).randrange(2**32))
+            row.ratios[name] = [round(v, 4) for v in (ratio.value, ratio.low, ratio.high)]

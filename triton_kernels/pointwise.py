@@ -41,6 +41,7 @@ TILES: dict[int, tuple[Tile, ...]] = {
     80: (
         Tile(128, 128, 64, 4, 4),
         Tile(64, 128, 64, 4, 4),
+        Tile(128, 64, 64, 4, 4),
         Tile(64, 64, 128, 4, 3),
         Tile(32, 64, 128, 4, 4),
         Tile(16, 64, 128, 4, 4),
@@ -50,6 +51,7 @@ TILES: dict[int, tuple[Tile, ...]] = {
         Tile(128, 256, 128, 8, 3),
         Tile(128, 128, 128, 4, 3),
         Tile(64, 128, 128, 4, 4),
+        Tile(128, 64, 128, 4, 4),
         Tile(64, 64, 128, 4, 4),
         Tile(32, 64, 128, 4, 4),
         Tile(16, 64, 128, 4, 4),
@@ -151,7 +153,7 @@ def _channels_plan(
     rows, depth = (k, c) if p.face == "fprop" else (c, k)
     w = Plane.of(*((w_strides[0], w_strides[1:]) if p.face == "fprop" else (w_strides[1], w_strides[:1])), itemsize)
     count = math.prod(sizes)
-    tile = first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, p.groups)
+    tile = first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, depth, p.groups)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
@@ -203,7 +205,7 @@ def _multiply(
         inside = d < depth - first
         w_tile = tl.load(w_at, mask=in_rows[:, None] & inside[None, :], other=0.0)
         source_tile = tl.load(source_at, mask=inside[:, None] & in_pixels[None, :], other=0.0)
-        acc = tl.dot(w_tile, source_tile, acc, input_precision=PRECISION)
+        acc = tl.dot(w_tile, source_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
         w_at += BD * w_depth
         source_at += BD * source_step
     if HAS_BIAS:
@@ -244,7 +246,7 @@ def _pixels_plan(
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = fitting(TILES[known(TILES, p.arch)], p, rows, columns)[0]
+    tile = fitting(TILES[known(TILES, p.arch)], p, rows, columns, count)[0]
     step = tile.steps(itemsize)
     blocks = p.groups * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
     share, parts = split(p, count, step, blocks)
@@ -297,6 +299,6 @@ def _accumulate(
         x_pixel = pixel_offset(q, sizes, PIXELS, x_strides, X_V, X_UNIT, AXES)
         y_tile = tl.load(y_at + y_pixel[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)
         x_tile = tl.load(x_at + x_pixel[:, None], mask=inside[:, None] & in_columns[None, :], other=0.0)
-        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION)
+        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
     target_at = ((part * groups + group) * rows + r)[:, None] * columns + c[None, :]
     tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from convext.problem import ConvProblem
 
 # Shared memory that one block may have, in bytes, and multiprocessors of the largest device, by architecture. Under
@@ -47,29 +49,41 @@ def legal(tile: Tile, problem: ConvProblem) -> str | None:
     """None where a block can hold `tile`, else one sentence with the numbers in it."""
     itemsize = problem.dtype.itemsize
     accumulators = tile.rows * tile.columns * max(4, itemsize) // (4 * 32 * tile.warps)
-    if accumulators > 128:
-        return f"{tile} keeps {accumulators} accumulators a thread in registers, of 128 that do not spill"
+    # Three TF32 products, and FMAs, have their operands in registers too.
+    through_registers = problem.dtype == torch.float32 and problem.precision != "tf32"
+    most = 64 if through_registers else 128
+    if accumulators > most:
+        return f"{tile} keeps {accumulators} accumulators in a thread's registers, and more than {most} spill"
     memory, limit = tile.shared_memory(itemsize), SHARED_MEMORY[known(SHARED_MEMORY, problem.arch)]
     if memory > limit:
         return f"{tile} takes {memory:,} bytes of shared memory, and a block has {limit:,}"
     return None
 
 
-def fitting(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int) -> list[Tile]:
-    """The legal tiles that are less than twice a result of `rows` x `columns` each way; where none is, the last."""
+def fitting(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int) -> list[Tile]:
+    """The legal tiles that suit a result of `rows` x `columns` summed over `depth`; where none does, the last.
+
+    A tile is less than twice the result each way. One that has a multiprocessor to itself, with more than 128 x 128
+    accumulators, hides its loads and its stores behind its own sum only, and wants at least 8 steps of it.
+    """
     return [
         tile
         for tile in tiles
-        if legal(tile, problem) is None and tile.rows < max(2 * rows, 17) and tile.columns < max(2 * columns, 17)
+        if legal(tile, problem) is None
+        and tile.rows < max(2 * rows, 17)
+        and tile.columns < max(2 * columns, 17)
+        and (tile.rows * tile.columns <= 128 * 128 or depth >= 8 * tile.steps(problem.dtype.itemsize))
     ] or [tiles[-1]]
 
 
-def first_that_fills(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, batch: int = 1) -> Tile:
+def first_that_fills(
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, batch: int = 1
+) -> Tile:
     """The first tile that fits `batch` results of `rows` x `columns` and gives each multiprocessor a block.
 
     Where none fills the device, the last that fits.
     """
-    candidates = fitting(tiles, problem, rows, columns)
+    candidates = fitting(tiles, problem, rows, columns, depth)
     for tile in candidates:
         if batch * -(-rows // tile.rows) * -(-columns // tile.columns) >= multiprocessors(problem):
             return tile

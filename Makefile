@@ -3,19 +3,11 @@
 #
 #   make test PYTHON=python3      in an environment that already has torch, without network: nothing is downloaded
 
-TORCH  := 2.13.0
-TRITON := 3.7.1
-
 ifdef PYTHON
-# The interpreter's own torch; only convext itself is installed, without asking the network for anything.
 PY     := $(PYTHON)
-SETUP  := $(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
-STAMP  := build/installed-$(notdir $(PY))
+STAMP  := build/installed
 else
 PY     := .venv/bin/python
-SETUP  := python3 -m venv .venv \
-          && $(PY) -m pip install --quiet torch==$(TORCH) triton==$(TRITON) setuptools wheel ninja \
-          && $(PY) -m pip install --quiet --no-build-isolation --editable '.[dev]'
 STAMP  := .venv/installed
 endif
 
@@ -34,11 +26,18 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	find csrc tests/csrc -name '*.cu' -o -name '*.cuh' -o -name '*.h' -o -name '*.cpp' | xargs $(dir $(PY))clang-format --dry-run --Werror
+	git ls-files 'csrc/*.cu*' '*.h' '*.cpp' | xargs $(dir $(PY))clang-format --dry-run --Werror
 
-$(STAMP): pyproject.toml setup.py $(wildcard csrc/*)
-	$(SETUP)
-	mkdir -p $(@D) && touch $@
+# --no-build-isolation: the compiled library is built against the torch that it will run with.
+.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard csrc/*)
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet --requirement requirements.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+build/installed: pyproject.toml setup.py $(wildcard csrc/*)
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	mkdir -p build && touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info convext/*.so

@@ -1,0 +1,13 @@
+"""The README says what the records say."""
+
+from pathlib import Path
+
+from convext import kernel_table
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_table_of_kernels_is_the_records() -> None:
+    """After a change of kernels: paste the output of `python -m convext info --kernels` between the markers."""
+    table = README.read_text().split("<!-- kernels -->")[1].split("<!-- /kernels -->")[0]
+    assert table.strip() == kernel_table.markdown()

@@ -1,0 +1,200 @@
+"""Tiles of the implicit GEMM, and which of them a problem gets: a modelled cost, so the choice is never timed.
+
+A block multiplies `rows x depth` by `depth x columns` in each of its steps. The unit of cost is one multiply-add of
+the tensor cores:
+
+    step    rows * columns * depth                          the products
+          + LOAD * (rows + columns) * depth                 the operands on their way to shared memory
+    total   step * steps of a block * blocks of the busiest multiprocessor
+          + BYTE * 8 bytes for each partial sum             written and read again, where the sum is split
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from convext.problem import ConvProblem
+from convext.triton_kernels.index import three_axes
+from convext.triton_kernels.tiles import Tile, known, legal, multiprocessors
+
+# Where channels lie side by side, and groups of them fill at least the 4 bytes of one asynchronous copy.
+TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
+    0: {"any": (Tile(32, 32, 128, 4, 1), Tile(16, 16, 64, 4, 1))},
+    80: {
+        "16-bit": (
+            Tile(128, 128, 64, 8, 3),
+            Tile(128, 64, 128, 4, 3),
+            Tile(64, 64, 128, 4, 3),
+            Tile(128, 32, 128, 4, 3),
+            Tile(128, 16, 128, 4, 3),
+            Tile(32, 32, 128, 4, 3),
+        ),
+        "tf32": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3), Tile(128, 16, 128, 4, 3), Tile(32, 32, 128, 4, 3)),
+        "float32": (Tile(64, 64, 64, 8, 3), Tile(64, 16, 64, 4, 3), Tile(32, 32, 64, 4, 3)),
+        "float64": (Tile(64, 64, 128, 8, 3), Tile(32, 32, 128, 4, 3), Tile(64, 16, 128, 4, 3)),
+    },
+    90: {
+        "16-bit": (
+            Tile(256, 128, 128, 8, 3),
+            Tile(128, 128, 128, 8, 3),
+            Tile(128, 64, 128, 4, 4),
+            Tile(64, 64, 128, 4, 4),
+            Tile(128, 32, 128, 4, 4),
+            Tile(128, 16, 128, 4, 4),
+            Tile(64, 16, 128, 4, 4),
+        ),
+        "tf32": (Tile(128, 128, 128, 8, 3), Tile(128, 64, 128, 4, 4), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 4)),
+        "float32": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 8, 3), Tile(64, 16, 64, 4, 3)),
+        "float64": (Tile(64, 64, 128, 8, 3), Tile(32, 32, 128, 4, 3), Tile(64, 16, 128, 4, 3)),
+    },
+}
+# For operands that TMA brings in as boxes (igemm_boxes.py): from architecture 90 on.
+BOX_TILES: dict[int, tuple[Tile, ...]] = {
+    0: (Tile(32, 32, 128, 4, 1),),
+    90: (
+        Tile(256, 128, 128, 8, 3),
+        Tile(128, 128, 128, 4, 3),
+        Tile(64, 128, 128, 4, 4),
+        Tile(128, 64, 128, 4, 4),
+        Tile(64, 64, 128, 4, 4),
+    ),
+}
+# Where every element is loaded by itself: pixels innermost, or an odd number of channels.
+SCALAR_TILES = (Tile(64, 64, 32, 8, 2), Tile(64, 32, 32, 4, 2), Tile(64, 16, 32, 4, 2), Tile(16, 16, 32, 4, 2))
+
+LOAD = {False: 32, True: 8}  # multiply-adds in the time of one operand element: by pointers, by TMA
+BYTE = 157  # and one byte of memory: 2,048 a cycle and multiprocessor against 13 bytes (3.0 TB/s, 132 x 1.7 GHz)
+MOST_PARTS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tile, and how many parts its blocks' sums are split into.
+
+    `box` is images and pixels on three axes: the rows of a tile for TMA, the depth of one for wgrad, else None.
+    """
+
+    tile: Tile
+    parts: int = 1
+    box: tuple[int, int, int, int] | None = None
+
+
+def tiles_for(problem: ConvProblem, scalar: bool) -> tuple[Tile, ...]:
+    """The table's row for a problem; `scalar` where its operands cannot be loaded in vectors."""
+    table = TILES[known(TILES, problem.arch)]
+    if "any" in table:
+        return table["any"]
+    if scalar:
+        return SCALAR_TILES
+    if problem.dtype.itemsize == 4:
+        return table["tf32" if problem.precision == "tf32" else "float32"]
+    return table["16-bit" if problem.dtype.itemsize == 2 else "float64"]
+
+
+def gemm_of_block(problem: ConvProblem) -> tuple[int, int, int, int]:
+    """(rows, columns, depth, how many such products): one group, and one phase or tap, of the problem's GEMM."""
+    p = problem
+    pixels, k, c = p.n * math.prod(p.output), p.k // p.groups, p.c // p.groups
+    if p.face == "fprop":
+        return pixels, k, c * p.taps, p.groups
+    if p.face == "wgrad":
+        return k, c, pixels, p.groups * p.taps
+    phases = math.prod(p.stride)
+    return math.prod(phase_sizes(p)), c, max(k * p.taps // phases, 1), p.groups * phases
+
+
+def why_not_boxes(problem: ConvProblem) -> str | None:
+    """Why TMA cannot bring in the operands of `problem`, were they dense and channels last; or None."""
+    p, channels = problem, 16 // problem.dtype.itemsize
+    if p.face == "wgrad":
+        return "wgrad sums over pixels, and reads both operands as images"
+    if 0 < p.arch < 90:
+        return f"compute capability {p.arch / 10}, and TMA is in 9.0 and newer"
+    if p.face == "fprop" and any(s > 1 for s in p.stride):
+        return f"with stride {p.stride}, the pixels of a box read pixels that lie apart"
+    if p.dtype.itemsize == 8 or (p.dtype.itemsize == 4 and (p.face == "dgrad" or p.precision != "tf32")):
+        return f"{p.face} of {p.dtype} in {p.precision} multiplies from registers"
+    if p.c % channels or p.k % channels or p.c // p.groups % channels:
+        return f"{p.c} and {p.k} channels in {p.groups} groups, of which not all begin at multiples of 16 bytes"
+    return None
+
+
+def rows_of_tiles(problem: ConvProblem, tile: Tile, box: tuple[int, int, int, int] | None) -> int:
+    """How many tiles cover the rows of one product: pixels in a line, or boxes."""
+    if box is None or problem.face == "wgrad":
+        return -(-gemm_of_block(problem)[0] // tile.rows)
+    return math.prod(-(-size // side) for size, side in zip(phase_sizes(problem), box, strict=True))
+
+
+def cost(problem: ConvProblem, plan: Plan) -> float:
+    """What a plan costs, in multiply-adds of one multiprocessor."""
+    rows, columns, depth, count = gemm_of_block(problem)
+    tile, parts = plan.tile, plan.parts
+    step = tile.steps(problem.dtype.itemsize)
+    blocks = rows_of_tiles(problem, tile, plan.box) * -(-columns // tile.columns) * count * parts
+    waves = -(-blocks // multiprocessors(problem))
+    steps = -(-depth // (step * parts))
+    load = LOAD[plan.box is not None and problem.face != "wgrad"]
+    products = tile.rows * tile.columns + load * (tile.rows + tile.columns)
+    partial_sums = rows * columns * count * parts if parts > 1 else 0
+    return waves * steps * step * products + BYTE * 8 * partial_sums / multiprocessors(problem)
+
+
+@lru_cache(maxsize=4096)
+def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False) -> Plan:
+    """The plan with the least cost; between equals the larger tile and the fewer parts.
+
+    Args:
+        problem: what is computed; not empty.
+        scalar: whether its operands can be loaded element by element only.
+        boxes: whether they lie so that TMA can bring them in.
+    """
+    rows, columns, depth, _ = gemm_of_block(problem)
+    itemsize = problem.dtype.itemsize
+    plans = []
+    candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
+    if boxes and why_not_boxes(problem) is None:
+        candidates += [(tile, True) for tile in BOX_TILES[known(BOX_TILES, problem.arch)]]
+    for tile, boxed in candidates:
+        oversized = tile.rows >= max(2 * rows, 32) or tile.columns >= max(2 * columns, 32)
+        if oversized or legal(tile, problem) is not None:
+            continue
+        if boxed and problem.groups > 1 and depth // problem.taps % tile.steps(itemsize):
+            continue  # the last step of a tap would read the next group
+        parts = 1
+        while parts == 1 or parts <= min(MOST_PARTS, depth // (4 * tile.steps(itemsize))):
+            plans.append(planned(problem, tile, parts, boxed))
+            parts *= 2
+    if not plans:
+        return planned(problem, tiles_for(problem, scalar)[-1], 1, False)
+    return min(plans, key=lambda plan: cost(problem, plan))
+
+
+def planned(problem: ConvProblem, tile: Tile, parts: int, boxed: bool) -> Plan:
+    """The plan of a tile, with its best box where it has one."""
+    if problem.face == "wgrad":
+        sizes = (problem.n, *three_axes(problem.output, 1))
+        return Plan(tile, parts, best_box(sizes, tile.steps(problem.dtype.itemsize)))
+    return Plan(tile, parts, best_box(phase_sizes(problem), tile.rows) if boxed else None)
+
+
+def phase_sizes(problem: ConvProblem) -> tuple[int, int, int, int]:
+    """Images, and pixels on three axes, of one phase of an image result."""
+    p = problem
+    if p.face == "fprop":
+        return (p.n, *three_axes(p.output, 1))
+    return (p.n, *three_axes([-(-i // s) for i, s in zip(p.input, p.stride, strict=True)], 1))
+
+
+@lru_cache(maxsize=4096)
+def best_box(sizes: tuple[int, int, int, int], pixels: int) -> tuple[int, int, int, int]:
+    """Images and pixels on three axes, powers of two with the product `pixels`, that cover `sizes` with least waste."""
+    powers = [1 << i for i in range(pixels.bit_length())]
+    boxes = [(pixels // (a * b * c), a, b, c) for a in powers for b in powers for c in powers if a * b * c <= pixels]
+
+    def covered(box: tuple[int, int, int, int]) -> int:
+        return math.prod(-(-size // side) * side for size, side in zip(sizes, box, strict=True))
+
+    return min(boxes, key=lambda box: (covered(box), [-side for side in reversed(box)]))

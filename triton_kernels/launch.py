@@ -1,0 +1,58 @@
+"""One kernel launch as a value: what runs it on a device is also what compiles it without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A @triton.jit kernel with everything that it is launched with.
+
+    Attributes:
+        kernel: the @triton.jit function.
+        programs: length of the grid, which has one axis: the others end at 65,535.
+        arguments: the kernel's run-time arguments in order: tensors (on "meta" for compiling only), numbers, None,
+            and tuples of these.
+        constants: its `tl.constexpr` arguments.
+        warps, stages: `num_warps` and `num_stages`.
+    """
+
+    kernel: Callable[..., Any]
+    programs: int
+    arguments: tuple[Any, ...]
+    constants: Mapping[str, Any]
+    warps: int = 4
+    stages: int = 1
+
+    def __call__(self) -> None:
+        """Launches on the device of the first argument, current or not. An empty grid launches nothing."""
+        if self.programs == 0:
+            return
+        device = self.arguments[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self.kernel[(self.programs,)](  # type: ignore[index]
+                *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
+            )
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A launch that `convext.benchmarks.inspect` compiles, to show what the kernel became.
+
+    Attributes:
+        name: unique: "family.kernel dtype, tile and problem in short".
+        launch: as for running it, with tensors on "meta".
+        outputs: results that one program writes; instructions are counted for each.
+        trips: how often the kernel's main loop runs in one program.
+    """
+
+    name: str
+    launch: Launch
+    outputs: float
+    trips: int = 1

@@ -1,0 +1,157 @@
+"""Which axis plays which role in a stencil kernel, and with which tile.
+
+A stencil kernel treats up to three spatial axes differently:
+
+    row    its columns are what a lane holds in registers: any stride, dilation and padding, but every tap is unrolled
+    roll   the lane slides along it, with the rows that are not complete yet in registers
+    loop   its taps are a loop: any number of them, but each reads its input again
+
+Whoever has fewer axes has a trivial one in the other roles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+from convext.problem import ConvProblem
+from convext.triton_kernels.tiles import known, multiprocessors
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a gather: `R * i = o * S + t * D - P`, with one of S and R equal to one."""
+
+    input: int = 1
+    output: int = 1
+    taps: int = 1
+    S: int = 1
+    D: int = 1
+    P: int = 0
+    R: int = 1
+
+    @property
+    def residues(self) -> int:
+        """The classes of outputs that read inputs D apart, as an undilated problem would."""
+        return self.D // math.gcd(self.D, self.S)
+
+    @property
+    def rolls(self) -> bool:
+        """Whether every residue class has the same taps: not where the dilation and the stride of a dgrad share a factor."""
+        return math.gcd(self.D, self.R) == 1
+
+    @property
+    def roll(self) -> tuple[int, int, int]:
+        """(taps, S, R) of one residue class."""
+        return self.taps, self.S // math.gcd(self.D, self.S), self.R
+
+    @property
+    def groups(self) -> int:
+        """Groups of R outputs in one residue class, with one more for those before the tensor."""
+        return -(-((self.output - 1) // self.residues + self.R) // self.R)
+
+
+def gather_axes(problem: ConvProblem) -> list[Axis]:
+    """The axes of the gather that `problem` is. That of dgrad counts its taps from the last."""
+    axes = []
+    for i, o, k, s, p, d in zip(
+        problem.input, problem.output, problem.kernel, problem.stride, problem.pad, problem.dilation, strict=True
+    ):
+        if problem.face == "dgrad":
+            axes.append(Axis(o, i, k, 1, d, (k - 1) * d - p, s))
+        else:
+            axes.append(Axis(i, o, k, s, d, p, 1))
+    return axes
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Indices of the spatial axes in each role, or None."""
+
+    loop: int | None
+    roll: int | None
+    row: int | None
+
+    def __iter__(self) -> Iterator[int | None]:
+        return iter((self.loop, self.roll, self.row))
+
+
+def assignments(rank: int, channels_last: bool) -> list[Roles]:
+    """Every way to give the axes roles, the best first: rows are of the last axis, which is contiguous in NCHW."""
+    if rank == 1:
+        return [Roles(None, 0, None)] * channels_last + [Roles(None, None, 0), Roles(0, None, None)]
+    if rank == 2:
+        return [Roles(None, 0, 1), Roles(0, None, 1), Roles(1, 0, None), Roles(None, 1, 0), Roles(1, None, 0)]
+    return sorted((Roles(*p) for p in permutations(range(3))), key=lambda r: (r.row != 2, r.loop))  # type: ignore
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes, and how much of it a thread holds.
+
+    Attributes:
+        columns: elements of a chunk of columns in NCHW, at most 16 bytes of them; columns of a lane in NHWC.
+        channels: of one thread in NHWC; 0 marks a tile for NCHW.
+        rows: groups of rows that a lane slides down at most.
+        warps: of the program.
+    """
+
+    columns: int
+    channels: int
+    rows: int
+    warps: int
+
+
+# The widest first: the first legal tile is taken.
+NCHW = (Tile(8, 0, 16, 4), Tile(4, 0, 16, 4), Tile(2, 0, 16, 4), Tile(1, 0, 16, 4))
+NHWC = tuple(Tile(columns, e, 16, 4) for columns, e in ((4, 4), (2, 4), (4, 2), (2, 2), (4, 1), (2, 1), (1, 1)))
+TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
+
+# A thread has 255 registers; 32-bit ones for accumulators and taps, beyond which code was seen to spill.
+REGISTERS = 128
+# Products that a step unrolls, for one channel: beyond, code is larger than the instruction cache.
+PRODUCTS = 512
+
+
+def tiles(problem: ConvProblem) -> list[Tile]:
+    """The tiles of the problem's architecture and layout."""
+    table = TILES[known(TILES, problem.arch)]
+    return [tile for tile in table if (tile.channels > 0) == problem.channels_last]
+
+
+def legal(tile: Tile, problem: ConvProblem, taps: int, accumulators: int, columns: int) -> str | None:
+    """None where a thread can hold `taps` and `accumulators` for each of its channels, else why not.
+
+    Args:
+        taps: of a plane.
+        accumulators: of a lane.
+        columns: that each tap of the plane is multiplied with in one step.
+    """
+    words = max(problem.dtype.itemsize, 4) // 4
+    registers = (taps + accumulators) * max(tile.channels, 1) * words
+    if registers > REGISTERS:
+        return f"{tile} needs {registers} registers for {taps} taps and {accumulators} sums, of {REGISTERS}"
+    if taps * columns > PRODUCTS:
+        return f"{tile} unrolls {taps * columns} products a step, of {PRODUCTS}"
+    return None
+
+
+def rows_of_a_strip(tile: Tile, problem: ConvProblem, groups: int, threads: int) -> int:
+    """Groups of rows that a lane slides down: as many as leave 1024 threads for each multiprocessor, evenly split.
+
+    Args:
+        groups: of rows that there are.
+        threads: that the problem has where each slides down one strip of all rows.
+    """
+    rows = min(tile.rows, groups)
+    while rows > 4 and threads * -(-groups // rows) < 1024 * multiprocessors(problem):
+        rows //= 2
+    return -(-groups // -(-groups // rows))
+
+
+def unit(strides: Sequence[int], sizes: Sequence[int], itemsize: int) -> int:
+    """The largest power of two, up to 16 bytes of elements, that divides the strides of axes longer than one."""
+    common = math.gcd(16 // itemsize, *(s for s, size in zip(strides, sizes, strict=True) if size > 1))
+    return common & -common

@@ -20,9 +20,10 @@ stride and a padding are a choice of pixels, i = o * stride - pad, and that is a
 
 from __future__ import annotations
 
-import contextlib
 import math
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 import triton
@@ -30,10 +31,12 @@ import triton.language as tl
 from torch import Tensor
 
 from convext import layout
-from convext.problem import ConvProblem
+from convext.problem import FACES, OPERANDS, ConvProblem
+from convext.settings import PRECISIONS
+from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.pixels import Plane, channel_stride, coalesce, pixel_offset, pixel_strides, power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
-from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, known, split
+from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, known, legal, split
 
 # From the largest tile to the smallest: the first that fits the problem and fills the device is taken.
 TILES: dict[int, tuple[Tile, ...]] = {
@@ -87,20 +90,14 @@ def copies(problem: ConvProblem) -> list[str]:
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
     result = layout.empty(problem.open_shape, problem.channels_last, a)
-    with torch.cuda.device(a.device) if a.is_cuda else contextlib.nullcontext():
-        if problem.face == "wgrad":
-            x, y = _paired(problem, a, b)
-            _sum_over_pixels(problem, x, y, result)
-        elif problem.face == "fprop":
-            x, y = _paired(problem, a, result)
-            if y.shape != result.shape or problem.c == 0:
-                _fill(result, bias)
-            _sum_over_channels(problem, x, b, bias, y)
-        else:
-            x, y = _paired(problem, result, a)
-            if x.shape != result.shape or problem.k == 0:
-                _fill(result, bias)
-            _sum_over_channels(problem, y, b, bias, x)
+    if problem.face == "wgrad":
+        _sum_over_pixels(problem, *_paired(problem, a, b), result)
+        return result
+    source, target = _paired(problem, a, result) if problem.face == "fprop" else _paired(problem, result, a)[::-1]
+    if target.shape != result.shape or source.numel() == 0:
+        _fill(result, bias)
+    if target.numel() > 0 and source.numel() > 0:
+        channels_launch(problem, source, b, bias, target)()
     return result
 
 
@@ -128,46 +125,47 @@ def _fill(result: Tensor, bias: Tensor | None) -> None:
 # ------------------------------------------------------------------------------------------- fprop and dgrad
 
 
-def _sum_over_channels(problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor) -> None:
+def channels_launch(
+    problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor, tile: Tile | None = None
+) -> Launch:
     """`target[row, q] = sum over depth of w * source[depth, q] + bias[row]`, in each group."""
-    if target.numel() == 0 or source.numel() == 0:
-        return
     pixels = (source.shape[0], *source.shape[2:])
-    grid, arguments, options = _channels_plan(
-        problem, pixels, source.stride(1), pixel_strides(source), w.stride()[:2], target.stride(1), pixel_strides(target)
-    )
-    _multiply[grid](source, w, target, bias, *arguments, HAS_BIAS=bias is not None, **options)
+    programs, arguments, constants, tile = _channels_plan(
+        problem, tile, pixels, source.stride(1), pixel_strides(source), w.stride()[:2],
+        target.stride(1), pixel_strides(target),
+    )  # fmt: skip
+    arguments = (source, w, target, bias, *arguments)
+    return Launch(_multiply, programs, arguments, constants, tile.warps, tile.stages)
 
 
 @lru_cache(maxsize=4096)
 def _channels_plan(
-    p: ConvProblem, pixels: tuple[int, ...], source_channel: int, source_pixels: tuple[int, ...],
+    p: ConvProblem, tile: Tile | None, pixels: tuple[int, ...], source_channel: int, source_pixels: tuple[int, ...],
     w_strides: tuple[int, int], target_channel: int, target_pixels: tuple[int, ...],
-) -> tuple[tuple[int], tuple[object, ...], dict[str, object]]:  # fmt: skip
-    """The grid, and what the kernel is told besides pointers."""
+) -> tuple[int, tuple[Any, ...], dict[str, Any], Tile]:  # fmt: skip
+    """The length of the grid, what the kernel is told besides tensors, and the tile (the table's, where None)."""
     itemsize = p.dtype.itemsize
     sizes, source_pixels, target_pixels = coalesce(pixels, source_pixels, target_pixels)
     source = Plane.of(source_channel, source_pixels, itemsize)
     target = Plane.of(target_channel, target_pixels, itemsize)
     k, c = p.k // p.groups, p.c // p.groups
-    rows, depth = (k, c) if p.face == "fprop" else (c, k)
-    w = Plane.of(*((w_strides[0], w_strides[1:]) if p.face == "fprop" else (w_strides[1], w_strides[:1])), itemsize)
+    rows, depth, w_row, w_depth = (k, c, *w_strides) if p.face == "fprop" else (c, k, *reversed(w_strides))
+    w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
-    tile = first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, depth, p.groups)
+    tile = tile or first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, depth, p.groups)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
         rows // units[0], depth // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
         row_blocks, pixel_blocks, k * w_strides[0], source.strides, w.strides, target.strides,
     )  # fmt: skip
-    options = {
+    constants = {
         "ROWS": units[0], "DEPTH": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "SOURCE_V": source.vector, "SOURCE_UNIT": source.unit, "W_V": w.vector, "W_UNIT": w.unit,
         "TARGET_V": target.vector, "TARGET_UNIT": target.unit,
         "BR": tile.rows, "BQ": tile.columns, "BD": tile.steps(itemsize), "PRECISION": p.precision,
-        "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    return (p.groups * row_blocks * pixel_blocks,), arguments, options
+    return p.groups * row_blocks * pixel_blocks, arguments, constants, tile
 
 
 @triton.jit
@@ -177,7 +175,7 @@ def _multiply(
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     SOURCE_V: tl.constexpr, SOURCE_UNIT: tl.constexpr, W_V: tl.constexpr, W_UNIT: tl.constexpr,
     TARGET_V: tl.constexpr, TARGET_UNIT: tl.constexpr,
-    BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BQ] tile of target; `rows`, `depth` and `pixels` are in units of ROWS, DEPTH and PIXELS."""
     # Blocks of rows are neighbours: they read the same pixels at about the same time.
@@ -193,7 +191,9 @@ def _multiply(
     q = pixel_block * BQ + tl.arange(0, BQ)
     in_rows, in_pixels = r < rows, q < pixels
     source_step = channel_stride(source_strides, SOURCE_V, SOURCE_UNIT)
-    source_at = group * depth * source_step + pixel_offset(q, sizes, PIXELS, source_strides, SOURCE_V, SOURCE_UNIT, AXES)
+    source_at = group * depth * source_step + pixel_offset(
+        q, sizes, PIXELS, source_strides, SOURCE_V, SOURCE_UNIT, AXES
+    )
     source_at = source + d.to(tl.int64)[:, None] * source_step + source_at[None, :]  # [BD, BQ]
     w_row = channel_stride(w_strides, W_V, W_UNIT)
     w_depth = w_strides[1] if W_UNIT == 2 else w_strides[1] * W_V
@@ -208,7 +208,7 @@ def _multiply(
         acc = tl.dot(w_tile, source_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
         w_at += BD * w_depth
         source_at += BD * source_step
-    if HAS_BIAS:
+    if bias is not None:
         acc += tl.load(bias + group * rows + r, mask=in_rows, other=0.0).to(acc.dtype)[:, None]
     target_step = channel_stride(target_strides, TARGET_V, TARGET_UNIT)
     target_at = (group * rows + r)[:, None] * target_step
@@ -226,42 +226,51 @@ def _sum_over_pixels(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> N
     if x.numel() == 0:
         w.zero_()
         return
+    launch, partial = pixels_launch(problem, x, y, w)
+    launch()
+    if partial is not None:
+        add_in_order(partial, w)
+
+
+def pixels_launch(
+    problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor, tile: Tile | None = None
+) -> tuple[Launch, Tensor | None]:
+    """The launch that writes w, or partial sums of it [parts, elements of w], and these."""
     pixels = (x.shape[0], *x.shape[2:])
-    grid, parts, arguments, options = _pixels_plan(
-        problem, pixels, x.stride(1), pixel_strides(x), y.stride(1), pixel_strides(y)
+    programs, parts, arguments, constants, tile = _pixels_plan(
+        problem, tile, pixels, x.stride(1), pixel_strides(x), y.stride(1), pixel_strides(y)
     )
-    target = w if parts == 1 else partial_sums(parts, w)
-    _accumulate[grid](x, y, target, *arguments, **options)
-    if parts > 1:
-        add_in_order(target, w)
+    partial = None if parts == 1 else partial_sums(parts, w)
+    arguments = (x, y, w if partial is None else partial, *arguments)
+    return Launch(_accumulate, programs, arguments, constants, tile.warps, tile.stages), partial
 
 
 @lru_cache(maxsize=4096)
 def _pixels_plan(
-    p: ConvProblem, pixels: tuple[int, ...], x_channel: int, x_pixels: tuple[int, ...],
+    p: ConvProblem, tile: Tile | None, pixels: tuple[int, ...], x_channel: int, x_pixels: tuple[int, ...],
     y_channel: int, y_pixels: tuple[int, ...],
-) -> tuple[tuple[int], int, tuple[object, ...], dict[str, object]]:  # fmt: skip
-    """The grid, how many parts the sum is split into, and what the kernel is told besides pointers."""
+) -> tuple[int, int, tuple[Any, ...], dict[str, Any], Tile]:  # fmt: skip
+    """The grid, how many parts the sum is split into, what the kernel is told besides tensors, and the tile."""
     itemsize = p.dtype.itemsize
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = fitting(TILES[known(TILES, p.arch)], p, rows, columns, count)[0]
+    tile = tile or fitting(TILES[known(TILES, p.arch)], p, rows, columns, count)[0]
     step = tile.steps(itemsize)
-    blocks = p.groups * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns)
+    row_blocks, column_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
+    blocks = p.groups * row_blocks * column_blocks
     share, parts = split(p, count, step, blocks)
     units = power_of_two(rows), power_of_two(columns), power_of_two(sizes[-1])
     arguments = (
         rows // units[0], columns // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
-        share // step, triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), p.groups, x.strides, y.strides,
+        share // step, row_blocks, column_blocks, p.groups, x.strides, y.strides,
     )  # fmt: skip
-    options = {
+    constants = {
         "ROWS": units[0], "COLUMNS": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "X_V": x.vector, "X_UNIT": x.unit, "Y_V": y.vector, "Y_UNIT": y.unit,
         "BR": tile.rows, "BC": tile.columns, "BQ": step, "PRECISION": p.precision,
-        "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    return (blocks * parts,), parts, arguments, options
+    return blocks * parts, parts, arguments, constants, tile
 
 
 @triton.jit
@@ -302,3 +311,36 @@ def _accumulate(
         acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
     target_at = ((part * groups + group) * rows + r)[:, None] * columns + c[None, :]
     tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])
+
+
+# -------------------------------------------------------------------------------------------------- specimens
+
+
+def specimens(arch: int) -> Iterator[Specimen]:
+    """Each tile in bfloat16 and NHWC; the middle one in NCHW and in every other dtype and precision."""
+    tiles = TILES[known(TILES, arch)]
+    middle = next(tile for tile in tiles if tile.rows == tile.columns == 64)
+    cases = [(tile, torch.bfloat16, "ieee", True) for tile in tiles] + [(middle, torch.bfloat16, "ieee", False)]
+    cases += [(middle, torch.float64, "ieee", True)]
+    cases += [(middle, torch.float32, precision, last) for precision in PRECISIONS for last in (True, False)]
+    for tile, dtype, precision, channels_last in cases:
+        x, w, y = (
+            layout.empty(shape, channels_last, torch.empty((), dtype=dtype, device="meta"))
+            for shape in ((64, 256, 56, 56), (512, 256, 1, 1), (64, 512, 56, 56))
+        )
+        where = "NHWC" if channels_last else "NCHW"
+        name = f"{dtype} {precision} {where} {tile.rows}x{tile.columns}".removeprefix("torch.")
+        for face in FACES:
+            a, b = (w if role == "w" else x if role == "x" else y for role in OPERANDS[face])
+            size = (1, 1) if face == "wgrad" else (56, 56)
+            problem = ConvProblem.of(
+                face, a.shape, b.shape, size, (1, 1), (0, 0), (1, 1), 1, dtype, channels_last, "cuda", arch, precision
+            )
+            if face == "wgrad":
+                launch, _ = pixels_launch(problem, x, y, w, tile)
+                trips = launch.arguments[3 + 4]
+            else:
+                launch = channels_launch(problem, *((x, w, None, y) if face == "fprop" else (y, w, None, x)), tile)
+                trips = (256 if face == "fprop" else 512) // launch.constants["BD"]
+            if legal(tile, problem) is None:
+                yield Specimen(f"pointwise.{face} {name}", launch, tile.rows * tile.columns, trips)

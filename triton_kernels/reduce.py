@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convext.triton_kernels.launch import Launch
+
 ROWS, BLOCK = 16, 64
 
 
@@ -26,7 +28,8 @@ def partial_sums(parts: int, result: Tensor) -> Tensor:
 def add_in_order(partial: Tensor, result: Tensor) -> None:
     """Writes the sums over the rows of `partial` into the dense memory of `result`, element by element."""
     parts, elements = partial.shape
-    _add_rows[(triton.cdiv(elements, BLOCK),)](partial, result, parts, elements, ROWS, BLOCK)
+    constants = {"ROWS": ROWS, "BLOCK": BLOCK}
+    Launch(_add_rows, triton.cdiv(elements, BLOCK), (partial, result, parts, elements), constants)()
 
 
 @triton.jit

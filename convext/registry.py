@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from convext import aten
+from convext import aten, native
 from convext.problem import FACES, ConvProblem, Face
 
 WhyNot = Callable[[ConvProblem], "str | None"]
@@ -66,7 +66,11 @@ def _lazy(name: str, module: str, faces: tuple[Face, ...] = FACES) -> Kernel:
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
 
 # In order of preference: the first that takes a problem is the one that "auto" runs.
-KERNELS: list[Kernel] = [ATEN]
+KERNELS: list[Kernel] = [
+    _lazy("cuda.stencil", "convext.cuda_stencil"),
+    _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
+    ATEN,
+]
 
 
 @cache
@@ -76,6 +80,8 @@ def _installed(module: str) -> bool:
 
 def unavailable(provider: str, problem: ConvProblem) -> str | None:
     """Why `provider` cannot run on this machine and the problem's device at all, or None."""
+    if provider == "cuda":
+        return native.unavailable(problem.device)
     if provider == "triton":
         if not _installed("triton"):
             return "Triton is not installed: pip install triton"

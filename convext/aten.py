@@ -11,6 +11,8 @@ convolution that follows has no padding:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -36,15 +38,41 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
-    if problem.empty:
-        result = _bias_only(problem, a, bias)
-    elif problem.face == "fprop":
-        result = _fprop(problem, a, b, bias)
-    elif problem.face == "dgrad":
-        result = _dgrad(problem, a, b, bias)
-    else:
-        result = _wgrad(problem, a, b)
+    with _products(problem):
+        if problem.empty:
+            result = _bias_only(problem, a, bias)
+        elif problem.face == "fprop":
+            result = _fprop(problem, a, b, bias)
+        elif problem.face == "dgrad":
+            result = _dgrad(problem, a, b, bias)
+        else:
+            result = _wgrad(problem, a, b)
     return dense(result, problem.channels_last)
+
+
+_AS_TORCH_SAYS = nullcontext()
+
+
+def _products(problem: ConvProblem) -> AbstractContextManager[None]:
+    """Where `convext.precision` overrules torch's TF32 setting: that setting, for as long as the operator runs.
+
+    cuDNN has no three-product TF32; float32 throughout is at least as exact.
+    """
+    wanted = "tf32" if problem.precision == "tf32" else "ieee"
+    on_cuda = problem.device == "cuda" and problem.dtype is torch.float32
+    if not on_cuda or torch.backends.cudnn.conv.fp32_precision == wanted:  # type: ignore[attr-defined]
+        return _AS_TORCH_SAYS
+    return _torchs_setting(wanted)
+
+
+@contextmanager
+def _torchs_setting(wanted: str) -> Iterator[None]:
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, conv.fp32_precision = conv.fp32_precision, wanted
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
 
 
 def _bias_only(problem: ConvProblem, like: Tensor, bias: Tensor | None) -> Tensor:

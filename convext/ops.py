@@ -14,8 +14,9 @@ So one autograd rule serves all three, to any order, forward-mode included.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,6 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
-from torch.utils.flop_counter import register_flop_formula
 
 from convext import layout, registry, settings
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, check_geometry, open_shape
@@ -52,6 +52,7 @@ def _compute(
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
     """Runs a face, below autograd. Every path of every face ends here."""
+    _count_flops()
     dtype, device = a.dtype, a.device
     _check_operands(face, a, b, bias, groups)
     on_cuda = device.type == "cuda"
@@ -98,6 +99,7 @@ def _fake(
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
     """The result's shape and strides, from symbolic shapes too."""
+    _count_flops()
     _check_operands(face, a, b, bias, groups)
     check_geometry(size, stride, pad, dilation)
     shape = open_shape(face, a.shape, b.shape, size, groups)
@@ -332,5 +334,18 @@ def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: 
     return 2 * math.prod(shape["w"]) * shape["y"][0] * math.prod(shape["y"][2:])
 
 
-for _face in FACES:
-    register_flop_formula(getattr(torch.ops.convext, _face))(partial(_flops, _face))
+@cache
+def _register_flops() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    for face in FACES:
+        register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
+
+
+def _count_flops() -> None:
+    """Gives torch's FLOP counter its formulas, once somebody has imported it: it imports Triton, and we do not.
+
+    The counter runs an operator before it looks the formula up, so this is called from the forward and the fake.
+    """
+    if "torch.utils.flop_counter" in sys.modules:
+        _register_flops()

@@ -1,5 +1,89 @@
-"""Metadata lives in pyproject.toml; this file is for the compiled library only."""
+"""Builds the compiled library, csrc/*.cu -> convext/_C.abi3.so. Metadata lives in pyproject.toml.
 
-from setuptools import setup
+The library needs nvcc and torch's headers at build time, and no GPU. Without them the install goes on, and says what is
+missing; CONVEXT_CUDA=1 makes that an error. MAX_JOBS limits the compilers that run at once.
+"""
 
-setup()
+import importlib.util
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path(__file__).parent / "csrc"
+TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: loads on every newer one
+ARCHITECTURES = ("80", "90a", "100")  # machine code; newer GPUs compile the PTX of the last one
+JOB_GIB = 3  # memory of one compiler
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
+
+
+def find_torch() -> Path | None:
+    """torch's folder, without importing it. An isolated build environment has no torch."""
+    spec = importlib.util.find_spec("torch")
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def missing() -> str | None:
+    if find_nvcc() is None:
+        return "nvcc was not found: install the CUDA toolkit, or set CUDA_HOME to where it is"
+    if find_torch() is None:
+        return "torch is not visible to this build: install it first, then pip install --no-build-isolation ."
+    return None
+
+
+def jobs() -> int:
+    """As many compilers as processors and free memory allow."""
+    if "MAX_JOBS" in os.environ:
+        return int(os.environ["MAX_JOBS"])
+    free_gib = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return max(1, min(os.cpu_count() or 1, int(free_gib / JOB_GIB)))
+
+
+class BuildCuda(build_ext):
+    """Compiles with nvcc and links against torch's stable ABI; nothing in the library depends on Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")) + ".abi3.so"
+
+    def build_extension(self, ext: Extension) -> None:
+        nvcc, torch = find_nvcc(), find_torch()
+        target, objects = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp) / "convext"
+        for folder in (target.parent, objects):
+            folder.mkdir(parents=True, exist_ok=True)
+        newest_header = max(header.stat().st_mtime for header in [*CSRC.glob("*.h"), *CSRC.glob("*.cuh")])
+        code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+        code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+
+        def compile_source(source: str) -> Path:
+            result = objects / (Path(source).stem + ".o")
+            newest = max(newest_header, Path(source).stat().st_mtime)
+            if not result.exists() or result.stat().st_mtime < newest:
+                flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+                flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", *code]
+                subprocess.run([nvcc, *flags, "-c", source, "-o", result], check=True)
+            return result
+
+        with ThreadPoolExecutor(jobs()) as pool:
+            compiled = list(pool.map(compile_source, ext.sources))
+        subprocess.run([nvcc, "-shared", *compiled, "-o", target, f"-L{torch}/lib", "-ltorch_cpu"], check=True)
+
+
+reason = missing()
+if reason and os.environ.get("CONVEXT_CUDA") == "1":
+    raise SystemExit(f"CONVEXT_CUDA=1, but the CUDA kernels cannot be built: {reason}")
+if reason:
+    print(f"convext is installed without its CUDA kernels: {reason}")
+
+setup(
+    ext_modules=[] if reason else [Extension("convext._C", sorted(map(str, CSRC.glob("*.cu"))))],
+    cmdclass={"build_ext": BuildCuda},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

@@ -1,0 +1,45 @@
+// The second stage of every wgrad: adds float32 partial sums, in order, so that equal inputs give equal bits.
+#pragma once
+#include "launch.h"
+#include "number.cuh"
+#include "problem.h"
+
+namespace convext {
+
+constexpr int SUM_THREADS = 128;
+
+struct SumArguments {
+  const float* partial;  // [splits, k, c / groups, taps]
+  int splits, channels;  // channels: c / groups
+  int64_t count;         // k * c / groups * taps
+  int kernel[AXES];
+  View result;
+};
+
+template <class T>
+__global__ void __launch_bounds__(SUM_THREADS) sum_partials_kernel(const SumArguments p) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * SUM_THREADS + threadIdx.x;
+  if (i >= p.count) return;
+  float total = 0;
+  for (int split = 0; split < p.splits; ++split) total += p.partial[split * p.count + i];
+  int64_t rest = i;
+  int tap[AXES];
+  for (int axis = AXES - 1; axis >= 0; --axis) {
+    tap[axis] = static_cast<int>(rest % p.kernel[axis]);
+    rest /= p.kernel[axis];
+  }
+  T* result =
+      static_cast<T*>(p.result.data) + rest / p.channels * p.result.stride[0] + rest % p.channels * p.result.stride[1];
+  for (int axis = 0; axis < AXES; ++axis) result += tap[axis] * p.result.stride[2 + axis];
+  *result = from_float<T>(total);
+}
+
+template <class T>
+void sum_partials(const Problem& p, const float* partial, int splits, const View& result, Stream stream) {
+  SumArguments a{partial, splits, p.c / p.groups, int64_t(p.k) * (p.c / p.groups) * taps(p), {}, result};
+  for (int axis = 0; axis < AXES; ++axis) a.kernel[axis] = p.kernel[axis];
+  const dim3 grid = grid_of((a.count + SUM_THREADS - 1) / SUM_THREADS, 1, "sum_partials");
+  check_launch(launch(sum_partials_kernel<T>, grid, SUM_THREADS, 0, stream, a), "sum_partials");
+}
+
+}  // namespace convext

@@ -1,0 +1,117 @@
+"""Builds csrc/ for the host: the kernels, launchers and checks as they are, over tests/csrc/host_cuda.h."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CSRC, SHIM, CACHE = ROOT / "csrc", ROOT / "tests" / "csrc", ROOT / "build" / "host"
+TORCH = Path(find_spec("torch").origin).parent  # type: ignore[union-attr, arg-type]
+CUDA = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+FLAGS = [
+    *("-std=c++17", "-g1", "-fPIC", "-fno-strict-aliasing", "-Wno-unknown-pragmas"),
+    *("-DCONVEXT_HOST_BUILD", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+    *(f"-I{SHIM}", f"-I{CUDA}/include", f"-I{TORCH}/include"),
+]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
+SCHEDULES = {"sequential": 0, "reverse": 1, "random": 2, "priority": 3}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A bug to plant: in the file `file` of csrc, `old` becomes `new`; only `source` is compiled with it."""
+
+    file: str
+    old: str
+    new: str
+    source: str
+
+
+def missing() -> str | None:
+    """What a host build needs and this machine does not have."""
+    if shutil.which("g++") is None:
+        return "the host build needs g++"
+    if not (CUDA / "include" / "cuda_fp16.h").exists():
+        return f"the host build needs the CUDA toolkit's headers: none in {CUDA}/include"
+    return None
+
+
+def build(sanitized: bool = False, patch: Patch | None = None) -> Path:
+    """The library of the kernels for CPU tensors. Each object is compiled once for its content and flags."""
+    (CACHE / "objects").mkdir(parents=True, exist_ok=True)
+    patched = _patched_sources(patch) if patch else CSRC
+    sources = [
+        (patched if patch and source.name == patch.source else CSRC) / source.name for source in CSRC.glob("*.cu")
+    ]
+    sources.sort(key=lambda source: "_" not in source.stem)  # the long compilations first
+    sanitizers = SANITIZERS if sanitized else []
+    with ThreadPoolExecutor(2) as pool:
+        kernels = list(pool.map(lambda s: _compile(s, ["-O1", *sanitizers, f"-I{s.parent}"], s.parent), sources))
+    scheduler_flags = ["-O2", *(["-DCONVEXT_ADDRESS_SANITIZER"] if sanitized else [])]
+    objects = [*kernels, _compile(SHIM / "host_cuda.cpp", scheduler_flags, SHIM)]
+    library = CACHE / f"{_digest(*map(str, objects))}.so"
+    if not library.exists():
+        partial = library.with_suffix(f".{os.getpid()}")
+        _run("g++", "-shared", *sanitizers, *objects, "-o", partial, f"-L{TORCH}/lib", "-ltorch_cpu")
+        partial.rename(library)
+    return library
+
+
+def _patched_sources(patch: Patch) -> Path:
+    text = (CSRC / patch.file).read_text()
+    if text.count(patch.old) != 1:
+        raise RuntimeError(f"{patch.file} has {text.count(patch.old)} times, not once:\n{patch.old}")
+    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.iterdir())))
+    shutil.copytree(CSRC, folder, dirs_exist_ok=True)
+    (folder / patch.file).write_text(text.replace(patch.old, patch.new))
+    return folder
+
+
+def _compile(source: Path, flags: list[str], headers: Path) -> Path:
+    used = sorted([*headers.glob("*.h"), *headers.glob("*.cuh"), SHIM / "host_cuda.h", source])
+    options = [flag for flag in [*FLAGS, *flags] if flag != f"-I{headers}"]
+    result = CACHE / "objects" / f"{source.stem}-{_digest(repr(options), *(s.read_text() for s in used))}.o"
+    if not result.exists():
+        partial = result.with_suffix(f".{os.getpid()}")
+        _run("g++", *FLAGS, *flags, "-x", "c++", "-c", source, "-o", partial)
+        partial.rename(result)
+    return result
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _run(*command: object) -> None:
+    """Raises RuntimeError with the compiler's output where it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+
+
+def set_schedule(library: Path, name: str, seed: int) -> None:
+    """The order in which the threads of every later launch run."""
+    ctypes.CDLL(str(library)).convext_host_schedule(SCHEDULES[name], ctypes.c_uint(seed))
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """For a Python that loads a sanitized library: the sanitizer's own allocator has to come first."""
+
+    def path(name: str) -> str:
+        found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
+    return {
+        **os.environ,
+        "LD_PRELOAD": f"{path('libasan.so')}:{path('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:halt_on_error=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }

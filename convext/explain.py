@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext import functional, registry, roofline, settings
+from convext import choices, functional, registry, roofline, settings
 from convext.layout import is_channels_last
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Ints
 
@@ -86,6 +86,9 @@ def _explain(p: ConvProblem) -> str:
         copies = "" if reason else "".join(f"; {copy}" for copy in kernel.copies(p))
         mark = "->" if kernel.name == chosen else "  "
         lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
+    measured = choices.nearest(p)
+    if measured is not None:
+        lines.append(f"  measured near here: {measured.kernel}, {measured.ratio:.2f} times as fast as torch's best")
     if chosen == "none":
         lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
     return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""The measured table: what is near decides, what is far or refuses falls to the order of preference."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from convext import choices, registry
+from convext.choices import Choice
+from convext.problem import ConvProblem
+
+DEPTHWISE = ConvProblem(
+    "fprop", 8, 64, 64, 64, (56, 56), (3, 3), (56, 56), (1, 1), (1, 1), (1, 1), torch.bfloat16, False, "cuda", 90
+)
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of tables, and no table of another test remembered."""
+    monkeypatch.setattr(choices, "FOLDER", tmp_path)
+    choices._table.cache_clear()
+    yield tmp_path / "sm_90.json"
+    choices._table.cache_clear()
+
+
+def test_a_measured_problem_takes_its_kernel(table: Path) -> None:
+    preferred = registry.choose(DEPTHWISE).name
+    assert preferred != "aten.convolution"
+    choices.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {"device": "a test"})
+    assert registry.choose(DEPTHWISE).name == "aten.convolution"
+    assert registry.choose(replace(DEPTHWISE, arch=80)).name == preferred
+
+
+def test_a_near_problem_takes_it_too_and_a_far_one_does_not(table: Path) -> None:
+    choices.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {})
+    assert choices.nearest(replace(DEPTHWISE, n=8 * 8)) is not None
+    assert choices.nearest(replace(DEPTHWISE, n=8 * 9)) is None
+    assert choices.nearest(replace(DEPTHWISE, channels_last=True)) is None
+    assert choices.nearest(replace(DEPTHWISE, face="dgrad")) is None
+
+
+def test_the_nearest_of_several_decides(table: Path) -> None:
+    small, large = (replace(DEPTHWISE, n=n) for n in (8, 64))
+    choices.write(table, [Choice.of(small, "small", 2.0), Choice.of(large, "large", 3.0)], {})
+    for n, kernel in ((4, "small"), (16, "small"), (32, "large"), (128, "large")):
+        found = choices.nearest(replace(DEPTHWISE, n=n))
+        assert found is not None
+        assert found.kernel == kernel
+
+
+def test_a_measured_kernel_that_refuses_or_is_gone_is_passed_over(table: Path) -> None:
+    choices.write(table, [Choice.of(DEPTHWISE, "triton.removed", 2.0)], {})
+    assert registry.choose(DEPTHWISE).name in {kernel.name for kernel in registry.kernels()}
+
+
+def test_unmeasured_dense_2d_convolutions_are_cudnns() -> None:
+    dense = replace(DEPTHWISE, groups=1)
+    assert registry.choose(dense).name == "aten.convolution"
+    assert registry.choose(replace(dense, face="wgrad")).name == "aten.convolution"
+
+
+def test_off_cuda_auto_is_aten() -> None:
+    assert registry.choose(replace(DEPTHWISE, device="cpu", arch=0)).name == "aten.convolution"

@@ -41,7 +41,7 @@ def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = No
         y, w = a.unflatten(1, (g, -1)), b.unflatten(0, (g, -1))
         x = a.new_zeros(p.n, p.c, *_extent(p)).unflatten(1, (g, -1))
         for tap, window in _taps(p):
-            x[window] += torch.einsum("ngk...,gkc->ngc...", y, w[(..., *tap)])
+            x[window].add_(torch.einsum("ngk...,gkc->ngc...", y, w[(..., *tap)]))  # `+=` is not differentiable here
         result = x.flatten(1, 2)[_inside(p)]
     else:
         x, y = _padded(p, a).unflatten(1, (g, -1)), b.unflatten(1, (g, -1))

@@ -1,0 +1,45 @@
+"""FLOPs of the operators, as torch counts its own convolutions."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import convext
+
+
+def flops(backend, call):
+    with convext.backend(backend), FlopCounterMode(display=False) as counter:
+        call().sum().backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("cls", "x", "arguments"),
+    [
+        (convext.Conv1d, (2, 4, 9), {"groups": 2, "stride": 2, "padding": 1}),
+        (convext.Conv2d, (2, 4, 7, 9), {"dilation": 2, "padding": 2}),
+        (convext.Conv3d, (1, 4, 5, 5, 6), {"groups": 4}),
+        (convext.ConvTranspose1d, (2, 4, 9), {"stride": 2, "groups": 2}),
+        (convext.ConvTranspose2d, (2, 4, 5, 6), {"stride": 2, "padding": 1}),
+        (convext.ConvTranspose3d, (1, 4, 3, 4, 5), {"dilation": 2}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_flops_equal_torchs(cls, x, arguments, device):
+    layer = cls(4, 8, 3, device=device, **arguments)
+    input = torch.randn(x, device=device, requires_grad=True)
+    theirs = getattr(torch.nn, cls.__name__).forward
+    expected = flops("auto", lambda: theirs(layer_of_torch(layer), input))
+    assert flops("aten", lambda: layer(input)) == expected > 0
+
+
+def layer_of_torch(layer):
+    """torch's own layer with the same parameters."""
+    return convext.Conversion(layer, converted=[""]).undo()
+
+
+def test_flops_of_a_problem_are_those_of_the_operator():
+    problem = convext.ops.ConvProblem.of("fprop", (2, 4, 7), (6, 2, 3), (5,), (1,), (0,), (1,), 2, torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.convext.fprop(torch.randn(2, 4, 7), torch.randn(6, 2, 3), None, [5], [1], [0], [1], 2, "aten")
+    assert counter.get_total_flops() == problem.flops == 2 * 2 * 6 * 5 * 2 * 3

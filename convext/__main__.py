@@ -1,4 +1,4 @@
-"""`python -m convext info | explain | check | bench | show`."""
+"""`python -m convext info | explain | check | bench | tune | show`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _COMMANDS = {
     "explain": ("convext.explain", "which kernel computes a convolution, and why"),
     "check": ("convext.check", "every kernel that this machine runs, against float64"),
     "bench": ("convext.benchmarks.cli", "time the layers of fifty real networks against torch"),
+    "tune": ("convext.benchmarks.tune", "measure the kernels on this GPU and write the table that auto reads"),
     "show": ("convext.show", "draw a convolution"),
 }
 

@@ -1,0 +1,92 @@
+"""`python -m convext tune`: measures the kernels over the layers and writes the choice table that "auto" reads.
+
+The table is made from rows of the benchmark, so what chooses a kernel is what was checked against float64 and timed
+against torch's best. `--results` makes it from files that a benchmark of the same GPU has already written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from convext import choices, registry, settings
+from convext.benchmarks.case import LAYOUTS
+from convext.benchmarks.layers import DTYPES, anchor_layers, model_layers
+from convext.benchmarks.peaks import peaks_of
+from convext.benchmarks.results import Results, Row, describe
+from convext.benchmarks.runner import Plan, run
+from convext.choices import Choice
+from convext.problem import FACES
+
+_WHERE = ("device", "driver", "torch", "triton", "cuda", "cudnn", "commit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `tune`."""
+    parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="rows measured on this GPU before")
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bf16", "fp32"], help="to measure")
+    parser.add_argument("--minutes", type=float, default=7.5, help="begin no case after this (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the table (default: convext/tables/sm_XX.json)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the table; returns 0."""
+    if not torch.cuda.is_available():
+        raise SystemExit("tune measures kernels on a CUDA device, and torch sees none here")
+    arch = registry.arch(torch.device("cuda", torch.cuda.current_device()))
+    plan = replace(Plan.of("cuda"), minutes=args.minutes / len(args.dtype))
+    if args.results:
+        files = [Results.read(path) for path in args.results]
+        rows, measured_on = [row for file in files for row in file.rows], files[0].run
+    else:
+        rows, measured_on = [], describe("cuda", peaks_of("cuda", (plan.dtype,), 2**30))
+        for dtype in args.dtype:
+            layers = [replace(layer, dtype=DTYPES[dtype]) for layer in (*model_layers(), *anchor_layers())]
+            rows += run(plan.cases(layers, FACES), plan, peaks_of("cuda", (DTYPES[dtype],), 2**30))
+    path = args.out or choices.FOLDER / f"sm_{arch}.json"
+    table = choices_of(rows, arch, settings.fp32_precision())
+    choices.write(path, table, {key: str(measured_on.get(key)) for key in _WHERE})
+    ours = sum(choice.kernel != registry.ATEN.name for choice in table)
+    print(f"{path}: {len(table)} choices, {ours} of them convext's own kernels")
+    return 0
+
+
+def choices_of(rows: Iterable[Row], arch: int, precision: str) -> list[Choice]:
+    """The fastest kernel of each face, dtype and memory format that the rows measured.
+
+    Rows of a step say nothing about one kernel, and a layer that was cut to fit a device is another problem.
+
+    Args:
+        rows: of a benchmark on one GPU.
+        arch: its compute capability times ten.
+        precision: how it formed float32 products.
+    """
+    layers = {layer.id: layer for layer in (*model_layers(), *anchor_layers())}
+    found = []
+    for row in rows:
+        if row.work in FACES and not row.cut and row.baseline:
+            dtype: torch.dtype = getattr(torch, row.dtype)
+            for layout in LAYOUTS:
+                if (fastest := _fastest(row, layout)) is not None:
+                    problem = layers[row.layer].problem(
+                        row.work, dtype, layout == "cl", "cuda", arch, precision if dtype is torch.float32 else "ieee"
+                    )
+                    found.append(Choice.of(problem, *fastest))
+    return found
+
+
+def _fastest(row: Row, layout: str) -> tuple[str, float] | None:
+    """The kernel with the least median in a memory format, and how much faster than torch's best it is."""
+    medians = {
+        kernel.name: row.times[f"{kernel.name}/{layout}"][0]
+        for kernel in registry.kernels()
+        if f"{kernel.name}/{layout}" in row.times
+    }
+    if not medians:
+        return None
+    name = min(medians, key=lambda kernel: medians[kernel])
+    return name, round(row.times[row.baseline][0] / medians[name], 4)

@@ -69,6 +69,7 @@ ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
 KERNELS: list[Kernel] = [
     _lazy("cuda.stencil", "convext.cuda_stencil"),
     _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
+    _lazy("triton.stencil", "convext.triton_kernels.stencil"),
     ATEN,
 ]
 

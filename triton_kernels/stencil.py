@@ -8,20 +8,24 @@ weight gradient; `stencil_plan` gives the axes their roles.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from convext import layout
 from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
+from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_gather import gather
-from convext.triton_kernels.stencil_launch import choose_gather, plan_gather
+from convext.triton_kernels.stencil_launch import choose, plan_gather, plan_wgrad
+from convext.triton_kernels.stencil_wgrad import weight_sums
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    """None for a depthwise convolution that fits in registers on some way to walk it, else one sentence."""
+    """None for a depthwise convolution that a tile's registers can hold, else one sentence."""
     p = problem
     if p.groups != p.c:
         return f"groups={p.groups} differ from the {p.c} channels of x"
@@ -29,9 +33,7 @@ def why_not(problem: ConvProblem) -> str | None:
         return f"{p.dtype} is none of {', '.join(str(d) for d in DTYPES)}"
     if p.device == "cuda" and p.arch < 80:
         return f"compute capability {p.arch / 10}, and its tiles are for 8.0 and newer"
-    if p.empty:
-        return None
-    choice = choose_gather(p, 1)
+    choice = None if p.empty else choose(p, 1)
     return choice if isinstance(choice, str) else None
 
 
@@ -45,12 +47,26 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     if problem.empty:
         return result.zero_() if bias is None else result.copy_(bias.view(-1, *[1] * problem.rank).expand_as(result))
-    launch_gather(problem, a, b, bias, result)()
+    if problem.face != "wgrad":
+        launch_gather(problem, a, b, bias, result)()
+        return result
+    parts = plan_wgrad(problem, a.stride(), b.stride(), result.stride()).parts
+    sums = partial_sums(parts, result) if parts > 1 else result
+    with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
+        launch_wgrad(problem, a, b, result, sums)()
+        if parts > 1:
+            add_in_order(sums, result)
     return result
 
 
 def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> Launch:
-    """The launch that gathers `result` from `a`."""
+    """The launch that computes an fprop or dgrad."""
     plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     constants = {**plan.constants, "BIAS": bias is not None}
     return Launch(gather, plan.programs, (a, w, bias, result, *plan.arguments), constants, plan.warps)
+
+
+def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor, sums: Tensor) -> Launch:
+    """The launch that computes a wgrad: into the parts in `sums`, or at once where this is `result`."""
+    plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
+    return Launch(weight_sums, plan.programs, (x, y, sums, *plan.arguments), plan.constants, plan.warps)

@@ -9,11 +9,11 @@ oldest of these when its last tap has been added:
     g          --->  | row g-2: tap 2, complete | row g-1: tap 1           | row g: tap 0 |
     g+1        --->                             | row g-1: tap 2, complete | row g: tap 1 | row g+1: tap 0 |
 
-fprop and dgrad are one gather: on each axis, `R * i = o * S + t * D - P`. fprop has R = 1; dgrad has S = 1, R the stride
-and its taps reversed, and a tap takes part where R divides. Down the rows a step is a group of S input rows, which
-reaches groups of R output rows. Output rows that agree modulo D / gcd(S, D) read input rows D apart, as an undilated
-problem would: each such residue has lanes of its own. A third axis, and rows with more taps than fit in registers, are
-a loop around the taps of a plane ("loop", "roll" and "row" are the three axes below).
+fprop and dgrad are one gather: on each axis, `R * i = o * S + t * D - P`. fprop has R = 1; dgrad has S = 1, R the
+stride and its taps reversed, and a tap takes part where R divides. Down the rows a step is a group of S input rows,
+which reaches groups of R output rows. Output rows that agree modulo D / gcd(S, D) read input rows D apart, as an
+undilated problem would: each such residue has lanes of its own. A third axis, and rows with more taps than fit in
+registers, are a loop around the taps of a plane (the axes are called "loop", "roll" and "row").
 """
 
 from __future__ import annotations

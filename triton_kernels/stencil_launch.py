@@ -1,8 +1,7 @@
-"""From a problem and strides to the launch of a stencil kernel."""
+"""From a problem and its strides to the launches of the stencil kernels."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 
 from convext.problem import ConvProblem
-from convext.triton_kernels.stencil_gather import gather, groups_in_flight
+from convext.triton_kernels.stencil_gather import groups_in_flight
 from convext.triton_kernels.stencil_plan import (
     Axis,
     Roles,
@@ -24,122 +23,191 @@ from convext.triton_kernels.stencil_plan import (
     tiles,
     unit,
 )
+from convext.triton_kernels.tiles import multiprocessors
 
 Strides = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class GatherPlan:
-    """The arguments of `gather` after its tensors, and the shape of its grid."""
+class Choice:
+    """The axes in their roles, and the tile."""
+
+    roles: Roles
+    loop: Axis
+    roll: Axis
+    row: Axis
+    tile: Tile
+
+    @property
+    def width(self) -> int:
+        """Columns of a lane."""
+        return self.tile.columns * self.row.R
+
+    @property
+    def taps(self) -> int:
+        """Taps of a plane: those that registers hold."""
+        return self.roll.taps * self.row.taps
+
+    @property
+    def columns_in_flight(self) -> int:
+        """Columns of every row of y that a lane has in registers: sums of a gather, factors of a weight gradient."""
+        return groups_in_flight(self.roll.roll) * self.roll.R * self.width
+
+
+@lru_cache(maxsize=4096)
+def choose(problem: ConvProblem, vector: int) -> Choice | str:
+    """The first tile and roles that are legal, or why none are.
+
+    `vector` bounds the columns of a chunk in NCHW: the number of elements that rows are aligned to.
+    """
+    axes, reason = gather_axes(problem), "no tile"
+    for tile in tiles(problem):
+        if tile.channels == 0 and tile.columns > vector:
+            continue
+        for roles in assignments(problem.rank, problem.channels_last):
+            choice = Choice(roles, *(Axis() if r is None else axes[r] for r in roles), tile)
+            if not choice.roll.rolls:
+                reason = f"dilation {choice.roll.D} and stride {choice.roll.R} of axis {roles.roll} share a factor"
+            elif tile.channels == 0 and tile.columns > 1 and roles.row != problem.rank - 1:
+                continue  # chunks are of the contiguous axis
+            else:
+                refusal = legal(tile, problem, choice.taps, choice.columns_in_flight, tile.columns)
+                if refusal is None:
+                    return choice
+                reason = refusal
+    return reason
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What both kernels are told about x (what is gathered from) and y (what it is gathered to).
+
+    Attributes:
+        choice: roles and tile.
+        x_strides, y_strides: of (n, c, loop, roll, row), divided as `in_elements` multiplies.
+        lines, lanes: lanes with work; lanes of one program.
+        channels: channels of y.
+        channel_blocks, column_blocks, strips, rows: how these, rows of y and its columns are split.
+        axes: sizes and equations of loop, roll and row.
+        constants: constexprs.
+    """
+
+    choice: Choice
+    x_strides: Strides
+    y_strides: Strides
+    lines: int
+    lanes: int
+    channels: int
+    channel_blocks: int
+    column_blocks: int
+    strips: int
+    rows: int
+    axes: tuple[Strides, Strides, Strides]
+    constants: dict[str, Any]
+
+
+def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides, y_strides: Strides) -> Walk:
+    last, itemsize = p.channels_last, p.dtype.itemsize
+    contiguous = 1 if last else p.rank + 1
+    others = [axis for axis in range(p.rank + 2) if axis != contiguous]
+
+    def unit_of(shape: Strides, strides: Strides) -> int:
+        return unit([strides[axis] for axis in others], [shape[axis] for axis in others], itemsize)
+
+    x_unit, y_unit = unit_of(x_shape, x_strides), unit_of(y_shape, y_strides)
+    choice = choose(p, x_unit if x_strides[contiguous] == 1 else 1)
+    assert not isinstance(choice, str), choice
+    roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
+    if not last and roles.row != p.rank - 1:
+        x_unit = y_unit = 1
+
+    def by_role(strides: Strides, divisor: int) -> Strides:
+        axes = [0, 1, *(None if r is None else r + 2 for r in roles)]
+        return tuple(0 if a is None else strides[a] // (1 if a == contiguous else divisor) for a in axes)
+
+    threads, c = 32 * tile.warps, y_shape[1]
+    chunk, channels, lanes = tile.columns, 1, threads
+    if last:
+        chunk, channels = 1, min(threads, triton.next_power_of_2(triton.cdiv(c, tile.channels))) * tile.channels
+        lanes = threads * tile.channels // channels
+    column_blocks, channel_blocks = triton.cdiv(row.output, choice.width), triton.cdiv(c, channels)
+    planes = p.n * loop.output * roll.residues
+    # A lane of a gather is a thread in NCHW, and `tile.channels` of its channels are one in NHWC.
+    rows = rows_of_a_strip(tile, p, roll.groups, planes * column_blocks * triton.cdiv(c, max(tile.channels, 1)))
+    strips = triton.cdiv(roll.groups, rows)
+    lines = planes * strips * column_blocks
+    axes = (
+        (loop.input, loop.output, loop.S, loop.D, loop.P, loop.R),
+        (
+            roll.input, roll.output, roll.S, roll.D, roll.P, roll.residues,
+            -roll.P % roll.R, pow(roll.D, -1, roll.R) if roll.R > 1 else 0,
+        ),
+        (row.input, row.output),
+    )  # fmt: skip
+    constants = {
+        "X_UNIT": x_unit, "Y_UNIT": y_unit, "CHANNELS_LAST": last,
+        "LOOPED": roles.loop is not None, "LOOP_TAPS": loop.taps,
+        "ROLL": roll.roll, "ROW": (row.S, row.D, row.P, row.R, row.taps),
+        "V": chunk, "WIDTH": choice.width, "BQ": lanes, "BC": channels,
+        "WHOLE_IN": row.input % chunk == 0, "WHOLE_OUT": row.output % chunk == 0,
+        "ACC": tl.float64 if p.dtype == torch.float64 else tl.float32,
+    }  # fmt: skip
+    return Walk(
+        choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c, channel_blocks, column_blocks,
+        strips, rows, axes, constants,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel's grid, its arguments after its tensors, constexprs and warps; `parts` of a weight gradient's sums."""
 
     programs: int
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Roles of the axes, and the tile: of gathers and of weight gradients alike."""
-
-    loop: Axis
-    roll: Axis
-    row: Axis
-    roles: Roles
-    tile: Tile
+    parts: int = 1
 
 
 @lru_cache(maxsize=4096)
-def choose_gather(problem: ConvProblem, vector: int) -> Choice | str:
-    """The first tile and assignment of roles that is legal, or why none is.
-
-    `vector` bounds the columns of a chunk in NCHW: elements that rows are aligned to.
-    """
-    axes = gather_axes(problem)
-    reasons = ["no tile"]
-    for tile in tiles(problem):
-        if tile.channels == 0 and tile.columns > vector:
-            continue
-        for roles in assignments(problem.rank, problem.channels_last):
-            loop, roll, row = (Axis() if r is None else axes[r] for r in roles)
-            if not roll.rolls:
-                reasons.append(f"axis {roles.roll}: its dilation and its stride share a factor")
-            elif tile.channels == 0 and tile.columns > 1 and roles.row != problem.rank - 1:
-                continue
-            else:
-                width = tile.columns * row.R
-                sums = groups_in_flight(roll.roll) * roll.R * width
-                reason = legal(tile, problem, roll.taps * row.taps, sums, tile.columns)
-                if reason is None:
-                    return Choice(loop, roll, row, roles, tile)
-                reasons.append(reason)
-    return reasons[-1]
-
-
-@lru_cache(maxsize=4096)
-def plan_gather(problem: ConvProblem, x_strides: Strides, w_strides: Strides, y_strides: Strides) -> GatherPlan:
-    """How `gather` computes an fprop or dgrad.
-
-    x is the tensor that is gathered from, y the result: of fprop as they are called, of dgrad the other way round.
-    """
-    p, itemsize, last = problem, problem.dtype.itemsize, problem.channels_last
-    transposed = p.face == "dgrad"
-    inputs, outputs = (p.output, p.input) if transposed else (p.input, p.output)
-    c_in, c_out = (p.k, p.c) if transposed else (p.c, p.k)
-    contiguous = 1 if last else p.rank + 1  # the axis that vectors run along
-
-    def unit_of(strides: Strides, channels: int, sizes: tuple[int, ...]) -> int:
-        others = [axis for axis in range(p.rank + 2) if axis != contiguous]
-        shape = (p.n, channels, *sizes)
-        return unit([strides[axis] for axis in others], [shape[axis] for axis in others], itemsize)
-
-    x_unit, y_unit = unit_of(x_strides, c_in, inputs), unit_of(y_strides, c_out, outputs)
-    choice = choose_gather(p, x_unit if x_strides[contiguous] == 1 else 1)
-    assert not isinstance(choice, str), choice
-    loop, roll, row, tile = choice.loop, choice.roll, choice.row, choice.tile
-    if not last and choice.roles.row != p.rank - 1:
-        x_unit = y_unit = 1
-
-    def by_role(strides: Strides, divisor: int) -> tuple[int, ...]:
-        """Strides of n, c, loop, roll and row, all but that of the contiguous axis divided."""
-        axes = [0, 1, *(None if r is None else r + 2 for r in choice.roles)]
-        return tuple(0 if axis is None else strides[axis] // (1 if axis == contiguous else divisor) for axis in axes)
-
-    w_k, _, *w_space = w_strides
-    multiplier = p.k // p.c
-    w_roles = [0 if r is None else w_space[r] for r in choice.roles]
-    w_start = 0
-    if transposed:
-        w_start = sum(s * (a.taps - 1) for s, a in zip(w_roles, (loop, roll, row), strict=True))
-        w_roles = [-s for s in w_roles]
-
-    chunk = 1 if last else tile.columns
-    width = tile.columns * row.R
-    threads = 32 * tile.warps
-    channels = min(threads, triton.next_power_of_2(triton.cdiv(c_out, tile.channels))) * tile.channels if last else 1
-    lanes = threads * max(tile.channels, 1) // channels
-    channel_blocks = triton.cdiv(c_out, channels) if last else 1
-    column_blocks = triton.cdiv(row.output, width)
-    planes = p.n * loop.output * roll.residues * (1 if last else c_out)
-    rows = rows_of_a_strip(tile, p, roll.groups, planes * column_blocks * channel_blocks * (channels if last else 1))
-    strips = triton.cdiv(roll.groups, rows)
-    lines = planes * strips * column_blocks
-    sources = multiplier if transposed else 1
-    taps = roll.taps * row.taps
+def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, result_strides: Strides) -> Plan:
+    """How `gather` computes an fprop or a dgrad."""
+    p, dgrad = problem, problem.face == "dgrad"
+    shapes = (p.y_shape, p.x_shape) if dgrad else (p.x_shape, p.y_shape)
+    walk = _walk(p, shapes[0], a_strides, shapes[1], result_strides)
+    choice, multiplier = walk.choice, p.k // p.c
+    sources = multiplier if dgrad else 1
+    taps = [0 if r is None else w_strides[r + 2] for r in choice.roles]
+    start = 0
+    if dgrad:  # from the last tap to the first
+        start = sum(s * (axis.taps - 1) for s, axis in zip(taps, (choice.loop, choice.roll, choice.row), strict=True))
+        taps = [-s for s in taps]
+    lines = walk.lines if p.channels_last else walk.lines * walk.channels
+    channel_blocks = walk.channel_blocks if p.channels_last else 1
     arguments = (
-        by_role(x_strides, x_unit), (w_k, *w_roles), w_start, by_role(y_strides, y_unit),
-        lines, c_out, channel_blocks, column_blocks, strips, rows, 1 if transposed else multiplier,
-        (loop.input, loop.output, loop.S, loop.D, loop.P, loop.R),
-        (roll.input, roll.output, roll.S, roll.D, roll.P, roll.residues, -roll.P % roll.R, pow(roll.D, -1, roll.R) if roll.R > 1 else 0),
-        (row.input, row.output),
+        walk.x_strides, (w_strides[0], *taps), start, walk.y_strides,
+        lines, walk.channels, channel_blocks, walk.column_blocks, walk.strips, walk.rows, 1 if dgrad else multiplier,
+        *walk.axes,
     )  # fmt: skip
-    constants = {
-        "X_UNIT": x_unit, "Y_UNIT": y_unit, "CHANNELS_LAST": last, "WIDE": lines + lanes >= 2**31,
-        "SOURCES": sources, "LOOPED": choice.roles.loop is not None, "LOOP_TAPS": loop.taps,
-        "ROLL": roll.roll, "ROW": (row.S, row.D, row.P, row.R, row.taps),
-        "V": chunk, "WIDTH": width, "BQ": lanes, "BC": channels,
-        "HOLD": legal(tile, p, sources * loop.taps * taps, groups_in_flight(roll.roll) * roll.R * width, 1) is None,
-        "WHOLE_IN": row.input % chunk == 0, "WHOLE_OUT": row.output % chunk == 0,
-        "ACC": tl.float64 if p.dtype == torch.float64 else tl.float32,
-    }  # fmt: skip
-    return GatherPlan(triton.cdiv(lines, lanes) * channel_blocks, arguments, constants, tile.warps)
+    hold = legal(choice.tile, p, sources * choice.loop.taps * choice.taps, choice.columns_in_flight, 1) is None
+    constants = {**walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "HOLD": hold}
+    return Plan(triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps)
+
+
+@lru_cache(maxsize=4096)
+def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_strides: Strides) -> Plan:
+    """How `weight_sums` computes a wgrad: its parts are as many as give each multiprocessor eight programs."""
+    p = problem
+    walk = _walk(p, p.x_shape, x_strides, p.y_shape, y_strides)
+    choice = walk.choice
+    blocks, programs = triton.cdiv(walk.lines, walk.lanes), walk.channel_blocks * choice.loop.taps
+    parts = min(blocks, triton.cdiv(8 * multiprocessors(p), programs))
+    blocks = triton.cdiv(blocks, parts)
+    parts = triton.cdiv(walk.lines, walk.lanes * blocks)
+    taps = [0 if r is None else w_strides[r + 2] for r in choice.roles]
+    arguments = (
+        walk.x_strides, walk.y_strides, (p.k * p.taps, w_strides[0], *taps), walk.lines, blocks,
+        walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
+    )  # fmt: skip
+    constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
+    return Plan(programs * parts, arguments, constants, choice.tile.warps, parts)

@@ -39,7 +39,7 @@ class Axis:
 
     @property
     def rolls(self) -> bool:
-        """Whether every residue class has the same taps: not where the dilation and the stride of a dgrad share a factor."""
+        """Whether residue classes have the same taps: not where a dgrad's dilation and stride share a factor."""
         return math.gcd(self.D, self.R) == 1
 
     @property
@@ -54,13 +54,19 @@ class Axis:
 
 
 def gather_axes(problem: ConvProblem) -> list[Axis]:
-    """The axes of the gather that `problem` is. That of dgrad counts its taps from the last."""
+    """The axes of the gather that `problem` is, or, for wgrad, the one whose products it sums.
+
+    The gather of dgrad reads y and counts its taps from the last. In wgrad inputs that no output reads are left out:
+    there, unlike in fprop, what a tap meets beyond the last output is multiplied by zero, not dropped.
+    """
     axes = []
     for i, o, k, s, p, d in zip(
         problem.input, problem.output, problem.kernel, problem.stride, problem.pad, problem.dilation, strict=True
     ):
         if problem.face == "dgrad":
             axes.append(Axis(o, i, k, 1, d, (k - 1) * d - p, s))
+        elif problem.face == "wgrad":
+            axes.append(Axis(max(min(i, (o - 1) * s + (k - 1) * d + 1 - p), 0), o, k, s, d, p, 1))
         else:
             axes.append(Axis(i, o, k, s, d, p, 1))
     return axes
@@ -84,7 +90,7 @@ def assignments(rank: int, channels_last: bool) -> list[Roles]:
         return [Roles(None, 0, None)] * channels_last + [Roles(None, None, 0), Roles(0, None, None)]
     if rank == 2:
         return [Roles(None, 0, 1), Roles(0, None, 1), Roles(1, 0, None), Roles(None, 1, 0), Roles(1, None, 0)]
-    return sorted((Roles(*p) for p in permutations(range(3))), key=lambda r: (r.row != 2, r.loop))  # type: ignore
+    return sorted((Roles(*p) for p in permutations(range(3))), key=lambda r: (r.row != 2, r.loop))  # type: ignore[arg-type,return-value]
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def channels_launch(
         problem, tile, pixels, source.stride(1), pixel_strides(source), w.stride()[:2],
         target.stride(1), pixel_strides(target),
     )  # fmt: skip
-    arguments = (source, w, target, bias, *arguments)
+    arguments = (source, w, target, None if bias is None else bias.contiguous(), *arguments)
     return Launch(_multiply, programs, arguments, constants, tile.warps, tile.stages)
 
 

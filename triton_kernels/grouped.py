@@ -1,0 +1,241 @@
+"""Grouped convolution with few channels a group: groups are packed side by side until they fill a tensor core.
+
+    fprop   y[k, o] = sum over c and t of  w[k, c, t] * x[c, i]      i = o * stride + t * dilation - pad
+    dgrad   x[c, i] = sum over k and t of  w[k, c, t] * y[k, o]      c and k of one group      grouped_image.py
+    wgrad   w[k, c, t] = sum over o of     y[k, o] * x[c, i]                                   grouped_weight.py
+
+The useful part of a product is one group's share of the pack, and the rest is zeros; groups of 16 channels and more
+fill a product by themselves (igemm.py). Operands are read where they lie, in both layouts and with any strides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from convext import layout
+from convext.problem import FACES, OPERANDS, ConvProblem
+from convext.settings import PRECISIONS
+from convext.triton_kernels.grouped_image import packed_image_kernel
+from convext.triton_kernels.grouped_weight import packed_weight_kernel
+from convext.triton_kernels.igemm_tiles import best_box, phase_sizes
+from convext.triton_kernels.index import three_axes
+from convext.triton_kernels.launch import Launch, Specimen
+from convext.triton_kernels.pixels import power_of_two
+from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.tiles import Tile, known, legal, split
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+NARROWEST, WIDEST = 16, 128  # channels that a product takes on each side
+LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included
+
+
+@dataclass(frozen=True)
+class PackTile:
+    """A product of a pack of groups.
+
+    Attributes:
+        width: channels of the pack, on the side that has more; a group counts as a power of two.
+        pixels: of the result (fprop, dgrad), or of one step (wgrad).
+        warps, stages: of the block, and of its software pipeline.
+    """
+
+    width: int
+    pixels: int
+    warps: int
+    stages: int
+
+
+# From the best to the one that takes the least of a multiprocessor. FMAs (float32 in "ieee") have no zeros to spare, so
+# their packs are narrow.
+TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
+    0: {
+        "image": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
+        "weight": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
+    },
+    80: {
+        "image": (PackTile(64, 128, 4, 3), PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight": (PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 3), PackTile(16, 32, 4, 2)),
+        "image ieee": (PackTile(16, 128, 4, 3), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight ieee": (PackTile(16, 64, 4, 3), PackTile(16, 32, 4, 2)),
+    },
+}
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """None for groups of which one side has 2 to 15 channels, and the other up to 8 times as many."""
+    p = problem
+    k, c = p.k // p.groups, p.c // p.groups
+    if p.groups == 1:
+        return "one group, and a pack is of several"
+    if c < 2:
+        return f"{c} channel of x in each of {p.groups} groups: depthwise, and a product would be mostly zeros"
+    if min(k, c) >= NARROWEST:
+        return f"{min(k, c)} channels in each of {p.groups} groups, which fill a product of {NARROWEST} without packing"
+    if min(k, c) == 0:
+        return "groups without channels"
+    if _width(k, c, NARROWEST) > WIDEST:
+        return f"{c} to {k} channels in a group: packed to {NARROWEST} one way, {_width(k, c, NARROWEST)} the other"
+    if p.dtype not in DTYPES:
+        return f"{p.dtype} is none of {', '.join(str(d) for d in DTYPES)}"
+    if p.device == "cuda" and p.arch < 80:
+        return f"compute capability {p.arch / 10}, and its tiles are for 8.0 and newer"
+    reach = max(
+        max(i, o * s, t * d) + pad
+        for i, o, t, s, d, pad in zip(p.input, p.output, p.kernel, p.stride, p.dilation, p.pad, strict=True)
+    )
+    if reach > LONGEST_AXIS:
+        return f"indices up to {reach:,} on one axis, of {LONGEST_AXIS:,}"
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """None: operands are read where they lie."""
+    return []
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+    if result.numel() == 0:
+        return result
+    if problem.empty:  # a sum over no terms
+        result.zero_()
+        return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
+    if problem.face == "wgrad":
+        launch, partial = weight_launch(problem, a, b, result)
+        launch()
+        if partial is not None:
+            add_in_order(partial, result)
+    else:
+        image_launch(problem, a, b, bias, result)()
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------- packs
+
+
+def _padded(channels: int) -> int:
+    """The power of two that a group of `channels` takes."""
+    return 1 << (channels - 1).bit_length()
+
+
+def _groups_of(k: int, c: int, width: int) -> int:
+    """Groups in a pack whose wider side has `width` channels, or more where the other would have less than 16."""
+    k, c = _padded(k), _padded(c)
+    return max(width // max(k, c), NARROWEST // min(k, c), 1)
+
+
+def _width(k: int, c: int, width: int) -> int:
+    """Channels on the wider side of such a pack."""
+    return _groups_of(k, c, width) * max(_padded(k), _padded(c))
+
+
+@lru_cache(maxsize=4096)
+def choose(problem: ConvProblem) -> tuple[PackTile, int]:
+    """The first tile of the table that a block can hold, and the groups of its pack."""
+    table = TILES[known(TILES, problem.arch)]
+    kind = "weight" if problem.face == "wgrad" else "image"
+    fmas = problem.dtype == torch.float32 and problem.precision == "ieee"
+    tiles = table.get(f"{kind} ieee" if fmas else kind, table[kind])
+    k, c = problem.k // problem.groups, problem.c // problem.groups
+    for tile in tiles:
+        if legal(_product(problem, tile), problem) is None:
+            break
+    groups = min(_groups_of(k, c, tile.width), max(_padded(problem.groups), _groups_of(k, c, 1)))
+    return tile, groups
+
+
+def _product(problem: ConvProblem, tile: PackTile) -> Tile:
+    """The product that one step of `tile` is."""
+    k, c = problem.k // problem.groups, problem.c // problem.groups
+    groups, itemsize = _groups_of(k, c, tile.width), problem.dtype.itemsize
+    k, c = groups * _padded(k), groups * _padded(c)
+    if problem.face == "wgrad":
+        return Tile(k, c, tile.pixels * itemsize, tile.warps, tile.stages)
+    rows, depth = (k, c) if problem.face == "fprop" else (c, k)
+    return Tile(rows, tile.pixels, depth * itemsize, tile.warps, tile.stages)
+
+
+# -------------------------------------------------------------------------------------------------- launches
+
+
+def _outer_strides(t: Tensor) -> tuple[int, int, int, int]:
+    """Strides of the first axis and of three axes of space; 0 for axes of size 1, and for those `t` does not have."""
+    first, _, *space = (stride if size > 1 else 0 for size, stride in zip(t.shape, t.stride(), strict=True))
+    return (first, *three_axes(space, 0))
+
+
+def _in_units(unit: int, t: Tensor) -> tuple[int, ...]:
+    return tuple(stride // unit for stride in _outer_strides(t))
+
+
+def _index(*tensors: Tensor) -> tl.dtype:
+    """64-bit offsets where a tensor reaches over 2^31 elements."""
+    extents = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in tensors)
+    return tl.int64 if max(extents) >= 1 << 31 else tl.int32
+
+
+def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
+    """fprop reads x and writes y; dgrad reads y and writes x."""
+    p = problem
+    tile, pack = choose(p)
+    k, c = p.k // p.groups, p.c // p.groups
+    summed, channels = (c, k) if p.face == "fprop" else (k, c)
+    a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
+    period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
+    unit = power_of_two(*_outer_strides(a), *_outer_strides(y))
+    phases = math.prod(p.stride) if p.face == "dgrad" else 1
+    return Launch(
+        packed_image_kernel,
+        -(-math.prod(phase_sizes(p)) // tile.pixels) * -(-p.groups // pack) * phases,
+        (
+            a, w, None if bias is None else bias.contiguous(), y, p.n, p.groups,
+            *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
+            three_axes(period, 1),
+            _in_units(unit, a), _outer_strides(w), _in_units(unit, y), a.stride(1), w.stride(1), y.stride(1),
+        ),
+        {
+            "DGRAD": p.face == "dgrad", "PACK": pack,
+            "SUMMED": summed, "SUMMED_PADDED": _padded(summed),
+            "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
+            "PIXELS": tile.pixels, "UNIT": unit, "PRECISION": p.precision, "INDEX": _index(a, w, y),
+        },
+        tile.warps, tile.stages,
+    )  # fmt: skip
+
+
+def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tuple[Launch, Tensor | None]:
+    """The launch that writes w, or partial sums of it [parts, elements of w], and these."""
+    p = problem
+    tile, pack = choose(p)
+    k, c = p.k // p.groups, p.c // p.groups
+    box = best_box((p.n, *three_axes(p.output, 1)), tile.pixels)
+    blocks = -(-p.groups // pack) * p.taps
+    _, parts = split(p, p.n * math.prod(p.output), tile.pixels, blocks)
+    partial = None if parts == 1 else partial_sums(parts, w)
+    unit = power_of_two(*_outer_strides(x), *_outer_strides(y))
+    launch = Launch(
+        packed_weight_kernel,
+        blocks * parts,
+        (
+            x, y, w if partial is None else partial, p.n, p.groups,
+            *(three_axes(v, 1) for v in (p.input, p.output, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
+            _in_units(unit, x), _in_units(unit, y), _outer_strides(w), x.stride(1), y.stride(1), w.stride(1),
+            parts, w.numel(),
+        ),
+        {
+            "PACK": pack, "K": k, "K_PADDED": _padded(k), "C": c, "C_PADDED": _padded(c),
+            **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
+            "UNIT": unit, "PRECISION": p.precision, "INDEX": _index(x, y, w),
+        },
+        tile.warps, tile.stages,
+    )  # fmt: skip
+    return launch, partial

@@ -69,7 +69,9 @@ ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
 KERNELS: list[Kernel] = [
     _lazy("cuda.stencil", "convext.cuda_stencil"),
     _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
+    _lazy("triton.grouped", "convext.triton_kernels.grouped"),
     _lazy("triton.stencil", "convext.triton_kernels.stencil"),
+    _lazy("triton.igemm", "convext.triton_kernels.igemm"),
     ATEN,
 ]
 

@@ -81,6 +81,7 @@ class Gate:
             problem = replace(whole, n=len(self.images))
             a = dense(a.index_select(0, index), whole.channels_last)
             result = result.index_select(0, index)
+        result = dense(result, problem.channels_last)  # the order of torch's own results is torch's business
         if face not in self._oracles:
             self._oracles[face] = _weight_oracle(problem, a, b) if face == "wgrad" else _oracle(problem, a, b, bias)
         return agreement(problem, a, b, bias, result, self._oracles[face])

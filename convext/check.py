@@ -59,14 +59,22 @@ def agreement(
     Raises:
         AssertionError: shape, dtype or memory format of `result` are not the problem's.
     """
-    assert result.shape == problem.open_shape, f"shape {tuple(result.shape)}, expected {problem.open_shape}"
-    assert result.dtype == problem.dtype, f"dtype {result.dtype}, expected {problem.dtype}"
+    assert_described(problem, result)
     oracle = reference.compute(problem, a, b, bias) if oracle is None else oracle
     if oracle.numel() == 0:
         return Agreement(0.0, 0.0, 0.0)
     torchs = aten.run(problem, a, b, bias)
     floor = 2 * torch.finfo(problem.dtype).eps * oracle.abs().max().item()
     return Agreement(_distance(result, oracle), _distance(torchs, oracle), floor)
+
+
+def assert_described(problem: ConvProblem, result: Tensor) -> None:
+    """Raises AssertionError where shape, dtype or memory format of `result` are not the problem's."""
+    assert result.shape == problem.open_shape, f"shape {tuple(result.shape)}, expected {problem.open_shape}"
+    assert result.dtype == problem.dtype, f"dtype {result.dtype}, expected {problem.dtype}"
+    innermost = "channels last" if problem.channels_last else "channels first"
+    in_order = result.movedim(1, -1) if problem.channels_last else result
+    assert in_order.is_contiguous(), f"strides {result.stride()} of shape {tuple(result.shape)}, expected {innermost}"
 
 
 def _distance(result: Tensor, oracle: Tensor) -> float:

@@ -117,3 +117,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
     interpreter.InterpreterBuilder.cast_impl = _cast_impl
     interpreter.InterpreterBuilder.create_dot = _create_dot
+
+    _patching_call = interpreter.InterpretedFunction.__call__
+
+    def _call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
+        """A call from one kernel function to another. Triton's own patches triton.language anew each time."""
+        if self.fn.__globals__.get("tl") is tl:
+            return self.rewrite()(*args, **kwargs)
+        return _patching_call(self, *args, **kwargs)
+
+    interpreter.InterpretedFunction.__call__ = _call

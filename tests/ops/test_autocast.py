@@ -1,0 +1,64 @@
+"""Autocast: floating operands in the autocast dtype, gradients in their own, as torch's convolutions do."""
+
+import pytest
+import torch
+from geometries import operator
+
+import convext
+
+
+def spellings(device):
+    old = torch.cuda.amp.autocast if device == "cuda" else torch.cpu.amp.autocast
+    return {"torch.autocast": lambda: torch.autocast(device, torch.bfloat16), "amp": lambda: old(dtype=torch.bfloat16)}
+
+
+@pytest.mark.parametrize("spelling", ["torch.autocast", "amp"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_operators_cast_their_operands(spelling, face, geometry, device):
+    a, b, bias = geometry.draw(face, device, torch.float32)
+    a, b = a.requires_grad_(), b.requires_grad_()
+    arguments = (*geometry.tail(face), "aten")
+    with spellings(device)[spelling]():
+        result = operator(face)(a, b, bias, *arguments)
+    expected = operator(face)(a.bfloat16(), b.bfloat16(), None if bias is None else bias.bfloat16(), *arguments)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, expected)
+    result.sum().backward()
+    assert a.grad.dtype == b.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("cls", [convext.Conv2d, convext.ConvTranspose2d])
+def test_layers_have_torchs_dtype(cls, dtype, backend, device):
+    layer, x = cls(3, 4, 3, device=device, dtype=dtype), torch.randn(1, 3, 5, 5, device=device, dtype=dtype)
+    torchs = getattr(torch.nn, cls.__name__)(3, 4, 3, device=device, dtype=dtype)
+    with torch.autocast(device, torch.bfloat16):
+        assert layer(x).dtype == torchs(x).dtype
+
+
+def test_mixed_types_meet_in_autocast(backend, device):
+    layer = convext.Conv2d(3, 4, 3, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        y = layer(torch.randn(1, 3, 5, 5, device=device, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+
+
+def test_autocast_switched_off_within(backend, device):
+    layer, x = convext.Conv2d(3, 4, 3, device=device), torch.randn(1, 3, 5, 5, device=device)
+    with torch.autocast(device, torch.bfloat16), torch.autocast(device, enabled=False):
+        assert layer(x).dtype == torch.float32
+
+
+def test_a_scaled_step_equals_a_plain_one(backend, device):
+    steps = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        layer = convext.Conv2d(3, 4, 3, device=device)
+        optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler(device, init_scale=2.0**12, enabled=enabled)
+        loss = layer(torch.randn(2, 3, 6, 6, device=device)).square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        steps.append(layer.weight.detach().clone())
+    torch.testing.assert_close(steps[0], steps[1])

@@ -18,7 +18,7 @@ from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_gather import gather
-from convext.triton_kernels.stencil_launch import choose, plan_gather, plan_wgrad
+from convext.triton_kernels.stencil_launch import choose, holds_all_taps, plan_gather, plan_wgrad
 from convext.triton_kernels.stencil_wgrad import weight_sums
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -33,13 +33,21 @@ def why_not(problem: ConvProblem) -> str | None:
         return f"{p.dtype} is none of {', '.join(str(d) for d in DTYPES)}"
     if p.device == "cuda" and p.arch < 80:
         return f"compute capability {p.arch / 10}, and its tiles are for 8.0 and newer"
-    choice = None if p.empty else choose(p, 1)
+    choice = None if p.empty else choose(p)
     return choice if isinstance(choice, str) else None
 
 
 def copies(problem: ConvProblem) -> list[str]:
-    """None: operands are read where they lie, whatever their strides."""
-    return []
+    """That of w, where channels are last and its taps are read again and again; activations are read where they lie."""
+    if problem.empty or problem.face == "wgrad" or not _reads_taps_again(problem):
+        return []
+    return [f"puts the channels of w last in a copy: {problem.k * problem.taps * problem.dtype.itemsize:,} bytes"]
+
+
+def _reads_taps_again(problem: ConvProblem) -> bool:
+    """Whether a gather over channels-last tensors reads taps in its inner loop, where a stride would cost most."""
+    choice = choose(problem)
+    return problem.channels_last and not isinstance(choice, str) and not holds_all_taps(problem, choice)
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,6 +56,8 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     if problem.empty:
         return result.zero_() if bias is None else result.copy_(bias.view(-1, *[1] * problem.rank).expand_as(result))
     if problem.face != "wgrad":
+        if _reads_taps_again(problem):
+            b = b.movedim(0, -1).contiguous().movedim(-1, 0)
         launch_gather(problem, a, b, bias, result)()
         return result
     parts = plan_wgrad(problem, a.stride(), b.stride(), result.stride()).parts

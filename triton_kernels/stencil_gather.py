@@ -134,8 +134,8 @@ def gather(
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BIAS: tl.constexpr,
     SOURCES: tl.constexpr,  # input channels for each output channel
     LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr, ROLL: tl.constexpr, ROW: tl.constexpr,
-    V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, HOLD: tl.constexpr,
-    WHOLE_IN: tl.constexpr, WHOLE_OUT: tl.constexpr, ACC: tl.constexpr,
+    X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, HOLD: tl.constexpr,
+    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     x_n, x_c, x_loop, x_roll, x_row = in_elements(x_strides, X_UNIT, CHANNELS_LAST)
     y_n, y_c, y_loop, y_roll, y_row = in_elements(y_strides, Y_UNIT, CHANNELS_LAST)
@@ -204,24 +204,24 @@ def gather(
                 for t in tl.static_range(PLANES):
                     offset, exists = plane_offset(t, o_loop, loop, x_c, x_loop, LOOPED, LOOP_TAPS)
                     columns = load_row(
-                        inputs + offset, column_in, row_live & exists, row_in, x_row, V, WIDTH, ROW, WHOLE_IN, ACC
+                        inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
-                    acc = add_row(acc, columns, held[t * TAPS : (t + 1) * TAPS], slot, ROLL, ROW, V, WIDTH)
+                    acc = add_row(acc, columns, held[t * TAPS : (t + 1) * TAPS], slot, ROLL, ROW, X_V, WIDTH)
             else:
                 for t in tl.range(0, PLANES, num_stages=1):
                     offset, exists = plane_offset(t, o_loop, loop, x_c, x_loop, LOOPED, LOOP_TAPS)
                     columns = load_row(
-                        inputs + offset, column_in, row_live & exists, row_in, x_row, V, WIDTH, ROW, WHOLE_IN, ACC
+                        inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
                     taps = weights + (t // LOOP_TAPS * w_k + t % LOOP_TAPS * w_loop)
                     taps = load_taps(taps, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
-                    acc = add_row(acc, columns, taps, slot, ROLL, ROW, V, WIDTH)
+                    acc = add_row(acc, columns, taps, slot, ROLL, ROW, X_V, WIDTH)
             i += roll_d
             inputs += roll_d * x_roll
         for a in tl.static_range(ROWS_OUT):
             complete = live & (step >= GROUPS - 1) & inside(done, roll_out)
             store_row(
-                outputs, column_out, complete, row_out, y_row, acc[a * WIDTH : (a + 1) * WIDTH], V, WIDTH, WHOLE_OUT
+                outputs, column_out, complete, row_out, y_row, acc[a * WIDTH : (a + 1) * WIDTH], Y_V, WIDTH, Y_WHOLE
             )
             done += residues
             outputs += residues * y_roll

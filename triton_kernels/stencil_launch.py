@@ -55,27 +55,34 @@ class Choice:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem, vector: int) -> Choice | str:
-    """The first tile and roles that are legal, or why none are.
+def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
+    """The first roles and tile that are legal, those that hold all taps before others; or why there are none.
 
-    `vector` bounds the columns of a chunk in NCHW: the number of elements that rows are aligned to.
+    `aligned` is the number of elements that rows of the tensors are aligned to, for the chunks of NCHW.
     """
     axes, reason = gather_axes(problem), "no tile"
-    for tile in tiles(problem):
-        if tile.channels == 0 and tile.columns > vector:
+    legal_choice = None
+    for roles in assignments(problem.rank, problem.channels_last):
+        loop, roll, row = (Axis() if r is None else axes[r] for r in roles)
+        if not roll.rolls:
+            reason = f"dilation {roll.D} and stride {roll.R} of axis {roles.roll} share a factor"
             continue
-        for roles in assignments(problem.rank, problem.channels_last):
-            choice = Choice(roles, *(Axis() if r is None else axes[r] for r in roles), tile)
-            if not choice.roll.rolls:
-                reason = f"dilation {choice.roll.D} and stride {choice.roll.R} of axis {roles.roll} share a factor"
-            elif tile.channels == 0 and tile.columns > 1 and roles.row != problem.rank - 1:
-                continue  # chunks are of the contiguous axis
-            else:
-                refusal = legal(tile, problem, choice.taps, choice.columns_in_flight, tile.columns)
-                if refusal is None:
-                    return choice
+        for tile in tiles(problem, row.output, aligned if roles.row == problem.rank - 1 else 1):
+            choice = Choice(roles, loop, roll, row, tile)
+            refusal = legal(tile, problem, choice.taps, tile.columns, choice.columns_in_flight)
+            if refusal is not None:
                 reason = refusal
-    return reason
+            elif problem.face == "wgrad" or holds_all_taps(problem, choice):
+                return choice
+            else:
+                legal_choice = legal_choice or choice
+    return legal_choice or reason
+
+
+def holds_all_taps(problem: ConvProblem, choice: Choice) -> bool:
+    """Whether the taps of every plane that an output gathers from fit in registers, not only those of one."""
+    planes = choice.loop.taps * (problem.k // problem.c if problem.face == "dgrad" else 1)
+    return legal(choice.tile, problem, planes * choice.taps, 1, choice.columns_in_flight) is None
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         return unit([strides[axis] for axis in others], [shape[axis] for axis in others], itemsize)
 
     x_unit, y_unit = unit_of(x_shape, x_strides), unit_of(y_shape, y_strides)
-    choice = choose(p, x_unit if x_strides[contiguous] == 1 else 1)
+    choice = choose(p, min(x_unit, y_unit) if x_strides[contiguous] == 1 else 1)
     assert not isinstance(choice, str), choice
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
     if not last and roles.row != p.rank - 1:
@@ -126,14 +133,17 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         return tuple(0 if a is None else strides[a] // (1 if a == contiguous else divisor) for a in axes)
 
     threads, c = 32 * tile.warps, y_shape[1]
-    chunk, channels, lanes = tile.columns, 1, threads
+    chunk_in, chunk_out = tile.columns, min(choice.width & -choice.width, y_unit)
+    channels, lanes = 1, threads
     if last:
-        chunk, channels = 1, min(threads, triton.next_power_of_2(triton.cdiv(c, tile.channels))) * tile.channels
+        chunk_in = chunk_out = 1
+        channels = min(threads, triton.next_power_of_2(triton.cdiv(c, tile.channels))) * tile.channels
         lanes = threads * tile.channels // channels
     column_blocks, channel_blocks = triton.cdiv(row.output, choice.width), triton.cdiv(c, channels)
     planes = p.n * loop.output * roll.residues
-    # A lane of a gather is a thread in NCHW, and `tile.channels` of its channels are one in NHWC.
-    rows = rows_of_a_strip(tile, p, roll.groups, planes * column_blocks * triton.cdiv(c, max(tile.channels, 1)))
+    # In NCHW a lane is a thread, in NHWC a thread takes `tile.channels` channels of it.
+    columns = planes * column_blocks * triton.cdiv(c, max(tile.channels, 1))
+    rows = rows_of_a_strip(tile, p, roll.groups, groups_in_flight(roll.roll), columns)
     strips = triton.cdiv(roll.groups, rows)
     lines = planes * strips * column_blocks
     axes = (
@@ -148,8 +158,8 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         "X_UNIT": x_unit, "Y_UNIT": y_unit, "CHANNELS_LAST": last,
         "LOOPED": roles.loop is not None, "LOOP_TAPS": loop.taps,
         "ROLL": roll.roll, "ROW": (row.S, row.D, row.P, row.R, row.taps),
-        "V": chunk, "WIDTH": choice.width, "BQ": lanes, "BC": channels,
-        "WHOLE_IN": row.input % chunk == 0, "WHOLE_OUT": row.output % chunk == 0,
+        "X_V": chunk_in, "Y_V": chunk_out, "WIDTH": choice.width, "BQ": lanes, "BC": channels,
+        "X_WHOLE": row.input % chunk_in == 0, "Y_WHOLE": row.output % chunk_out == 0,
         "ACC": tl.float64 if p.dtype == torch.float64 else tl.float32,
     }  # fmt: skip
     return Walk(
@@ -189,8 +199,9 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
         lines, walk.channels, channel_blocks, walk.column_blocks, walk.strips, walk.rows, 1 if dgrad else multiplier,
         *walk.axes,
     )  # fmt: skip
-    hold = legal(choice.tile, p, sources * choice.loop.taps * choice.taps, choice.columns_in_flight, 1) is None
-    constants = {**walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "HOLD": hold}
+    constants = {
+        **walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "HOLD": holds_all_taps(p, choice),
+    }  # fmt: skip
     return Plan(triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps)
 
 

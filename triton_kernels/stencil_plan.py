@@ -95,13 +95,13 @@ def assignments(rank: int, channels_last: bool) -> list[Roles]:
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program computes, and how much of it a thread holds.
+    """What one lane holds, and how far it slides.
 
     Attributes:
-        columns: elements of a chunk of columns in NCHW, at most 16 bytes of them; columns of a lane in NHWC.
-        channels: of one thread in NHWC; 0 marks a tile for NCHW.
+        columns: of a lane, before a dgrad's stride multiplies them: in NCHW a chunk of at most 16 bytes.
+        channels: of one thread in NHWC, at most 16 bytes; 0 marks a tile for NCHW.
         rows: groups of rows that a lane slides down at most.
-        warps: of the program.
+        warps: of a program.
     """
 
     columns: int
@@ -110,49 +110,64 @@ class Tile:
     warps: int
 
 
-# The widest first: the first legal tile is taken.
-NCHW = (Tile(8, 0, 16, 4), Tile(4, 0, 16, 4), Tile(2, 0, 16, 4), Tile(1, 0, 16, 4))
-NHWC = tuple(Tile(columns, e, 16, 4) for columns, e in ((4, 4), (2, 4), (4, 2), (2, 2), (4, 1), (2, 1), (1, 1)))
+# The first legal tile is taken: the widest.
+NCHW = tuple(Tile(columns, 0, 16, 4) for columns in (8, 4, 2, 1))
+NHWC = tuple(
+    Tile(columns, channels, 16, 4)
+    for columns, channels in ((4, 4), (2, 4), (4, 2), (2, 2), (4, 1), (2, 1), (1, 8), (1, 4), (1, 2), (1, 1))
+)
 TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
 
-# A thread has 255 registers; 32-bit ones for accumulators and taps, beyond which code was seen to spill.
+# 32-bit registers for taps and columns in flight, of a thread's 255. Addresses and the row at hand take the rest.
 REGISTERS = 128
 # Products that a step unrolls, for one channel: beyond, code is larger than the instruction cache.
 PRODUCTS = 512
 
 
-def tiles(problem: ConvProblem) -> list[Tile]:
-    """The tiles of the problem's architecture and layout."""
-    table = TILES[known(TILES, problem.arch)]
-    return [tile for tile in table if (tile.channels > 0) == problem.channels_last]
-
-
-def legal(tile: Tile, problem: ConvProblem, taps: int, accumulators: int, columns: int) -> str | None:
-    """None where a thread can hold `taps` and `accumulators` for each of its channels, else why not.
+def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
+    """The tiles of the problem's architecture and layout that are no wider than a row, nor than a vector.
 
     Args:
-        taps: of a plane.
-        accumulators: of a lane.
-        columns: that each tap of the plane is multiplied with in one step.
+        columns: of an output row.
+        aligned: elements that the rows of an NCHW tensor are aligned to.
+    """
+    widest = 1 << (columns - 1).bit_length()
+    return [
+        tile
+        for tile in TILES[known(TILES, problem.arch)]
+        if (tile.channels > 0) == problem.channels_last
+        and tile.columns <= (widest if problem.channels_last else aligned)
+        and tile.channels * problem.dtype.itemsize <= 16
+    ]
+
+
+def legal(tile: Tile, problem: ConvProblem, taps: int, columns: int, in_flight: int) -> str | None:
+    """None where a thread can hold what a tile needs, else why not.
+
+    Args:
+        taps: that registers hold, or sums over outputs for each of them.
+        columns: that a step multiplies with each tap.
+        in_flight: columns of all rows that are in registers.
     """
     words = max(problem.dtype.itemsize, 4) // 4
-    registers = (taps + accumulators) * max(tile.channels, 1) * words
+    registers = (taps + in_flight) * max(tile.channels, 1) * words
     if registers > REGISTERS:
-        return f"{tile} needs {registers} registers for {taps} taps and {accumulators} sums, of {REGISTERS}"
+        return f"{tile} needs {registers} registers for {taps} taps and {in_flight} columns, of {REGISTERS}"
     if taps * columns > PRODUCTS:
         return f"{tile} unrolls {taps * columns} products a step, of {PRODUCTS}"
     return None
 
 
-def rows_of_a_strip(tile: Tile, problem: ConvProblem, groups: int, threads: int) -> int:
-    """Groups of rows that a lane slides down: as many as leave 1024 threads for each multiprocessor, evenly split.
+def rows_of_a_strip(tile: Tile, problem: ConvProblem, groups: int, in_flight: int, threads: int) -> int:
+    """Groups of rows that a lane slides down: as many as leave 512 threads for each multiprocessor, evenly split.
 
     Args:
         groups: of rows that there are.
+        in_flight: groups that a strip's first row waits for: shorter strips would mostly wait.
         threads: that the problem has where each slides down one strip of all rows.
     """
     rows = min(tile.rows, groups)
-    while rows > 4 and threads * -(-groups // rows) < 1024 * multiprocessors(problem):
+    while rows >= 2 * in_flight and threads * -(-groups // rows) < 512 * multiprocessors(problem):
         rows //= 2
     return -(-groups // -(-groups // rows))
 

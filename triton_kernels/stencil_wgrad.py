@@ -55,8 +55,8 @@ def weight_sums(
     loop, roll, row,  # as those of `gather`
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
     LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr, ROLL: tl.constexpr, ROW: tl.constexpr,
-    V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr,
-    WHOLE_IN: tl.constexpr, WHOLE_OUT: tl.constexpr, ACC: tl.constexpr,
+    X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr,
+    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     x_n, x_c, x_loop, x_roll, x_row = in_elements(x_strides, X_UNIT, CHANNELS_LAST)
     y_n, y_c, y_loop, y_roll, y_row = in_elements(y_strides, Y_UNIT, CHANNELS_LAST)
@@ -107,12 +107,12 @@ def weight_sums(
         window = repeat(zero, GROUPS * WIDTH)
         for step in tl.range(0, rows + GROUPS - 1, num_stages=1):
             of_strip = live & (step < rows) & inside(o, roll_out)
-            newest = load_row(outputs, column_out, of_strip, row_out, y_row, V, WIDTH, ITSELF, WHOLE_OUT, ACC)
+            newest = load_row(outputs, column_out, of_strip, row_out, y_row, Y_V, WIDTH, ITSELF, Y_WHOLE, ACC)
             window = window[WIDTH:] + newest
             for slot in tl.static_range(ROWS_IN):
                 row_live = live & exists & inside(i, roll_in)
-                columns = load_row(inputs, column_in, row_live, row_in, x_row, V, WIDTH, ROW, WHOLE_IN, ACC)
-                sums = add_products(sums, window, columns, slot, ROLL, ROW, V, WIDTH)
+                columns = load_row(inputs, column_in, row_live, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC)
+                sums = add_products(sums, window, columns, slot, ROLL, ROW, X_V, WIDTH)
                 i += roll_d
                 inputs += roll_d * x_roll
             o += residues

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 import torch
 
 import convext
+from convext.benchmarks.stats import NOISE
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -33,7 +34,7 @@ class Row:
     """What was measured for one case.
 
     Attributes:
-        layer, name, family, work, dtype, count, layout: which case (see `Layer`).
+        layer, name, family, work, dtype, transposed, count, layout: which case (see `Layer`).
         cut: what was made smaller to fit the device, or "".
         checked: what the gate looked at.
         ideal: lower bound on this device, in microseconds; `bound` says by what.
@@ -51,6 +52,7 @@ class Row:
     family: str
     work: str
     dtype: str
+    transposed: bool
     count: int
     layout: str
     cut: str
@@ -66,18 +68,33 @@ class Row:
     published: str = ""
 
     @property
+    def forward(self) -> bool:
+        """Whether this is the layer's forward: `dgrad` is the forward of a transposed layer."""
+        return self.work == ("dgrad" if self.transposed else "fprop")
+
+    @property
     def key(self) -> tuple[str, str, str, str]:
         """What makes rows of two runs comparable."""
         return self.layer, self.work, self.dtype, self.cut
 
     def auto(self, layout: str | None = None) -> str | None:
-        """The contender that "auto" runs in `layout`, the network's own by default; None where it was not timed."""
-        name = f"{self.chosen.get(layout or self.layout)}/{layout or self.layout}"
-        return name if name in self.times else None
+        """The contender that "auto" runs in `layout`, by default in its faster one; None where none was timed."""
+        names = [f"{name}/{where}" for where, name in self.chosen.items() if layout in (None, where)]
+        return min((n for n in names if n in self.times), key=lambda n: self.times[n][0], default=None)
 
-    def ratio(self, layout: str | None = None) -> list[float] | None:
-        """[ratio, low, high] of "auto" to the best of torch's, or None where it was not timed."""
-        return self.ratios.get(self.auto(layout) or "")
+    def ratio(self) -> list[float] | None:
+        """[ratio, low, high] of "auto" to torch, both in the layout that suits them best; None where not timed."""
+        return self.ratios.get(self.auto() or "")
+
+    def lost(self, layout: str) -> float | None:
+        """How "auto" compares with the best of torch's in this very layout, where it is slower beyond the spread."""
+        name = self.auto(layout)
+        torchs = [t for n, t in self.times.items() if n.startswith("torch.") and n.endswith(f"/{layout}")]
+        if name is None or not torchs:
+            return None
+        best = min(torchs)
+        median, p20, _ = self.times[name]
+        return best[0] / median if p20 > best[2] and median > (1 + NOISE) * best[0] else None
 
 
 @dataclass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Plan:
     Attributes:
         device: "cuda" or "cpu".
         flops, bytes: a layer that needs more a call is cut (`Layer.fit`).
-        dtype: of layers whose table names none; None keeps what the table says.
+        dtype: of layers whose table names none; of all layers on a CPU.
         seconds: of sampling for each case.
         minutes: no case begins after this; what is left out is listed.
     """
@@ -47,47 +48,38 @@ class Plan:
         if device == "cuda":
             memory = torch.cuda.get_device_properties("cuda").total_memory
             return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.2, minutes=7.5)
-        return cls(device, 1e8, 4e6, torch.float32, seconds=0.1, minutes=4.0)
+        return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=4.0)
 
-    def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK, dtype: torch.dtype | None = None) -> list[Case]:
-        """The cases of `layers`, so ordered that every family has had its turn wherever the run stops.
+    def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
+        """The cases of `layers`: forwards first, then gradients, then steps, and each time the families take turns.
 
-        Forwards come first, and within one kind of work the families take turns.
+        So wherever the run stops, every family has had about the same share.
         """
-        rank: dict[str, int] = {}
-        turns = []
+        turns: Counter[str] = Counter()
+        ranked = []
         for layer in layers:
-            turns.append((rank.setdefault(layer.family, 0), layer))
-            rank[layer.family] += 1
-        result = []
-        for layer in [layer for _, layer in sorted(turns, key=lambda turn: turn[0])]:
-            on_gpu = layer.dtype if self.device == "cuda" else None
             fitted = layer.fit(self.flops, self.bytes)
-            result += [Case(fitted, work, dtype or on_gpu or self.dtype, self.device) for work in works]
-        first: dict[str, int] = {"forward": 0, "dgrad": 1, "wgrad": 2, "step": 3}
-        return sorted(result, key=lambda c: 0 if c.work == c.layer.forward else first.get(c.work, 1))
+            dtype = layer.dtype if layer.dtype and self.device == "cuda" else self.dtype
+            for work in works:
+                kind = 0 if work == layer.forward else 3 if work == "step" else 2 if work == "wgrad" else 1
+                ranked.append(((kind, turns[layer.family]), Case(fitted, work, dtype, self.device)))
+            turns[layer.family] += 1
+        return [case for _, case in sorted(ranked, key=lambda item: item[0])]
 
 
-def run(
-    cases: Sequence[Case],
-    plan: Plan,
-    peaks: Peaks,
-    compiled: bool = False,
-    wanted: Callable[[Contender], bool] = lambda contender: True,
-) -> Iterator[Row]:
+def run(cases: Sequence[Case], plan: Plan, peaks: Peaks, compiled: bool = False) -> Iterator[Row]:
     """A row for each case, as it is done, until `plan.minutes` are over.
 
     Args:
         cases, plan, peaks: what, on what, against which limits.
         compiled: torch.compile's paths too.
-        wanted: which contenders take part besides torch's eager ones.
     """
     begin = time.monotonic()
     with _cudnn_benchmark():
         for case in cases:
             if time.monotonic() - begin > 60 * plan.minutes:
                 return
-            yield measure(case, plan, peaks, compiled, wanted)
+            yield measure(case, plan, peaks, compiled)
 
 
 @contextmanager
@@ -99,13 +91,7 @@ def _cudnn_benchmark() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def measure(
-    case: Case,
-    plan: Plan,
-    peaks: Peaks,
-    compiled: bool = False,
-    wanted: Callable[[Contender], bool] = lambda contender: True,
-) -> Row:
+def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row:
     """Checks and times everything that takes `case`."""
     layer = case.layer
     drawn = case.draw()
@@ -115,7 +101,7 @@ def measure(
     gate = Gate(case, firsts, weights["bias"] if layer.bias and case.work == "step" else None)
     row = Row(
         layer=layer.id, name=layer.name, family=layer.family, work=case.work,
-        dtype=str(case.dtype).removeprefix("torch."), count=layer.count, layout=layer.layout, cut=layer.cut,
+        dtype=str(case.dtype).removeprefix("torch."), transposed=layer.transposed, count=layer.count, layout=layer.layout, cut=layer.cut,
         checked=gate.checked, ideal=round(case.ideal_seconds(peaks) * MICRO, 3), bound=case.bound(peaks),
         chosen={name: chosen(case, name) for name in LAYOUTS},
         published=layer.published if case.work == layer.forward else "",
@@ -123,8 +109,6 @@ def measure(
     passed: dict[str, timing.Call] = {}
     with torch.no_grad():
         for contender in contenders(case, compiled, weights):
-            if not contender.baseline and not wanted(contender):
-                continue
             reason = _check(gate, contender, buffers, row)
             if reason is None:
                 passed[contender.name] = buffers.rotating(contender)

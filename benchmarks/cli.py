@@ -1,0 +1,152 @@
+"""`python -m convext bench`: what it can be asked for, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from convext.benchmarks import compare, table
+from convext.benchmarks.case import WORK, Case
+from convext.benchmarks.layers import DTYPES, Layer, anchor_layers, model_layers
+from convext.benchmarks.peaks import peaks_of
+from convext.benchmarks.results import Row, Writer, default_path, describe
+from convext.benchmarks.runner import Plan, run
+from convext.roofline import Peaks
+
+OUT = Path("out")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `bench`. Without any it times all layers on the best device there is."""
+    what = parser.add_argument_group("what is timed")
+    what.add_argument("--layers", nargs="+", metavar="WORD", help="those with a word in their id, name or family")
+    what.add_argument("--set", choices=["all", "models", "anchors"], default="all", help="real networks', or published")
+    what.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="faces, and the training step")
+    what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
+    what.add_argument("--compiled", action="store_true", help="torch.compile's paths too (seconds to compile each)")
+    what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    what.add_argument("--minutes", type=float, help="begin no case after this (default: 4 on a CPU, 7.5 on a GPU)")
+    what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")
+    other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
+    other.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two results files")
+    other.add_argument("--report", type=Path, metavar="RESULTS", help="page and pictures of a results file")
+    other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
+    other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
+    parser.add_argument("--fail-below", type=float, metavar="RATIO", help="with --compare: fail where speed fell below")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Does what the arguments ask for; returns 0, or 1 where a result disagreed or a comparison failed."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.compare:
+        return compare.main(*args.compare, args.fail_below)
+    if args.report:
+        from convext.benchmarks import report
+
+        return report.main(args.report, args.out)
+    if args.overhead:
+        from convext.benchmarks import overhead
+
+        return overhead.main()
+    if args.networks:
+        from convext.benchmarks import networks
+
+        return networks.main(device)
+    return _bench(args, device)
+
+
+def _bench(args: argparse.Namespace, device: str) -> int:
+    if device == "cpu":
+        torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
+    plan = Plan.of(device)
+    if args.minutes is not None:
+        plan = replace(plan, minutes=args.minutes)
+    layers = _layers(args.set, args.layers)
+    if args.dtype:
+        plan = replace(plan, dtype=DTYPES[args.dtype])
+        layers = [replace(layer, dtype=plan.dtype) for layer in layers]
+    cases = plan.cases(layers, args.work)
+    if not cases:
+        raise SystemExit(f"no layer has one of {args.layers} in its id, name or family")
+    peaks = peaks_of(device, (plan.dtype,), int(plan.bytes) if device == "cpu" else 2**30)
+    path = default_path(args.out, device)
+    rows, interrupted = _run(cases, plan, peaks, args.compiled, path)
+    _show(rows, cases, plan, peaks)
+    print(f"results: {path}")
+    _report(path, args.out)
+    if interrupted:
+        print("interrupted: the results so far are written")
+        return 130
+    return 1 if table.failures(rows) else 0
+
+
+def _layers(which: str, words: Sequence[str] | None) -> list[Layer]:
+    layers = (model_layers() if which != "anchors" else []) + (anchor_layers() if which != "models" else [])
+    if words is None:
+        return layers
+    return [
+        layer
+        for layer in layers
+        if any(word == layer.id or word in layer.name or word == layer.family for word in words)
+    ]
+
+
+def _run(cases: list[Case], plan: Plan, peaks: Peaks, compiled: bool, path: Path) -> tuple[list[Row], bool]:
+    """Measures, writing each row as it comes. The rows so far and whether Ctrl-C ended it."""
+    rows: list[Row] = []
+    begin = time.monotonic()
+    interrupted = False
+    with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases)) as progress:
+        try:
+            for row in run(cases, plan, peaks, compiled):
+                writer.row(row)
+                rows.append(row)
+                progress.step(f"{row.name} {row.work}")
+                for line in table.failures([row]):
+                    progress.say(line)
+        except KeyboardInterrupt:
+            interrupted = True
+        else:
+            left_out = [case.name for case in cases[len(rows) :]]
+            writer.end({"seconds": round(time.monotonic() - begin, 1), "left_out": left_out})
+    return rows, interrupted
+
+
+def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
+    table.show(
+        ("layer", "family", "cut to", *table.COLUMNS),
+        table.lines(rows),
+        f"{peaks.name}: time of convext, speed relative to the best of torch's, share of the ideal time",
+    )
+    table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
+    if plan.device == "cpu":
+        print("Measured on a CPU, where convext runs torch's own kernels: GPU kernels were not run. Batches and maps")
+        print("were cut as the table says; expect 1.00x, and spread from whatever else the machine does.")
+    print(f"Ideal time: {peaks.source}: {peaks.bandwidth / 1e9:,.0f} GB/s,", _rates(peaks))
+    if len(rows) < len(cases):
+        print(f"{len(cases) - len(rows)} of {len(cases)} cases were not begun: the time was over (--minutes)")
+    failed = table.failures(rows)
+    if failed:
+        print(f"{len(failed)} results disagreed with float64, or raised, and were not timed:", *failed, sep="\n  ")
+
+
+def _rates(peaks: Peaks) -> str:
+    return ", ".join(f"{name} {rate / 1e12:,.3g} TFLOP/s" for name, rate in peaks.rates.items())
+
+
+def _report(path: Path, out: Path) -> None:
+    """The page and pictures, where matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print("no pictures: pip install 'convext[plots]'")
+        return
+    from convext.benchmarks import report
+
+    report.main(path, out)
+

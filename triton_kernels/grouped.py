@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -97,8 +97,11 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def copies(problem: ConvProblem) -> list[str]:
-    """None: operands are read where they lie."""
-    return []
+    """The channels-last copy of contiguous weights."""
+    taps_apart = problem.taps > 1 and problem.c > problem.groups and not problem.channels_last
+    if problem.face == "wgrad" or problem.empty or not taps_apart:
+        return []
+    return [f"copies w to channels last: {math.prod(problem.w_shape) * problem.dtype.itemsize:,} bytes"]
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -139,8 +142,11 @@ def _width(k: int, c: int, width: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem) -> tuple[PackTile, int]:
-    """The first tile of the table that a block can hold, and the groups of its pack."""
+def choose(problem: ConvProblem, scalar: bool) -> tuple[PackTile, int]:
+    """The first tile of the table that a block can hold, and the groups of its pack.
+
+    `scalar` where 2-byte operands are loaded one by one: these pass through registers, and it takes twice the warps.
+    """
     table = TILES[known(TILES, problem.arch)]
     kind = "weight" if problem.face == "wgrad" else "image"
     fmas = problem.dtype == torch.float32 and problem.precision == "ieee"
@@ -149,6 +155,8 @@ def choose(problem: ConvProblem) -> tuple[PackTile, int]:
     for tile in tiles:
         if legal(_product(problem, tile), problem) is None:
             break
+    if scalar:
+        tile = replace(tile, warps=2 * tile.warps)
     groups = min(_groups_of(k, c, tile.width), max(_padded(problem.groups), _groups_of(k, c, 1)))
     return tile, groups
 
@@ -177,6 +185,11 @@ def _in_units(unit: int, t: Tensor) -> tuple[int, ...]:
     return tuple(stride // unit for stride in _outer_strides(t))
 
 
+def _scalar(*tensors: Tensor) -> bool:
+    """Whether a tensor's neighbours in memory are 2-byte pixels, which taps shift off any alignment."""
+    return any(t.stride(1) != 1 and t.element_size() == 2 for t in tensors)
+
+
 def _index(*tensors: Tensor) -> tl.dtype:
     """64-bit offsets where a tensor reaches over 2^31 elements."""
     extents = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in tensors)
@@ -186,27 +199,31 @@ def _index(*tensors: Tensor) -> tl.dtype:
 def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
     """fprop reads x and writes y; dgrad reads y and writes x."""
     p = problem
-    tile, pack = choose(p)
+    tile, pack = choose(p, _scalar(a))
+    w = w if w.stride(1) == 1 else layout.dense(w, channels_last=True)
     k, c = p.k // p.groups, p.c // p.groups
     summed, channels = (c, k) if p.face == "fprop" else (k, c)
     a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
-    unit = power_of_two(*_outer_strides(a), *_outer_strides(y))
+    unit, w_unit = power_of_two(*_outer_strides(a), *_outer_strides(y)), power_of_two(*_outer_strides(w))
     phases = math.prod(p.stride) if p.face == "dgrad" else 1
+    sizes = phase_sizes(p)
+    box = best_box(sizes, tile.pixels)
     return Launch(
         packed_image_kernel,
-        -(-math.prod(phase_sizes(p)) // tile.pixels) * -(-p.groups // pack) * phases,
+        math.prod(-(-size // side) for size, side in zip(sizes, box, strict=True)) * -(-p.groups // pack) * phases,
         (
             a, w, None if bias is None else bias.contiguous(), y, p.n, p.groups,
             *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
             three_axes(period, 1),
-            _in_units(unit, a), _outer_strides(w), _in_units(unit, y), a.stride(1), w.stride(1), y.stride(1),
+            _in_units(unit, a), _in_units(unit, y), _in_units(w_unit, w), a.stride(1), w.stride(1), y.stride(1),
         ),
         {
-            "DGRAD": p.face == "dgrad", "PACK": pack,
+            "DGRAD": p.face == "dgrad", "RANK": p.rank, "PACK": pack,
             "SUMMED": summed, "SUMMED_PADDED": _padded(summed),
             "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
-            "PIXELS": tile.pixels, "UNIT": unit, "PRECISION": p.precision, "INDEX": _index(a, w, y),
+            **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
+            "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": _index(a, w, y),
         },
         tile.warps, tile.stages,
     )  # fmt: skip
@@ -215,7 +232,7 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
 def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tuple[Launch, Tensor | None]:
     """The launch that writes w, or partial sums of it [parts, elements of w], and these."""
     p = problem
-    tile, pack = choose(p)
+    tile, pack = choose(p, _scalar(x, y))
     k, c = p.k // p.groups, p.c // p.groups
     box = best_box((p.n, *three_axes(p.output, 1)), tile.pixels)
     blocks = -(-p.groups // pack) * p.taps

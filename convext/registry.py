@@ -68,6 +68,7 @@ ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
 # In order of preference: the first that takes a problem is the one that "auto" runs.
 KERNELS: list[Kernel] = [
     _lazy("cuda.stencil", "convext.cuda_stencil"),
+    _lazy("cuda.igemm", "convext.cuda_igemm"),
     _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
     _lazy("triton.grouped", "convext.triton_kernels.grouped"),
     _lazy("triton.stencil", "convext.triton_kernels.stencil"),

@@ -10,4 +10,5 @@
 
 STABLE_TORCH_LIBRARY(CONVEXT_NAMESPACE, m) {
   m.def("stencil(" CONVEXT_FACE_ARGUMENTS ") -> Tensor");
+  m.def("igemm(" CONVEXT_FACE_ARGUMENTS ", str precision) -> Tensor");
 }

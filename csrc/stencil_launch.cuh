@@ -25,16 +25,6 @@ bool has_taps(const Problem& p) {
          dilated(2) == Taps::DILATION;
 }
 
-// Whether vectors of `elements` along axis `contiguous` can be read wherever a multiple of them begins.
-template <class T>
-bool has_vectors(const View& view, int contiguous, int size, int elements) {
-  if (view.stride[contiguous] != 1 || size % elements) return false;
-  if (reinterpret_cast<uintptr_t>(view.data) % (elements * sizeof(T))) return false;
-  for (int axis = 0; axis < 2 + AXES; ++axis)
-    if (axis != contiguous && view.stride[axis] % elements) return false;
-  return true;
-}
-
 // Rows a thread walks down: many, so that each is read once, but few enough that `others` x strips fill a GPU.
 inline int strip_rows(int64_t others, int rows) {
   constexpr int64_t ENOUGH_THREADS = 1 << 17;  // half of what 132 multiprocessors hold

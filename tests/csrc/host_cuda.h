@@ -82,6 +82,18 @@ inline int min(int a, int b) {
 inline int max(int a, int b) {
   return a > b ? a : b;
 }
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+using std::isinf;
 inline const char* cudaGetErrorString(cudaError_t) {
   return "see the host build's message";
 }

@@ -52,7 +52,8 @@ def test_loads_on_the_other_torch(library: Path) -> None:
     other = os.environ.get("CONVEXT_OTHER_PYTHON")
     if not other:
         pytest.skip("set CONVEXT_OTHER_PYTHON to the Python of an environment with another torch")
-    code = f"import torch; torch.ops.load_library({str(library)!r}); torch.ops.convext_cuda.stencil; print(torch.__version__)"
+    use = f"torch.ops.load_library({str(library)!r}); torch.ops.convext_cuda.stencil"
+    code = f"import torch; {use}; print(torch.__version__)"
     done = subprocess.run([other, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() != torch.__version__

@@ -72,8 +72,9 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
 def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> Launch:
     """The launch that computes an fprop or dgrad."""
     plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
+    tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
     constants = {**plan.constants, "BIAS": bias is not None}
-    return Launch(gather, plan.programs, (a, w, bias, result, *plan.arguments), constants, plan.warps)
+    return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.warps)
 
 
 def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor, sums: Tensor) -> Launch:

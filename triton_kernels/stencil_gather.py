@@ -121,6 +121,7 @@ def plane_offset(t, o, loop, x_c, x_loop, LOOPED: tl.constexpr, LOOP_TAPS: tl.co
 @triton.jit
 def gather(
     x, w, bias, y,
+    bias_stride,
     x_strides,  # of n, c, loop, roll, row: see `in_elements`
     w_strides,  # of k, loop, roll, row; negative where the taps are reversed
     w_start,  # where the first tap lies
@@ -194,7 +195,7 @@ def gather(
             held += load_taps(taps, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
     start = tl.zeros(live.shape, ACC)
     if BIAS:
-        start += tl.load(bias + c, mask=has_channel, other=0.0).to(ACC)
+        start += tl.load(bias + c * bias_stride, mask=has_channel, other=0.0).to(ACC)
     acc = repeat(start, GROUPS * ROWS_OUT * WIDTH)
 
     for step in tl.range(0, rows + GROUPS - 1, num_stages=1):

@@ -28,6 +28,9 @@ Face = Literal["fprop", "dgrad", "wgrad"]
 FACES: tuple[Face, ...] = ("fprop", "dgrad", "wgrad")
 Ints = Sequence[int]
 
+# How the products of float32 are formed on CUDA: float32 throughout, 10-bit mantissas, or three TF32 products.
+PRECISIONS = ("ieee", "tf32", "tf32x3")
+
 # The two tensors a face reads, in the order of its arguments, and the one that it leaves open.
 OPERANDS: dict[Face, tuple[str, str]] = {"fprop": ("x", "w"), "dgrad": ("y", "w"), "wgrad": ("x", "y")}
 OPEN: dict[Face, str] = {"fprop": "y", "dgrad": "x", "wgrad": "w"}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-PRECISIONS = ("ieee", "tf32", "tf32x3")
+from convext.problem import PRECISIONS
 
 BACKEND: str = os.environ.get("CONVEXT_BACKEND", "auto")
 PRECISION: str | None = None

@@ -31,8 +31,7 @@ import triton.language as tl
 from torch import Tensor
 
 from convext import layout
-from convext.problem import FACES, OPERANDS, ConvProblem
-from convext.settings import PRECISIONS
+from convext.problem import FACES, OPERANDS, PRECISIONS, ConvProblem
 from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.pixels import Plane, channel_stride, coalesce, pixel_offset, pixel_strides, power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums

@@ -1,0 +1,146 @@
+"""Which kernel runs, and what happens where a named one refuses."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import convext
+from convext import registry
+from convext.problem import FACES, ConvProblem
+
+
+def problem(**changes):
+    made = ConvProblem.of("fprop", (2, 4, 9, 8), (6, 2, 3, 3), (7, 6), (1, 1), (0, 0), (1, 1), 2, torch.float32)
+    return dataclasses.replace(made, **changes)
+
+
+def test_names_are_one_grammar():
+    names = [kernel.name for kernel in convext.kernels()]
+    assert len(set(names)) == len(names)
+    assert all(
+        kernel.name.partition(".")[0] == kernel.provider in ("aten", "triton", "cuda") for kernel in convext.kernels()
+    )
+    assert names[-1] == "aten.convolution"
+    assert registry.names()[0] == "auto"
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_aten_takes_every_face_and_auto_is_aten_off_cuda(face):
+    assert registry.ATEN.why_not(problem(face=face)) is None
+    for backend in ("auto", "aten", "aten.convolution"):
+        assert registry.choose(problem(face=face), backend) is registry.ATEN
+
+
+@pytest.mark.parametrize("name", ["", "Aten", "aten.", "triton.nothing", "cudnn"])
+def test_unknown_names(name):
+    with pytest.raises(ValueError, match="backend must be one of auto, ") as caught:
+        registry.check_backend(name)
+    assert repr(name) in str(caught.value)
+    before = convext.settings.BACKEND
+    with pytest.raises(ValueError, match="backend must be one of"), convext.backend(name):
+        pytest.fail("entered")
+    assert before == convext.settings.BACKEND
+
+
+@pytest.fixture
+def picky(monkeypatch):
+    """A kernel record that refuses groups, and computes fprop by ATen otherwise."""
+
+    def why_not(p):
+        return f"takes one group, not {p.groups}" if p.groups > 1 else None
+
+    record = registry.Kernel("cuda.picky", ("fprop",), why_not, lambda *args: registry.ATEN.run(*args) + 1000)
+    monkeypatch.setattr(registry, "KERNELS", [record, *registry.KERNELS])
+    monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
+    convext.ops._plan.cache_clear()
+    yield record
+    convext.ops._plan.cache_clear()
+
+
+def test_a_named_kernel_that_refuses_says_why(picky):
+    with pytest.raises(ValueError, match="takes one group, not 2") as caught:
+        registry.choose(problem(), "cuda.picky")
+    assert "'cuda.picky' does not take this problem" in str(caught.value)
+    with pytest.raises(ValueError, match="computes fprop, not wgrad"):
+        registry.choose(problem(face="wgrad"), "cuda.picky")
+
+
+def test_a_named_kernel_that_refuses_never_falls_back(picky, device):
+    layer, x = convext.Conv2d(4, 6, 3, groups=2, device=device), torch.randn(1, 4, 5, 5, device=device)
+    with convext.backend("cuda.picky"), pytest.raises(ValueError, match="takes one group, not 2"):
+        layer(x)
+    assert layer(x).shape == (1, 6, 3, 3)
+
+
+def test_a_named_kernel_runs(picky, device):
+    layer, x = convext.Conv2d(4, 6, 3, device=device), torch.randn(1, 4, 5, 5, device=device)
+    with torch.no_grad(), convext.backend("cuda.picky"):
+        assert layer(x).min() > 900
+
+
+def test_a_provider_gives_every_reason(picky):
+    with pytest.raises(ValueError, match=r"cuda\.picky: takes one group, not 2"):
+        registry.choose(problem(), "cuda")
+
+
+def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
+    monkeypatch.setattr(registry, "KERNELS", [picky, registry.ATEN])
+    monkeypatch.setattr(registry, "_is_cudnns_best", lambda p: False)
+    monkeypatch.setattr(registry.choices, "nearest", lambda p: None)
+    dense = ConvProblem.of(
+        "fprop", (2, 4, 9), (6, 4, 3), (7,), (1,), (0,), (1,), 1, torch.float32, device="cuda", arch=90
+    )
+    assert registry.choose(dense) is picky
+    assert registry.choose(dataclasses.replace(dense, face="dgrad")) is registry.ATEN
+
+
+def test_backends_nest_and_come_back():
+    outer = convext.settings.BACKEND
+    with convext.backend("aten"):
+        with convext.backend("auto"):
+            assert convext.settings.BACKEND == "auto"
+        assert convext.settings.BACKEND == "aten"
+        with pytest.raises(KeyError), convext.backend("auto"):
+            raise KeyError
+        assert convext.settings.BACKEND == "aten"
+    assert outer == convext.settings.BACKEND
+
+
+@pytest.mark.parametrize("name", ["fp32", "TF32", ""])
+def test_unknown_precisions(name):
+    with pytest.raises(ValueError, match="precision must be None or one of"), convext.precision(name):
+        pytest.fail("entered")
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_the_environment_sets_the_default():
+    run = python("import convext; print(convext.settings.BACKEND)", CONVEXT_BACKEND="aten.convolution")
+    assert run.stdout.strip() == "aten.convolution", run.stderr
+
+
+def test_an_unknown_name_in_the_environment_is_an_error_at_the_call():
+    code = "import convext, torch; convext.Conv1d(1, 1, 1)(torch.zeros(1, 1, 1))"
+    run = python(code, CONVEXT_BACKEND="nonsense")
+    assert run.returncode != 0
+    assert "ValueError: backend must be one of auto" in run.stderr
+    assert "'nonsense'" in run.stderr
+
+
+def test_explain_names_every_kernel_and_the_choice():
+    text = convext.explain(problem())
+    for kernel in convext.kernels():
+        assert kernel.name in text
+    layer = convext.Conv2d(4, 6, 3, groups=2)
+    text = convext.explain(layer, (2, 4, 9, 8))
+    assert all(face in text for face in FACES)
+    with pytest.raises(ValueError, match="does not take an input of shape"):
+        convext.explain(layer, (2, 5, 9, 8))

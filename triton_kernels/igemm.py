@@ -13,7 +13,7 @@ and `copies` names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -22,24 +22,26 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext import layout
-from convext.problem import OPERANDS, ConvProblem
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
 from convext.triton_kernels import igemm_tiles
 from convext.triton_kernels.igemm_boxes import box_kernel
 from convext.triton_kernels.igemm_image import image_kernel
-from convext.triton_kernels.igemm_tiles import Plan
+from convext.triton_kernels.igemm_tiles import Plan, planned
 from convext.triton_kernels.igemm_weight import weight_kernel
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.pixels import coalesce, power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.tiles import known, legal
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included
+MOST_BLOCKS = (1 << 31) - 1  # on the first axis of a grid
 
-# Seconds, on an H100: thread-instructions that an element loaded by itself costs beyond its share of a 16-byte copy
-# (main loops of 507 and 223 instructions for 64 elements a thread, compiled for sm_90), at 29.6e12 a second; memory
-# traffic; and the start of one more kernel.
-SCALAR_LOAD = 4.4 / 29.6e12
+# Seconds, on an H100: what an element that is loaded by itself costs more than its share of a 16-byte copy (12.2 and
+# 2.2 thread-instructions in the main loops of 64 x 64 tiles, compiled for sm_90), at 29.6e12 instructions a second;
+# memory traffic; and the start of one more kernel.
+SCALAR_LOAD = 10 / 29.6e12
 BYTE = 1 / 3.0e12
 KERNEL_START = 3e-6
 
@@ -57,6 +59,8 @@ def why_not(problem: ConvProblem) -> str | None:
     )
     if reach > LONGEST_AXIS:
         return f"indices up to {reach:,} on one axis, of {LONGEST_AXIS:,}"
+    if not p.empty and (blocks := igemm_tiles.blocks(p, igemm_tiles.choose(p, scalar=True))) > MOST_BLOCKS:
+        return f"{blocks:,} blocks, of {MOST_BLOCKS:,} in one launch"
     return None
 
 
@@ -64,10 +68,12 @@ def copies(problem: ConvProblem) -> list[str]:
     """The channels-last copies of contiguous operands that cost less than reading them element by element."""
     if problem.channels_last or problem.empty:
         return []
+    roles = [role for role in OPERANDS[problem.face] if _scattered(problem.shape(role))]
+    if not _copies_pay(problem, roles):
+        return []
     return [
         f"copies {role} to channels last: {math.prod(problem.shape(role)) * problem.dtype.itemsize:,} bytes"
-        for role in OPERANDS[problem.face]
-        if _scattered(role, problem) and _copy_pays(role, problem)
+        for role in roles
     ]
 
 
@@ -82,8 +88,9 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     if problem.empty:  # a sum over no terms
         result.zero_()
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
-    first, second = OPERANDS[problem.face]
-    a, b = _readable(first, problem, a), _readable(second, problem, b)
+    apart = [role for role, t in zip(OPERANDS[problem.face], (a, b), strict=True) if _pixels_inner(t)]
+    if _copies_pay(problem, apart):
+        a, b = layout.dense(a, channels_last=True), layout.dense(b, channels_last=True)
     scalar = _unit(problem, a, b, result) * problem.dtype.itemsize < 4 or _pixels_inner(a) or _pixels_inner(b)
     boxes = _in_boxes(a) and _in_boxes(b) and _flat_taps(b)
     return compute(problem, a, b, bias, result, igemm_tiles.choose(problem, scalar, boxes))
@@ -117,29 +124,28 @@ def _pixels_inner(t: Tensor) -> bool:
     return t.shape[1] > 1 and t.stride(1) != 1
 
 
-def _scattered(role: str, problem: ConvProblem) -> bool:
-    """Whether a contiguous operand's channels lie apart."""
-    _, channels, *space = problem.shape(role)
-    return channels > 1 and math.prod(space) > 1
+def _scattered(shape: Sequence[int]) -> bool:
+    """Whether a contiguous tensor's channels lie apart."""
+    return shape[1] > 1 and math.prod(shape[2:]) > 1
 
 
-def _copy_pays(role: str, problem: ConvProblem) -> bool:
-    """Whether copying an operand costs less than loading it element by element, as often as blocks do."""
-    plan = igemm_tiles.choose(problem)
-    rows, columns, _, _ = igemm_tiles.gemm_of_block(problem)
-    row_tiles, column_tiles = -(-rows // plan.tile.rows), -(-columns // plan.tile.columns)
-    if problem.face == "wgrad":
-        reads = problem.taps * (column_tiles if role == "y" else row_tiles)
-    else:
-        reads = row_tiles if role == "w" else problem.taps * column_tiles
-    elements = math.prod(problem.shape(role))
-    copy = 2 * elements * problem.dtype.itemsize * BYTE + KERNEL_START
-    return copy < elements * reads * SCALAR_LOAD
-
-
-def _readable(role: str, problem: ConvProblem, t: Tensor) -> Tensor:
-    """`t`, or its channels-last copy where its channels lie apart and the copy pays."""
-    return layout.dense(t, channels_last=True) if _pixels_inner(t) and _copy_pays(role, problem) else t
+def _copies_pay(problem: ConvProblem, roles: Sequence[str]) -> bool:
+    """Whether copying these operands costs less than loading them element by element, as often as blocks do."""
+    p = problem
+    if power_of_two(p.k // p.groups, p.c // p.groups) * p.dtype.itemsize < 4:
+        return False  # channels side by side would be loaded one by one, too
+    tile, product = igemm_tiles.choose(p, scalar=True).tile, igemm_tiles.product_of(p)
+    row_tiles, column_tiles = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
+    copying = loading = 0.0
+    for role in roles:
+        if p.face == "wgrad":
+            reads = p.taps * (column_tiles if role == "y" else row_tiles)
+        else:
+            reads = row_tiles if role == "w" else p.taps * column_tiles
+        elements = math.prod(p.shape(role))
+        copying += 2 * elements * p.dtype.itemsize * BYTE + KERNEL_START
+        loading += elements * reads * SCALAR_LOAD
+    return copying < loading
 
 
 def _outer_strides(t: Tensor) -> tuple[int, int, int, int]:
@@ -199,11 +205,10 @@ def _image_launch(
     a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
     unit = _unit(p, a, w, y)
-    rows, _, _, count = igemm_tiles.gemm_of_block(p)
     depth = tile.steps(p.dtype.itemsize)
     return Launch(
         image_kernel,
-        -(-rows // tile.rows) * -(-channels // tile.columns) * count * plan.parts,
+        igemm_tiles.blocks(p, plan),
         (
             a, w, None if bias is None else bias.contiguous(), target,
             p.n, p.groups, *_in_units(unit, summed, channels),
@@ -237,11 +242,10 @@ def _box_launch(
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
     unit = _unit(p, y)
     depth = tile.steps(p.dtype.itemsize)
-    columns, _, count = igemm_tiles.gemm_of_block(p)[1:]
     w_box = (1, tile.columns, depth) if p.face == "fprop" else (1, depth, tile.columns)
     return Launch(
         box_kernel,
-        igemm_tiles.rows_of_tiles(p, tile, plan.box) * -(-columns // tile.columns) * count * plan.parts,
+        igemm_tiles.blocks(p, plan),
         (
             target, None if bias is None else bias.contiguous(),
             _descriptor(a, (p.n, *three_axes(a_size, 1), a.shape[1]), _outer_strides(a), (*plan.box, depth)),
@@ -270,7 +274,7 @@ def _weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor, target
     assert plan.box is not None
     return Launch(
         weight_kernel,
-        -(-k // tile.rows) * -(-c // tile.columns) * p.groups * p.taps * plan.parts,
+        igemm_tiles.blocks(p, plan),
         (
             x, y, target,
             p.n, p.groups, *_in_units(unit, k, c),
@@ -294,6 +298,43 @@ def _weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor, target
 # ------------------------------------------------------------------------------------------------------- inspection
 
 
-def specimens() -> list[Specimen]:
-    """What `convext.benchmarks.inspect` compiles."""
-    return []
+def specimens(arch: int) -> Iterator[Specimen]:
+    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2."""
+    bfloat16, float32, float64 = torch.bfloat16, torch.float32, torch.float64
+    rows = {
+        "16-bit": [(bfloat16, "ieee")],
+        "tf32": [(float32, "tf32")],
+        "float32": [(float32, "ieee"), (float32, "tf32x3")],
+        "float64": [(float64, "ieee")],
+    }
+    pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]
+    cases = [(tile, False, *form, True) for row, forms in rows.items() for tile in pointers[row] for form in forms]
+    cases += [(tile, False, bfloat16, "ieee", False) for tile in igemm_tiles.SCALAR_TILES]
+    boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)]
+    cases += [(tile, True, *form, True) for tile in boxes for form in ((bfloat16, "ieee"), (float32, "tf32"))]
+    for tile, boxed, dtype, precision, channels_last in cases:
+        for face in FACES:
+            kernel, stride = ((4, 4), (2, 2)) if face == "dgrad" else ((3, 3), (1, 1))
+            output = (28, 28) if face == "dgrad" else (56, 56)
+            problem = ConvProblem(
+                face, 32, 256, 256, 1, (56, 56), kernel, output, stride, (1, 1), (1, 1), dtype, channels_last, "cuda",
+                arch, precision,
+            )  # fmt: skip
+            if legal(tile, problem) is None and not (boxed and igemm_tiles.why_not_boxes(problem)):
+                yield _specimen(problem, planned(problem, tile, 1, boxed))
+
+
+def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:
+    p, tile = problem, plan.tile
+    a, b, result = (
+        layout.empty(p.shape(role), p.channels_last, torch.empty((), dtype=p.dtype, device="meta"))
+        for role in (*OPERANDS[p.face], OPEN[p.face])
+    )
+    bias = None if p.face == "wgrad" else torch.empty(p.open_shape[1], dtype=p.dtype, device="meta")
+    product = igemm_tiles.product_of(p)
+    outputs = product.rows * product.columns * product.count / igemm_tiles.blocks(p, plan)
+    how = "boxes" if plan.box is not None and p.face != "wgrad" else "NHWC" if p.channels_last else "NCHW"
+    dtype = str(p.dtype).removeprefix("torch.")
+    name = f"igemm.{p.face} {dtype} {p.precision} {how} {tile.rows}x{tile.columns} of {tile.depth} bytes"
+    trips = product.steps(tile.steps(p.dtype.itemsize))
+    return Specimen(name, launch(p, a, b, bias, result, result, plan), outputs, trips)

@@ -151,7 +151,7 @@ def image_kernel(
     a_group = a + tl.cast(group * summed, tl.int64) * a_channel
     a_row = offset_of(n, in0, in1, in2, a_strides, INDEX) * UNIT  # [ROWS]
     w_group = w + tl.cast(k_first, tl.int64) * k_stride
-    w_column = o * o_stride  # [COLUMNS]
+    w_column = tl.cast(o, INDEX) * o_stride  # [COLUMNS]
 
     ACC: tl.constexpr = tl.float64 if a.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((COLUMNS, ROWS) if A_PIXELS_INNER else (ROWS, COLUMNS), ACC)
@@ -160,8 +160,8 @@ def image_kernel(
         t0, t1, t2 = tap0 + u0 * tap_step0, tap1 + u1 * tap_step1, tap2 + u2 * tap_step2
         s = depth_tile * DEPTH + d  # [DEPTH]
         a_seen = in_bounds(in0 + i0, a_size[0]) & in_bounds(in1 + i1, a_size[1]) & in_bounds(in2 + i2, a_size[2])
-        a_depth = offset_of(0, i0, i1, i2, a_strides, INDEX) * UNIT + s * a_channel  # [DEPTH]
-        w_depth = offset_of(0, t0, t1, t2, w_strides, INDEX) * UNIT + s * s_stride  # [DEPTH]
+        a_depth = offset_of(0, i0, i1, i2, a_strides, INDEX) * UNIT + tl.cast(s, INDEX) * a_channel  # [DEPTH]
+        w_depth = offset_of(0, t0, t1, t2, w_strides, INDEX) * UNIT + tl.cast(s, INDEX) * s_stride  # [DEPTH]
         d_seen = tl.full((DEPTH,), True, tl.int1) if EVEN else s < summed
         if A_PIXELS_INNER:
             a_tile = tl.load(

@@ -27,8 +27,9 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(128, 128, 64, 8, 3),
             Tile(128, 64, 128, 4, 3),
             Tile(64, 64, 128, 4, 3),
-            Tile(128, 32, 128, 4, 3),
-            Tile(128, 16, 128, 4, 3),
+            Tile(128, 64, 64, 4, 4),
+            Tile(128, 32, 64, 4, 4),
+            Tile(128, 16, 64, 4, 4),
             Tile(32, 32, 128, 4, 3),
         ),
         "tf32": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3), Tile(128, 16, 128, 4, 3), Tile(32, 32, 128, 4, 3)),
@@ -41,8 +42,11 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(128, 128, 128, 8, 3),
             Tile(128, 64, 128, 4, 4),
             Tile(64, 64, 128, 4, 4),
+            Tile(128, 64, 64, 4, 4),
             Tile(128, 32, 128, 4, 4),
+            Tile(128, 32, 64, 4, 4),
             Tile(128, 16, 128, 4, 4),
+            Tile(128, 16, 64, 4, 4),
             Tile(64, 16, 128, 4, 4),
         ),
         "tf32": (Tile(128, 128, 128, 8, 3), Tile(128, 64, 128, 4, 4), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 4)),
@@ -93,16 +97,41 @@ def tiles_for(problem: ConvProblem, scalar: bool) -> tuple[Tile, ...]:
     return table["16-bit" if problem.dtype.itemsize == 2 else "float64"]
 
 
-def gemm_of_block(problem: ConvProblem) -> tuple[int, int, int, int]:
-    """(rows, columns, depth, how many such products): one group, and one phase or tap, of the problem's GEMM."""
+@dataclass(frozen=True)
+class Product:
+    """One of the equal products that a problem is: of a group, and of a phase (dgrad) or a tap (wgrad).
+
+    Attributes:
+        rows, columns: of its result.
+        depth, taps: it sums over `depth` channels or pixels, `taps` times.
+        count: how many such products there are.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    taps: int
+    count: int
+
+    def blocks(self, tile: Tile) -> int:
+        """Blocks that tile all the products, unsplit, with the rows in a line."""
+        return -(-self.rows // tile.rows) * -(-self.columns // tile.columns) * self.count
+
+    def steps(self, step: int) -> int:
+        """Steps of one block, of `step` channels or pixels of one tap each."""
+        return -(-self.depth // step) * self.taps
+
+
+def product_of(problem: ConvProblem) -> Product:
+    """The products of a problem; of a dgrad's phases the average one."""
     p = problem
     pixels, k, c = p.n * math.prod(p.output), p.k // p.groups, p.c // p.groups
     if p.face == "fprop":
-        return pixels, k, c * p.taps, p.groups
+        return Product(pixels, k, c, p.taps, p.groups)
     if p.face == "wgrad":
-        return k, c, pixels, p.groups * p.taps
+        return Product(k, c, pixels, 1, p.groups * p.taps)
     phases = math.prod(p.stride)
-    return math.prod(phase_sizes(p)), c, max(k * p.taps // phases, 1), p.groups * phases
+    return Product(math.prod(phase_sizes(p)), c, k, max(p.taps // phases, 1), p.groups * phases)
 
 
 def why_not_boxes(problem: ConvProblem) -> str | None:
@@ -121,25 +150,25 @@ def why_not_boxes(problem: ConvProblem) -> str | None:
     return None
 
 
-def rows_of_tiles(problem: ConvProblem, tile: Tile, box: tuple[int, int, int, int] | None) -> int:
-    """How many tiles cover the rows of one product: pixels in a line, or boxes."""
-    if box is None or problem.face == "wgrad":
-        return -(-gemm_of_block(problem)[0] // tile.rows)
-    return math.prod(-(-size // side) for size, side in zip(phase_sizes(problem), box, strict=True))
+def blocks(problem: ConvProblem, plan: Plan) -> int:
+    """How many blocks a plan launches."""
+    product = product_of(problem)
+    if plan.box is None or problem.face == "wgrad":
+        return product.blocks(plan.tile) * plan.parts
+    boxes = math.prod(-(-size // side) for size, side in zip(phase_sizes(problem), plan.box, strict=True))
+    return boxes * -(-product.columns // plan.tile.columns) * product.count * plan.parts
 
 
 def cost(problem: ConvProblem, plan: Plan) -> float:
     """What a plan costs, in multiply-adds of one multiprocessor."""
-    rows, columns, depth, count = gemm_of_block(problem)
-    tile, parts = plan.tile, plan.parts
+    product, tile = product_of(problem), plan.tile
     step = tile.steps(problem.dtype.itemsize)
-    blocks = rows_of_tiles(problem, tile, plan.box) * -(-columns // tile.columns) * count * parts
-    waves = -(-blocks // multiprocessors(problem))
-    steps = -(-depth // (step * parts))
+    waves = -(-blocks(problem, plan) // multiprocessors(problem))
+    steps = -(-product.steps(step) // plan.parts)
     load = LOAD[plan.box is not None and problem.face != "wgrad"]
-    products = tile.rows * tile.columns + load * (tile.rows + tile.columns)
-    partial_sums = rows * columns * count * parts if parts > 1 else 0
-    return waves * steps * step * products + BYTE * 8 * partial_sums / multiprocessors(problem)
+    work = tile.rows * tile.columns + load * (tile.rows + tile.columns)
+    partial_sums = product.rows * product.columns * product.count * plan.parts if plan.parts > 1 else 0
+    return waves * steps * step * work + BYTE * 8 * partial_sums / multiprocessors(problem)
 
 
 @lru_cache(maxsize=4096)
@@ -151,20 +180,20 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False) -> P
         scalar: whether its operands can be loaded element by element only.
         boxes: whether they lie so that TMA can bring them in.
     """
-    rows, columns, depth, _ = gemm_of_block(problem)
-    itemsize = problem.dtype.itemsize
+    product, itemsize = product_of(problem), problem.dtype.itemsize
     plans = []
     candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
     if boxes and why_not_boxes(problem) is None:
         candidates += [(tile, True) for tile in BOX_TILES[known(BOX_TILES, problem.arch)]]
     for tile, boxed in candidates:
-        oversized = tile.rows >= max(2 * rows, 32) or tile.columns >= max(2 * columns, 32)
+        step = tile.steps(itemsize)
+        oversized = tile.rows >= max(2 * product.rows, 32) or tile.columns >= max(2 * product.columns, 32)
         if oversized or legal(tile, problem) is not None:
             continue
-        if boxed and problem.groups > 1 and depth // problem.taps % tile.steps(itemsize):
+        if boxed and problem.groups > 1 and product.depth % step:
             continue  # the last step of a tap would read the next group
         parts = 1
-        while parts == 1 or parts <= min(MOST_PARTS, depth // (4 * tile.steps(itemsize))):
+        while parts == 1 or parts <= min(MOST_PARTS, product.steps(step) // 4):
             plans.append(planned(problem, tile, parts, boxed))
             parts *= 2
     if not plans:

@@ -83,8 +83,8 @@ def draw(problem: ConvProblem, bordered: Callable[[Tensor], Tensor]) -> tuple[Te
 def plans(problem: ConvProblem) -> Iterator[Plan]:
     """Plans of the kinds that `run` does not choose for so small a problem."""
     yield planned(problem, SMALL, 3, False)
-    depth = igemm_tiles.gemm_of_block(problem)[2] // problem.taps
-    if igemm_tiles.why_not_boxes(problem) is None and (problem.groups == 1 or depth % 32 == 0):
+    whole = problem.groups == 1 or igemm_tiles.product_of(problem).depth % SMALL.steps(2) == 0
+    if whole and igemm_tiles.why_not_boxes(problem) is None:
         yield planned(problem, SMALL, 1, True)
         yield planned(problem, SMALL, 2, True)
 
@@ -171,13 +171,15 @@ def test_operands_as_they_come(form: str, face: Face, device: str, poisoned: Non
         check(problem, first, second, None, igemm.run(problem, first, second, None))
 
 
+@pytest.mark.parametrize(
+    "strides", [(1 << 31, 1, 24, 8), (9, 1 << 28, 3, 1)], ids=["from image to image", "over the channels of one"]
+)
 @pytest.mark.parametrize("face", FACES)
-def test_offsets_past_32_bits(face: Face, device: str) -> None:
-    """The second image begins 2^31 elements after the first; nothing in between is touched."""
-    problem = Case("", 2, 8, 8, (3, 3), (2, 2), (1, 1), (0, 0), (1, 1)).problem(face, torch.float16, True, device)
+def test_offsets_past_32_bits(face: Face, strides: tuple[int, ...], device: str) -> None:
+    """Operands that span more than 2^31 elements; nothing in between is touched."""
+    problem = Case("", 2, 9, 9, (3, 3), (2, 2), (1, 1), (0, 0), (1, 1)).problem(face, torch.float16, True, device)
     a, b = operands(problem)
-    far = torch.empty((1 << 31) + 4096, dtype=a.dtype, device=device)
-    far = far.as_strided(a.shape, (1 << 31, *a.stride()[1:])).copy_(a)
+    far = torch.empty((1 << 31) + (1 << 29), dtype=a.dtype, device=device).as_strided(a.shape, strides).copy_(a)
     check(problem, far, b, None, igemm.run(problem, far, b, None))
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths too (seconds to compile each)")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    what.add_argument("--minutes", type=float, help="begin no case after this (default: 4 on a CPU, 7.5 on a GPU)")
+    what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
     what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")
     other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
     other.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two results files")

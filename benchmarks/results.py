@@ -55,10 +55,10 @@ class Row:
     transposed: bool
     count: int
     layout: str
-    cut: str
     checked: str
     ideal: float
     bound: str
+    cut: str = ""
     baseline: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)

@@ -48,7 +48,7 @@ class Plan:
         if device == "cuda":
             memory = torch.cuda.get_device_properties("cuda").total_memory
             return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.2, minutes=7.5)
-        return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=4.0)
+        return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=3.5)
 
     def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
         """The cases of `layers`: forwards first, then gradients, then steps, and each time the families take turns.

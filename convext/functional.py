@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -145,10 +145,12 @@ def resolve_padding(padding: str | Pads, input: Ints, kernel: Ints, stride: Ints
         input, kernel, stride, dilation: one value an axis.
 
     Raises:
-        ValueError: an unknown word.
+        ValueError: an unknown word, or an axis without exactly two sides.
         RuntimeError: negative padding.
     """
     if not isinstance(padding, str):
+        if any(len(pair) != 2 for pair in padding):
+            raise ValueError(f"expected padding to have a (begin, end) for each axis, but got padding={padding}")
         if any(side < 0 for pair in padding for side in pair):
             raise RuntimeError(f"negative padding is not supported, but got padding={padding}")
         return padding
@@ -193,12 +195,16 @@ def _expand(value: Any, rank: int) -> tuple[Any, ...] | None:
     return value if len(value) == rank else value * rank if len(value) == 1 else None
 
 
+def _are_ints(values: tuple[Any, ...] | None) -> TypeGuard[tuple[int, ...]]:
+    return values is not None and all(isinstance(v, int | torch.SymInt) for v in values)
+
+
 def _conv_geometry(
     x: Ints, w: Ints, bias: Ints | None, stride: Any, padding: Any, dilation: Any, groups: int, rank: int
 ) -> Geometry | None:
     """The geometry, or None for what only torch can answer or refuse."""
     stride, dilation = _expand(stride, rank), _expand(dilation, rank)
-    if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or stride is None or dilation is None:
+    if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or not _are_ints(stride) or not _are_ints(dilation):
         return None
     if groups < 1 or w[0] < groups or w[0] % groups or x[-rank - 1] != w[1] * groups:
         return None
@@ -230,9 +236,7 @@ def _conv_transpose_geometry(
     padding, extra = _expand(padding, rank), _expand(output_padding, rank)
     if len(w) != rank + 2 or len(y) not in (rank + 1, rank + 2):
         return None
-    if stride is None or dilation is None or padding is None or extra is None:
-        return None
-    if not all(isinstance(p, int | torch.SymInt) for p in padding):
+    if not (_are_ints(stride) and _are_ints(dilation) and _are_ints(padding) and _are_ints(extra)):
         return None
     if groups < 1 or w[0] % groups or y[-rank - 1] != w[0] or min(stride) < 1 or min(dilation) < 1 or min(w) < 1:
         return None
@@ -266,6 +270,8 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     That is: under "auto" off CUDA, unless the weight is frozen (torch's operator would keep the input alive for a
     weight gradient that nobody wants); and for integers and complex numbers unless kernels are asked for by name.
     """
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        return True  # for its TypeError
     if settings.BACKEND == "auto":
         if input.device.type != "cuda":
             return weight.requires_grad or not input.requires_grad or not torch.is_grad_enabled()

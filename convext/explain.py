@@ -87,7 +87,10 @@ def _explain(p: ConvProblem) -> str:
         mark = "->" if kernel.name == chosen else "  "
         lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
     measured = choices.nearest(p)
-    if measured is not None:
+    if measured is None:
+        best = registry.cudnns_best(p) if p.device == "cuda" else None
+        lines += [f"  ATen goes first: {best}"] if best else []
+    else:
         lines.append(f"  measured near here: {measured.kernel}, {measured.ratio:.2f} times as fast as torch's best")
     if chosen == "none":
         lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")

@@ -89,7 +89,7 @@ def test_a_provider_gives_every_reason(picky):
 
 def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
     monkeypatch.setattr(registry, "KERNELS", [picky, registry.ATEN])
-    monkeypatch.setattr(registry, "_is_cudnns_best", lambda p: False)
+    monkeypatch.setattr(registry, "cudnns_best", lambda p: None)
     monkeypatch.setattr(registry.choices, "nearest", lambda p: None)
     dense = ConvProblem.of(
         "fprop", (2, 4, 9), (6, 4, 3), (7,), (1,), (0,), (1,), 1, torch.float32, device="cuda", arch=90

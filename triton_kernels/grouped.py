@@ -14,15 +14,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from convext import layout
-from convext.problem import FACES, OPERANDS, ConvProblem
-from convext.settings import PRECISIONS
+from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem
 from convext.triton_kernels.grouped_image import packed_image_kernel
 from convext.triton_kernels.grouped_weight import packed_weight_kernel
 from convext.triton_kernels.igemm_tiles import best_box, phase_sizes
@@ -256,3 +254,41 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
         tile.warps, tile.stages,
     )  # fmt: skip
     return launch, partial
+
+
+# ------------------------------------------------------------------------------------------------- specimens
+
+
+def specimens(arch: int) -> Iterator[Specimen]:
+    """Groups of 4, 8 and 4 to 8 channels in bfloat16, both layouts; 8 in every other dtype and precision."""
+    cases = [
+        (torch.bfloat16, "ieee", last, c, k, stride)
+        for c, k, stride in ((4, 4, 1), (8, 8, 1), (4, 8, 2))
+        for last in (True, False)
+    ]
+    cases += [(torch.float32, precision, last, 8, 8, 1) for precision in PRECISIONS for last in (True, False)]
+    cases += [(torch.float64, "ieee", True, 8, 8, 1)]
+    for dtype, precision, channels_last, c, k, stride in cases:
+        out = 56 // stride
+        x, w, y = (
+            layout.empty(shape, channels_last, torch.empty((), dtype=dtype, device="meta"))
+            for shape in ((32, 32 * c, 56, 56), (32 * k, c, 3, 3), (32, 32 * k, out, out))
+        )
+        where = "NHWC" if channels_last else "NCHW"
+        name = f"{c} to {k} channels stride {stride} {dtype} {precision} {where}".replace("torch.", "")
+        for face in FACES:
+            tensors = {"x": x, "w": w, "y": y}
+            a, b = (tensors[role] for role in OPERANDS[face])
+            result = tensors[OPEN[face]]
+            problem = ConvProblem.of(
+                face, a.shape, b.shape, result.shape[2:], (stride,) * 2, (1, 1), (1, 1), 32, dtype, channels_last,
+                "cuda", arch, precision,
+            )  # fmt: skip
+            if face == "wgrad":
+                launch, _ = weight_launch(problem, x, y, result)
+                outputs = 32 * k * c * 9 * launch.arguments[-2] / launch.programs
+                trips = math.ceil(32 * out * out / choose(problem, _scalar(x, y))[0].pixels / launch.arguments[-2])
+            else:
+                launch = image_launch(problem, a, b, None, result)
+                outputs, trips = result.numel() / launch.programs, 9 if face == "fprop" else 9 // stride**2
+            yield Specimen(f"grouped.{face} {name}", launch, outputs, trips)

@@ -29,10 +29,8 @@ def channels_of(first_group, groups, PACK: tl.constexpr, CHANNELS: tl.constexpr,
     i = tl.arange(0, PACK * PADDED)
     group = i // PADDED
     within = i % PADDED
-    if CHANNELS == PADDED:
-        channel = first_group * CHANNELS + i  # contiguous, and seen to be
-    else:
-        channel = (first_group + group) * CHANNELS + within
+    # The first is contiguous, and the compiler sees that it is.
+    channel = first_group * CHANNELS + (i if CHANNELS == PADDED else group * CHANNELS + within)
     return channel, (within < CHANNELS) & (first_group + group < groups), group, within
 
 

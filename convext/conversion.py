@@ -74,7 +74,7 @@ def convert(model: torch.nn.Module, inplace: bool = True) -> Conversion:
 def _why_left_alone(module: torch.nn.Module) -> str | None:
     """Why a convolution is not swapped; None for what is no convolution, or is convext's already."""
     kind = type(module)
-    if not isinstance(module, torch.nn.modules.conv._ConvNd) or kind in _SWAP.values():
+    if not isinstance(module, torch.nn.modules.conv._ConvNd) or isinstance(module, tuple(_SWAP.values())):
         return None
     if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
         return f"{kind.__name__} has no shape yet: run the model once, then convert"

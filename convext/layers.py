@@ -24,7 +24,7 @@ from torch import Tensor
 
 from convext.nn import Conv1d, Conv2d, Conv3d, _Convolution
 
-_CONV: dict[int, type[_Convolution]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+CONV: dict[int, type[_Convolution]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 
 
 class _Depthwise(_Convolution):
@@ -196,7 +196,7 @@ class _DepthwiseSeparable(torch.nn.Sequential):
         **options: Any,
     ) -> None:
         super().__init__()
-        conv = _CONV[self._rank]
+        conv = CONV[self._rank]
         self.depthwise = conv(
             in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels, **options
         )  # fmt: skip
@@ -247,7 +247,7 @@ class _SpatiallySeparable(torch.nn.Sequential):
         layers = []
         for axis in reversed(range(rank)):
             layers.append(
-                _CONV[rank](
+                CONV[rank](
                     in_channels if axis == rank - 1 else mid,
                     mid if axis else out_channels,
                     _only(axis, kernel_size, 1, rank),

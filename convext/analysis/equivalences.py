@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convext.analysis.geometry import dense_kernel
-from convext.layers import _CONV, SpatiallySeparableConv2d
+from convext.layers import CONV, SpatiallySeparableConv2d
 from convext.nn import Conv1d, Conv2d, Conv3d
 
 M = TypeVar("M", bound=nn.Module)
@@ -95,7 +95,7 @@ def transposed_as_gradient(transposed: nn.Module) -> Equivalence[nn.Module]:
     """
     layer: Any = transposed
     rank = len(layer.kernel_size)
-    conv = _CONV[rank](
+    conv = CONV[rank](
         layer.out_channels, layer.in_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
         layer.groups, bias=False,
     ).to(layer.weight)  # fmt: skip
@@ -186,7 +186,7 @@ def _random(*shape: int) -> Tensor:
 
 
 def _like(linear: nn.Linear, rank: int, *arguments: Any) -> Any:
-    conv: Any = _CONV[rank]
+    conv: Any = CONV[rank]
     return conv(*arguments, bias=linear.bias is not None).to(linear.weight)
 
 

@@ -302,6 +302,13 @@ def test_torchvision_backbones(net: type[nn.Module], name: str) -> None:
         assert net(21, name).eval()(torch.empty(1, 3, 65, 47)).shape == (1, 21, 65, 47)
 
 
+def test_small_backbone() -> None:
+    for separable in (False, True):
+        small = backbone.SmallBackbone(8, separable)
+        assert receptive_field(small) == (47, 47)
+        assert output_shape(small, (1, 3, 65, 47)) == (1, small.out_channels, 9, 6)
+
+
 # ------------------------------------------------------------------------------------- memory and mixed precision
 
 

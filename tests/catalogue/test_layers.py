@@ -1,9 +1,13 @@
 """The named layers: parameters, shapes, and what each is equal to."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import convext
 from convext import layers
 from convext.nn import Conv1d, Conv2d
 
@@ -180,3 +184,26 @@ def test_spatially_separable_geometry() -> None:
 def test_one_dimensional_dilated_keeps_the_length() -> None:
     for dilation in (1, 2, 4, 8):
         assert Conv1d(3, 3, 3, padding=dilation, dilation=dilation)(torch.randn(1, 3, 16)).shape == (1, 3, 16)
+
+
+def test_dilation_zero_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="dilation should be greater than zero"):
+        layers.DilatedConv2d(2, 2, 3, dilation=0, padding=0)(torch.randn(1, 2, 9, 8))
+
+
+def test_convert_has_nothing_to_say_about_the_catalogue() -> None:
+    model = torch.nn.Sequential(layers.DepthwiseConv2d(2, 3), layers.TrueConv2d(2, 2, 3), torch.nn.Conv2d(2, 2, 1))
+    report = convext.convert(model)
+    assert (report.converted, report.left_alone) == (["2"], {})
+
+
+def test_the_catalogue_is_imported_at_first_use() -> None:
+    script = (
+        "import sys, convext; "
+        "late = [m for m in sys.modules if m.startswith(('convext.layers', 'convext.blocks', 'convext.analysis'))]; "
+        "assert not late, late; "
+        "assert convext.blocks.ASPP and convext.layers.TrueConv1d and convext.analysis.lint is convext.lint; "
+        "assert 'matplotlib' not in sys.modules; "
+        "assert not hasattr(convext, 'nothing')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -16,7 +16,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -52,7 +55,6 @@ def _compute(
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
     """Runs a face, below autograd. Every path of every face ends here."""
-    _count_flops()
     dtype, device = a.dtype, a.device
     _check_operands(face, a, b, bias, groups)
     on_cuda = device.type == "cuda"
@@ -99,7 +101,6 @@ def _fake(
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
     """The result's shape and strides, from symbolic shapes too."""
-    _count_flops()
     _check_operands(face, a, b, bias, groups)
     check_geometry(size, stride, pad, dilation)
     shape = open_shape(face, a.shape, b.shape, size, groups)
@@ -334,7 +335,6 @@ def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: 
     return 2 * math.prod(shape["w"]) * shape["y"][0] * math.prod(shape["y"][2:])
 
 
-@cache
 def _register_flops() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
@@ -342,10 +342,31 @@ def _register_flops() -> None:
         register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
 
 
-def _count_flops() -> None:
-    """Gives torch's FLOP counter its formulas, once somebody has imported it: it imports Triton, and we do not.
+class _FlopCounterImport:
+    """On `sys.meta_path`: gives torch's FLOP counter its formulas as soon as somebody imports it.
 
-    The counter runs an operator before it looks the formula up, so this is called from the forward and the fake.
+    We do not import it ourselves, for it imports Triton. Later would be too late: a counter copies the formulas when
+    it is made.
     """
-    if "torch.utils.flop_counter" in sys.modules:
-        _register_flops()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != _FLOP_COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                _register_flops()
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+_FLOP_COUNTER = "torch.utils.flop_counter"
+if _FLOP_COUNTER in sys.modules:
+    _register_flops()
+else:
+    sys.meta_path.insert(0, _FlopCounterImport())

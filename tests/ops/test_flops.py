@@ -1,5 +1,8 @@
 """FLOPs of the operators, as torch counts its own convolutions."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,6 +39,19 @@ def test_flops_equal_torchs(cls, x, arguments, device):
 def layer_of_torch(layer):
     """torch's own layer with the same parameters."""
     return convext.Conversion(layer, converted=[""]).undo()
+
+
+@pytest.mark.parametrize("first", ["convext", "torch.utils.flop_counter"])
+def test_the_first_counter_of_a_process_counts(first):
+    code = f"""
+import torch, {first}, convext
+from torch.utils.flop_counter import FlopCounterMode
+with convext.backend("aten"), FlopCounterMode(display=False) as counter:
+    convext.Conv1d(2, 3, 3)(torch.randn(1, 2, 6))
+print(counter.get_total_flops())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == str(2 * 2 * 3 * 3 * 4), run.stderr
 
 
 def test_flops_of_a_problem_are_those_of_the_operator():

@@ -79,11 +79,11 @@ def pixel_strides(t: Tensor) -> tuple[int, ...]:
 
 @triton.jit
 def channel_stride(strides, V: tl.constexpr, UNIT: tl.constexpr):
-    """The stride of a `Plane`'s channels, in elements."""
+    """The stride of a `Plane`'s channels, in elements. Its V-th part fits 32 bits more often than it does."""
     if UNIT == 1:
         return strides[0]
     else:
-        return strides[0] * V
+        return tl.cast(strides[0], tl.int64) * V
 
 
 @triton.jit
@@ -102,5 +102,5 @@ def pixel_offset(q, sizes, SIZE: tl.constexpr, strides, V: tl.constexpr, UNIT: t
         if r == 0 and UNIT == 2:
             offset += index
         else:
-            offset += index.to(tl.int64) * (strides[AXES - r] * V)
+            offset += index.to(tl.int64) * (tl.cast(strides[AXES - r], tl.int64) * V)
     return offset

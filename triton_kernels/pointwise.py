@@ -195,7 +195,7 @@ def _multiply(
     )
     source_at = source + d.to(tl.int64)[:, None] * source_step + source_at[None, :]  # [BD, BQ]
     w_row = channel_stride(w_strides, W_V, W_UNIT)
-    w_depth = w_strides[1] if W_UNIT == 2 else w_strides[1] * W_V
+    w_depth = w_strides[1] if W_UNIT == 2 else tl.cast(w_strides[1], tl.int64) * W_V
     w_at = w + group * w_group + r.to(tl.int64)[:, None] * w_row + d.to(tl.int64)[None, :] * w_depth  # [BR, BD]
 
     acc = tl.zeros((BR, BQ), tl.float64 if source.dtype.element_ty == tl.float64 else tl.float32)

@@ -78,3 +78,11 @@ def random_bias(problem: ConvProblem) -> Tensor | None:
     if problem.face == "wgrad":
         return None
     return torch.randn(problem.open_shape[1], device=problem.device).to(problem.dtype)
+
+
+def far_apart(t: Tensor, axis: int) -> Tensor:
+    """A copy of `t` of size 2 along `axis`, with 2^31 elements in between, in memory that nothing else touches."""
+    strides = list(t.contiguous().select(axis, 0).contiguous().stride())
+    strides.insert(axis, 1 << 31)
+    result = torch.empty((1 << 31) + t.numel(), dtype=t.dtype, device=t.device).as_strided(t.shape, strides)
+    return result.copy_(t)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from single_face import Case, assert_agrees, random_bias
+from single_face import Case, assert_agrees, far_apart, random_bias
 
 import convext
 from convext import check
@@ -67,6 +67,13 @@ def test_strides_of_any_kind(face, channels_last, device, bordered):
     ):
         assert_agrees(grouped, problem, bordered(view(a)), b, random_bias(problem))
         assert_agrees(grouped, problem, a, bordered(view(b)), random_bias(problem))
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_offsets_past_32_bits(face, device):
+    problem = Case("", (3, 4), 2, 4, 4, 2, kernel=2).problem(face, torch.float16, False, device)
+    a, b = check.operands(problem)
+    assert_agrees(grouped, problem, far_apart(a, 0), b, random_bias(problem))
 
 
 def test_long_sums_are_split_and_repeatable(device):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from single_face import Case, assert_agrees, random_bias
+from single_face import Case, assert_agrees, far_apart, random_bias
 
 import convext
 from convext import check, layout
@@ -65,6 +65,14 @@ def test_strides_of_any_kind(face, channels_last, device, bordered):
     ):
         assert_agrees(pointwise, problem, bordered(view(a)), b, random_bias(problem))
         assert_agrees(pointwise, problem, a, bordered(view(b)), random_bias(problem))
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["images", "channels"])
+@pytest.mark.parametrize("face", FACES)
+def test_offsets_past_32_bits(face, axis, device):
+    problem = Case("", (3, 4), 2, 2, 2).problem(face, torch.float16, False, device)
+    a, b = check.operands(problem)
+    assert_agrees(pointwise, problem, far_apart(a, axis), b, random_bias(problem))
 
 
 def test_bias_with_stride_0(device):

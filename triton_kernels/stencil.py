@@ -8,14 +8,17 @@ weight gradient; `stencil_plan` gives the axes their roles.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convext import layout
-from convext.problem import ConvProblem
-from convext.triton_kernels.launch import Launch
+from convext.problem import FACES, OPERANDS, ConvProblem
+from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_gather import gather
 from convext.triton_kernels.stencil_launch import choose, holds_all_taps, plan_gather, plan_wgrad
@@ -57,7 +60,7 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         return result.zero_() if bias is None else result.copy_(bias.view(-1, *[1] * problem.rank).expand_as(result))
     if problem.face != "wgrad":
         if _reads_taps_again(problem):
-            b = b.movedim(0, -1).contiguous().movedim(-1, 0)
+            b = _channels_last(b)
         launch_gather(problem, a, b, bias, result)()
         return result
     parts = plan_wgrad(problem, a.stride(), b.stride(), result.stride()).parts
@@ -67,6 +70,11 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         if parts > 1:
             add_in_order(sums, result)
     return result
+
+
+def _channels_last(w: Tensor) -> Tensor:
+    """A copy of w with the channels innermost."""
+    return w.movedim(0, -1).contiguous().movedim(-1, 0)
 
 
 def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> Launch:
@@ -81,3 +89,45 @@ def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor, sum
     """The launch that computes a wgrad: into the parts in `sums`, or at once where this is `result`."""
     plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
     return Launch(weight_sums, plan.programs, (x, y, sums, *plan.arguments), plan.constants, plan.warps)
+
+
+# -------------------------------------------------------------------------------------------------- specimens
+
+# (faces, input, kernel, stride, pad, dilation, output): one for each way that tiles are chosen.
+SPECIMENS: dict[str, tuple[Any, ...]] = {
+    "3x3": (("fprop", "wgrad"), (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)),
+    "5x5": (("fprop",), (56, 56), (5, 5), (1, 1), (2, 2), (1, 1), (56, 56)),
+    "7x7": (("fprop", "wgrad"), (56, 56), (7, 7), (1, 1), (3, 3), (1, 1), (56, 56)),
+    "31x31": (FACES, (64, 64), (31, 31), (1, 1), (15, 15), (1, 1), (64, 64)),
+    "3x3 stride 2": (FACES, (112, 112), (3, 3), (2, 2), (1, 1), (1, 1), (56, 56)),
+    "3x3 dilation 4": (("fprop",), (64, 64), (3, 3), (1, 1), (4, 4), (4, 4), (64, 64)),
+    "3x3 on 7x7": (("fprop",), (7, 7), (3, 3), (1, 1), (1, 1), (1, 1), (7, 7)),
+    "causal 4": (("fprop", "wgrad"), (8192,), (4,), (1,), (3,), (1,), (8192,)),
+    "3x3x3": (("fprop",), (16, 32, 32), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (16, 32, 32)),
+}
+
+
+def specimens(arch: int) -> Iterator[Specimen]:
+    """Every entry of SPECIMENS in bfloat16 and both layouts; the first one also in float32."""
+    cases = [(what, torch.bfloat16) for what in SPECIMENS] + [("3x3", torch.float32)]
+    for what, dtype in cases:
+        faces, *geometry = SPECIMENS[what]
+        for face, last in product(faces, (False, True)):
+            size, kernel, stride, pad, dilation, output = geometry
+            problem = ConvProblem(
+                face, 32, 64, 64, 64, size, kernel, output, stride, pad, dilation, dtype, last, "cuda", arch
+            )
+            yield _specimen(f"stencil.{face} {what} {dtype} {'NHWC' if last else 'NCHW'}", problem)
+
+
+def _specimen(name: str, problem: ConvProblem) -> Specimen:
+    p, like = problem, torch.empty((), dtype=problem.dtype, device="meta")
+    a, b = (layout.empty(p.shape(role), p.channels_last and role != "w", like) for role in OPERANDS[p.face])
+    result = layout.empty(p.open_shape, p.channels_last, like)
+    if p.face == "wgrad":
+        launch, plan = launch_wgrad(p, a, b, result, partial_sums(2, result)), plan_wgrad
+    else:
+        b = _channels_last(b) if _reads_taps_again(p) else b
+        launch, plan = launch_gather(p, a, b, None, result), plan_gather
+    found = plan(p, a.stride(), b.stride(), result.stride())
+    return Specimen(name.replace("torch.", ""), launch, found.outputs, found.trips)

@@ -102,13 +102,21 @@ def add_row(
 
 
 @triton.jit
-def plane_offset(t, o, loop, x_c, x_loop, LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr):
-    """Where the t-th plane of input for output plane `o` lies from the first channel's first, and whether it exists.
+def source_and_tap(t, SOURCES: tl.constexpr, LOOP_TAPS: tl.constexpr):
+    """The channel and the tap of the loop axis that t counts. One channel is a constant: addresses stay aligned."""
+    if SOURCES == 1:
+        return 0, t
+    else:
+        return unravel(t, LOOP_TAPS)
 
-    t counts the channels that an output channel gathers from, and the taps of the loop axis within each.
+
+@triton.jit
+def plane_offset(source, tap, o, loop, x_c, x_loop, LOOPED: tl.constexpr):
+    """Where the plane that `tap` of the loop axis joins to output plane `o` lies in channel `source`, and if it exists.
+
+    Counted from the first plane of channel 0.
     """
     size, _, S, D, P, R = loop
-    source, tap = unravel(t, LOOP_TAPS)
     offset = source * x_c
     if LOOPED:
         scaled = o * S + tap * D - P
@@ -191,8 +199,9 @@ def gather(
     held = ()
     if HOLD:
         for t in tl.static_range(PLANES):
-            taps = weights + (t // LOOP_TAPS * w_k + t % LOOP_TAPS * w_loop)
-            held += load_taps(taps, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
+            source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
+            plane = weights + (source * w_k + tap * w_loop)
+            held += load_taps(plane, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
     start = tl.zeros(live.shape, ACC)
     if BIAS:
         start += tl.load(bias + c * bias_stride, mask=has_channel, other=0.0).to(ACC)
@@ -203,19 +212,21 @@ def gather(
             row_live = live & inside(i, roll_in)
             if HOLD:
                 for t in tl.static_range(PLANES):
-                    offset, exists = plane_offset(t, o_loop, loop, x_c, x_loop, LOOPED, LOOP_TAPS)
+                    source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
+                    offset, exists = plane_offset(source, tap, o_loop, loop, x_c, x_loop, LOOPED)
                     columns = load_row(
                         inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
                     acc = add_row(acc, columns, held[t * TAPS : (t + 1) * TAPS], slot, ROLL, ROW, X_V, WIDTH)
             else:
                 for t in tl.range(0, PLANES, num_stages=1):
-                    offset, exists = plane_offset(t, o_loop, loop, x_c, x_loop, LOOPED, LOOP_TAPS)
+                    source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
+                    offset, exists = plane_offset(source, tap, o_loop, loop, x_c, x_loop, LOOPED)
                     columns = load_row(
                         inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
-                    taps = weights + (t // LOOP_TAPS * w_k + t % LOOP_TAPS * w_loop)
-                    taps = load_taps(taps, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
+                    plane = weights + (source * w_k + tap * w_loop)
+                    taps = load_taps(plane, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
                     acc = add_row(acc, columns, taps, slot, ROLL, ROW, X_V, WIDTH)
             i += roll_d
             inputs += roll_d * x_roll

@@ -112,6 +112,16 @@ class Walk:
     axes: tuple[Strides, Strides, Strides]
     constants: dict[str, Any]
 
+    @property
+    def steps(self) -> int:
+        """Of a lane down its strip."""
+        return self.rows + groups_in_flight(self.choice.roll.roll) - 1
+
+    @property
+    def outputs(self) -> int:
+        """Elements of y in a program's strips."""
+        return self.lanes * self.constants["BC"] * self.choice.width * self.rows * self.choice.roll.R
+
 
 def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides, y_strides: Strides) -> Walk:
     last, itemsize = p.channels_last, p.dtype.itemsize
@@ -170,12 +180,18 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
 
 @dataclass(frozen=True)
 class Plan:
-    """A kernel's grid, its arguments after its tensors, constexprs and warps; `parts` of a weight gradient's sums."""
+    """A kernel's grid, its arguments after its tensors, and its constexprs.
+
+    `parts` of a weight gradient's sums are added later. A program is for `outputs` elements of y, the result of a
+    gather and what a weight gradient sums over; its innermost loop makes `trips`.
+    """
 
     programs: int
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
+    outputs: int
+    trips: int
     parts: int = 1
 
 
@@ -202,7 +218,11 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     constants = {
         **walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "HOLD": holds_all_taps(p, choice),
     }  # fmt: skip
-    return Plan(triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps)
+    planes = 1 if constants["HOLD"] else sources * choice.loop.taps
+    return Plan(
+        triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps, walk.outputs,
+        walk.steps * planes,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -221,4 +241,6 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
         walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
     )  # fmt: skip
     constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
-    return Plan(programs * parts, arguments, constants, choice.tile.warps, parts)
+    return Plan(
+        programs * parts, arguments, constants, choice.tile.warps, walk.outputs * blocks, walk.steps * blocks, parts
+    )

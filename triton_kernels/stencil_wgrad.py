@@ -100,7 +100,7 @@ def weight_sums(
         column_out = column * WIDTH
 
         n = n.to(tl.int64)
-        offset, exists = plane_offset(loop_tap, o_loop, loop, 0, x_loop, LOOPED, LOOP_TAPS)
+        offset, exists = plane_offset(0, loop_tap, o_loop, loop, 0, x_loop, LOOPED)
         inputs = x + n * x_n + c_far // multiplier * x_c + offset + i.to(tl.int64) * x_roll + column_in * x_row
         outputs = y + n * y_n + c_far * y_c + o_loop.to(tl.int64) * y_loop + o.to(tl.int64) * y_roll
         outputs += column_out * y_row

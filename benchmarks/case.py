@@ -86,4 +86,3 @@ class Case:
 def ordered(tensors: Tensors, layout_name: str) -> Tensors:
     """The same tensors, dense in "nc" or "cl" order."""
     return {role: layout.dense(t, layout_name == "cl") for role, t in tensors.items()}
-

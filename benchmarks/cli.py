@@ -149,4 +149,3 @@ def _report(path: Path, out: Path) -> None:
     from convext.benchmarks import report
 
     report.main(path, out)
-

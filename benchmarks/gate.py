@@ -101,4 +101,3 @@ def _weight_oracle(problem: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
         part, grad = x[i : i + step], y[i : i + step]
         total += _oracle(replace(problem, n=part.shape[0]), part, grad)
     return total
-

@@ -120,7 +120,7 @@ class Layer:
 
 
 def _difference(whole: tuple[int, ...], cut: tuple[int, ...]) -> str:
-    """"n 64>2 map 56x56>28x28", or "" where nothing was cut."""
+    """ "n 64>2 map 56x56>28x28", or "" where nothing was cut."""
     parts = [f"n {whole[0]}>{cut[0]}"] if cut[0] != whole[0] else []
     if cut[2:] != whole[2:]:
         parts.append(f"map {'x'.join(map(str, whole[2:]))}>{'x'.join(map(str, cut[2:]))}")

@@ -120,9 +120,14 @@ def _print_tables() -> None:
     for name, (kind, shape, arguments) in LAYERS.items():
         for title, times in layer_calls(kind, shape, arguments).items():
             base = times["torch.nn"]
-            cells = [Cell(f"{times[p]:.1f} ({times[p] / base:.2f}x)" if p in times else "") for p in ("auto", "aten", "operator")]
+            cells = [
+                Cell(f"{times[p]:.1f} ({times[p] / base:.2f}x)" if p in times else "")
+                for p in ("auto", "aten", "operator")
+            ]
             body.append([Cell(name), Cell(title), Cell(f"{base:.1f}"), *cells])
     show(("layer", "call", "torch.nn", "auto", "aten", "operator"), body, "host microseconds a call (to torch.nn's)")
     with torch.no_grad():
         inside = parts()
-    show(("path", "us"), [[Cell(k), Cell(f"{v:.1f}")] for k, v in inside.items()], "where they go: depthwise 3x3 forward")
+    show(
+        ("path", "us"), [[Cell(k), Cell(f"{v:.1f}")] for k, v in inside.items()], "where they go: depthwise 3x3 forward"
+    )

@@ -1,6 +1,6 @@
 """Three pictures of a results file: speed by family, share of the ideal time, and a heat map of every layer.
 
-Red is slower than torch, blue is faster, and a hatched or empty place was not timed. All axes of speed are logarithmic, so
+Red is slower than torch, blue is faster, and an empty place was not timed. All axes of speed are logarithmic, so
 that twice as fast and half as fast lie equally far from 1.
 """
 
@@ -54,7 +54,9 @@ def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
             ratios = [_ratio(row) or math.nan for row in timed]
             mean = geomean(ratios, [row.count for row in timed])
             x = j + (i - (len(COLUMNS) - 1) / 2) * width
-            bar = axes.bar(x, mean - 1, width * 0.92, bottom=1, color=WORK_COLOURS[name], label=name if j == 0 else None)
+            bar = axes.bar(
+                x, mean - 1, width * 0.92, bottom=1, color=WORK_COLOURS[name], label=name if j == 0 else None
+            )
             if mean < 1:
                 bar[0].set(edgecolor=LOSS, linewidth=1.5)
             axes.plot([x] * len(ratios), ratios, ".", color="#222222", markersize=3, alpha=0.5)
@@ -62,7 +64,9 @@ def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
     axes.set_xticks(range(len(families)), families)
     axes.yaxis.set_major_formatter(FuncFormatter(_times))
     axes.set_ylabel("speed relative to the best of torch's")
-    axes.set_title(f"Speed by family, {device}\nbars: geometric mean over layers by count; red edge: slower", fontsize=10)
+    axes.set_title(
+        f"Speed by family, {device}\nbars: geometric mean over layers by count; red edge: slower", fontsize=10
+    )
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles, labels, ncols=len(COLUMNS), fontsize=8, frameon=False, loc="upper left")
     axes.margins(y=0.18)
@@ -76,7 +80,9 @@ def share_of_ideal(rows: Sequence[Row], device: str) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     for j, family in enumerate(families):
         timed = [row for row in rows if row.family == family and column(row) == "forward" and row.auto()]
-        ours = sorted((row.ideal / row.times[row.auto() or ""][0], row.ideal / row.times[row.baseline][0]) for row in timed)
+        ours = sorted(
+            (row.ideal / row.times[row.auto() or ""][0], row.ideal / row.times[row.baseline][0]) for row in timed
+        )
         for i, (mine, theirs) in enumerate(ours):
             x = j - 0.38 + 0.76 * (i + 0.5) / len(ours)
             colour = LOSS if mine < 0.99 * theirs else "#1b4f72"
@@ -88,8 +94,8 @@ def share_of_ideal(rows: Sequence[Row], device: str) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
     axes.set_ylim(bottom=0)
     axes.set_ylabel("ideal time / measured time, forward")
-    axes.set_title(f"Share of the ideal time, {device}\nblue: convext, red: convext where slower, grey: best of torch's",
-                   fontsize=10)  # fmt: skip
+    legend = "blue: convext, red: convext where slower, grey: best of torch's"
+    axes.set_title(f"Share of the ideal time, {device}\n{legend}", fontsize=10)
     axes.grid(axis="y", alpha=0.25)
     return figure
 

@@ -19,7 +19,8 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
 th { position: sticky; top: 0; background: white }
-td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a } td.failed { color: white; background: #c0392b }
+td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
+td.failed { color: white; background: #c0392b }
 img { max-width: 100% } .note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 .wide { overflow-x: auto } .facts { color: #555 }
 """
@@ -69,7 +70,9 @@ def _page(results: Results, images: dict[str, bytes]) -> str:
     parts += _section("Geometric means by family", ("family", *table.COLUMNS), table.families(rows))
     parts += _section("Geometric means by network", ("network", *table.COLUMNS), _networks(rows))
     parts += _section("Losses", ("layer", "work", "layout", "speed in this layout"), _losses(rows))
-    parts += _section("Not timed: disagreed with float64, or raised", ("what",), ([Cell(t, "failed")] for t in table.failures(rows)))
+    parts += _section(
+        "Not timed: disagreed with float64, or raised", ("what",), ([Cell(t, "failed")] for t in table.failures(rows))
+    )
     parts += _section("Published times, as reported elsewhere", ("layer", "published", "here"), _published(rows))
     parts += _section("Every layer", ("layer", "family", "cut to", *table.COLUMNS), table.lines(rows))
     title = html.escape(f"convext on {run['device']}")
@@ -81,11 +84,16 @@ def _facts(results: Results) -> str:
     gpu = ", ".join(f"{k} {v}" for k, v in run.get("gpu", {}).items())
     versions = ", ".join(f"{k} {run[k]}" for k in ("torch", "triton", "cuda", "cudnn", "python", "threads") if k in run)
     peaks = run["peaks"]
-    return (
-        f"{len(results.rows)} cases, commit {run.get('commit', 'unknown')}, {run['date']}. {versions}. {gpu + '. ' if gpu else ''}"
-        f"float32 products: {run['float32']}. Command: {run['command']}. Ideal time from {peaks['bandwidth'] / 1e9:,.0f} "
-        f"GB/s and " + ", ".join(f"{k} {v / 1e12:,.3g} TFLOP/s" for k, v in peaks["rates"].items()) + f" ({peaks['source']})."
-    )  # fmt: skip
+    rates = ", ".join(f"{name} {rate / 1e12:,.3g} TFLOP/s" for name, rate in peaks["rates"].items())
+    sentences = [
+        f"{len(results.rows)} cases, commit {run.get('commit', 'unknown')}, {run['date']}",
+        versions,
+        gpu,
+        f"float32 products: {run['float32']}",
+        f"Command: {run['command']}",
+        f"Ideal time from {peaks['bandwidth'] / 1e9:,.0f} GB/s and {rates} ({peaks['source']})",
+    ]
+    return "".join(f"{sentence}. " for sentence in sentences if sentence)
 
 
 def _section(title: str, headers: Sequence[str], body: Iterable[Sequence[Cell]]) -> list[str]:
@@ -124,4 +132,8 @@ def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
         if row.published:
             here = table.cell(row)
             note = f" (cut: {row.cut})" if row.cut else ""
-            yield [Cell(f"{row.layer} {row.family}"), Cell(f"{row.published} [{row.name}]"), Cell(here.text + note, here.kind)]
+            yield [
+                Cell(f"{row.layer} {row.family}"),
+                Cell(f"{row.published} [{row.name}]"),
+                Cell(here.text + note, here.kind),
+            ]

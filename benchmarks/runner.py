@@ -100,12 +100,21 @@ def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row
     firsts = {name: sets[0] for name, sets in buffers.sets.items()}
     gate = Gate(case, firsts, weights["bias"] if layer.bias and case.work == "step" else None)
     row = Row(
-        layer=layer.id, name=layer.name, family=layer.family, work=case.work,
-        dtype=str(case.dtype).removeprefix("torch."), transposed=layer.transposed, count=layer.count, layout=layer.layout, cut=layer.cut,
-        checked=gate.checked, ideal=round(case.ideal_seconds(peaks) * MICRO, 3), bound=case.bound(peaks),
+        layer=layer.id,
+        name=layer.name,
+        family=layer.family,
+        work=case.work,
+        dtype=str(case.dtype).removeprefix("torch."),
+        transposed=layer.transposed,
+        count=layer.count,
+        layout=layer.layout,
+        cut=layer.cut,
+        checked=gate.checked,
+        ideal=round(case.ideal_seconds(peaks) * MICRO, 3),
+        bound=case.bound(peaks),
         chosen={name: chosen(case, name) for name in LAYOUTS},
         published=layer.published if case.work == layer.forward else "",
-    )  # fmt: skip
+    )
     passed: dict[str, timing.Call] = {}
     with torch.no_grad():
         for contender in contenders(case, compiled, weights):

@@ -1,6 +1,6 @@
 """The table on the terminal: a line a layer, a column a kind of work, losses in red.
 
-    412us nc 1.31x 74%     time of what "auto" runs, its layout, its speed relative to torch, its share of the ideal time
+    412us nc 1.31x 74%     time and layout of what "auto" runs, speed relative to torch, share of the ideal time
 
 Both convext and torch take the layout, channels first (nc) or last (cl), that suits them best; torch the best of its
 paths as well.

@@ -3,8 +3,8 @@
     round 1:  [wait] A A A | B B B | C C C      round 2:  [wait] B B B | C C C | A A A      ...
 
 On CUDA a sample lies between two events on the stream. A kernel that waits goes in first, so that all of a round is
-queued before the device gets to it, and the host's own time is not measured. On the CPU, where the benchmark runs on one
-thread, a sample is the processor time of that thread: what the clock would say if nothing else ran on the machine.
+queued before the device gets to it, and the host's own time is not measured. On the CPU, where the benchmark runs on
+one thread, a sample is the processor time of that thread: what the clock would say if nothing else ran.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 Call = Callable[[int], object]  # takes the number of the call, which picks its buffers
 
 SAMPLE_SECONDS = {"cuda": 200e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
-MIN_ROUNDS, MAX_ROUNDS = 7, 30
+MIN_ROUNDS, MAX_ROUNDS = 5, 30
 WAIT_CYCLES = 20_000_000  # about 10 ms: longer than the host takes to queue a round
 
 

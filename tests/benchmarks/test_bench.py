@@ -1,0 +1,277 @@
+"""The benchmark from end to end on tiny layers: the gate, the results file, comparison, report and Ctrl-C."""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from convext import aten, ops, registry
+from convext.__main__ import main
+from convext.benchmarks import cli, compare, providers, report, runner, timing
+from convext.benchmarks.case import LAYOUTS, WORK, Case, ordered
+from convext.benchmarks.gate import Gate
+from convext.benchmarks.layers import Layer, anchor_layers, model_layers
+from convext.benchmarks.results import Results, Writer
+from convext.benchmarks.runner import Plan, measure
+from convext.problem import FACES
+from convext.registry import Kernel
+from convext.roofline import H100
+
+PLAN = Plan("cpu", 1e6, 1e5, torch.float32, seconds=0.0, minutes=1.0)
+
+
+def tiny(id: str, flops: float = 1e5) -> Layer:
+    """A layer of the tables, with its channels cut too."""
+    layer = next(layer for layer in model_layers() + anchor_layers() if layer.id == id)
+    return layer.fit(flops, 2e4)
+
+
+def layers() -> list[Layer]:
+    """Small layers of every kind: asymmetric, transposed, grouped transposed, 1-D to 3-D, with and without bias."""
+    base = tiny("2080")  # transposed 2-D
+    ones, zeros = (1, 1, 1), (0, 0, 0)
+    conv = {"begin": (1, 1), "end": (1, 1), "dilation": (1, 1), "output_padding": (0, 0), "transposed": False}
+    return [
+        Layer("a", "depthwise", "depthwise", (3, 4, 9, 7), (4, 1, 3, 3), stride=(2, 1), groups=4, bias=True, **conv),
+        Layer("b", "causal", "dilated", (2, 4, 16), (6, 4, 2), (1,), (4,), (0,), (4,), (0,), 1, False, bias=True),
+        Layer("c", "volume", "dense", (1, 2, 5, 4, 5), (3, 2, 2, 2, 2), ones, zeros, zeros, ones, zeros, 1, False),
+        Layer(
+            "d", "up", "transposed", (5, 4, 5, 4), (4, 2, 4, 3), (2, 3), (1, 0), (1, 0), (1, 1), (1, 0), 2, True, True
+        ),
+        dataclasses.replace(base, input=(2, 8, 5, 5), weight=(8, 3, 4, 4), cut="channels"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("layer", layers(), ids=lambda layer: layer.name.split()[0])
+def test_every_contender_agrees_and_is_timed(layer: Layer, work: str) -> None:
+    case = Case(layer, work, torch.float32, "cpu")
+    row = measure(case, PLAN, H100)
+    ours = "convext" if work == "step" else "aten.convolution"
+    assert not row.failures
+    assert set(row.times) == {f"{name}/{layout}" for name in ("torch.eager", ours) for layout in LAYOUTS}
+    assert set(row.ratios) == {f"{ours}/{layout}" for layout in LAYOUTS}
+    assert row.baseline.startswith("torch.eager")
+    assert row.ideal == pytest.approx(1e6 * case.ideal_seconds(H100), abs=1e-3)
+    for median, p20, p80 in row.times.values():
+        assert 0 < p20 <= median <= p80
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, fault: str) -> list[str]:
+    """Makes a wrong kernel the only one of ours; the list fills with the calls that it gets."""
+    calls: list[str] = []
+
+    def run(problem, a, b, bias):  # type: ignore[no-untyped-def]
+        calls.append(problem.face)
+        result = aten.run(problem, a, b, bias).clone()
+        if fault == "raises":
+            raise RuntimeError("no such tile\nand a trace")
+        if fault == "last element":
+            result[(-1,) * result.dim()] += 0.01 * result.abs().max()
+        if fault == "nan":
+            result[(-1,) * result.dim()] = math.nan
+        return result[:, :-1] if fault == "shape" else result
+
+    kernel = Kernel("triton.planted", FACES, lambda problem: None, run)
+    monkeypatch.setattr(providers, "kernels", lambda case, layout: [kernel])
+    monkeypatch.setattr(providers, "choose", lambda problem: kernel)
+    monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    ops._plan.cache_clear()  # which remembers the kernel that was planted before under this name
+    return calls
+
+
+@pytest.mark.parametrize("work", FACES)
+@pytest.mark.parametrize("fault", ["last element", "nan", "shape", "raises"])
+def test_a_wrong_kernel_is_never_timed(monkeypatch: pytest.MonkeyPatch, fault: str, work: str) -> None:
+    calls = planted(monkeypatch, fault)
+    timed: list[str] = []
+    real = timing.interleaved
+    monkeypatch.setattr(timing, "interleaved", lambda calls, *rest: timed.extend(calls) or real(calls, *rest))
+    row = measure(Case(layers()[0], work, torch.float32, "cpu"), PLAN, H100)
+    assert len(calls) == len(LAYOUTS)  # once in each layout, for the gate
+    assert sorted(timed) == ["torch.eager/cl", "torch.eager/nc"]
+    assert sorted(row.failures) == ["triton.planted/cl", "triton.planted/nc"]
+    assert "triton.planted/nc" not in row.times
+    word = {"raises": "RuntimeError: no such tile", "shape": "shape", "nan": "nan", "last element": "error"}[fault]
+    assert word in row.failures["triton.planted/nc"]
+
+
+def test_a_right_kernel_with_the_same_plumbing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, "none")
+    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), PLAN, H100)
+    assert not row.failures
+    assert row.auto() in {"triton.planted/nc", "triton.planted/cl"}
+
+
+def test_a_disagreement_fails_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    planted(monkeypatch, "last element")
+    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:1])
+    assert main(["bench", "--set", "models", "--work", "fprop", "--device", "cpu", "--out", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "DISAGREES" in printed
+    assert "2 results disagreed with float64" in printed
+
+
+def test_the_gate_sees_the_last_image_of_a_batch_and_all_of_a_weight_gradient() -> None:
+    layer = layers()[0]
+    for work in FACES:
+        case = Case(layer, work, torch.float32, "cpu")
+        tensors = case.draw()
+        gate = Gate(case, {name: ordered(tensors, name) for name in LAYOUTS})
+        (contender, *_) = providers.contenders(case)
+        (result,) = contender.call(tensors)
+        assert gate.refusal("nc", (result,)) is None
+        result[(-1,) * result.dim()] *= 1.01
+        assert "error" in (gate.refusal("nc", (result,)) or "")
+    assert gate.checked == "all"
+    assert Gate(Case(layer, "fprop", torch.float32, "cpu"), {}).checked == "images 0 and 2 of 3"
+
+
+def bench(tmp_path: Path, *arguments: str) -> tuple[int, Path]:
+    status = main(["bench", "--device", "cpu", "--out", str(tmp_path), *arguments])
+    (path,) = tmp_path.glob("*.jsonl")
+    return status, path
+
+
+def test_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
+    status, path = bench(tmp_path, "--set", "models")
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "GPU kernels were not run" in printed
+    assert f"results: {path}" in printed
+    results = Results.read(path)
+    assert len(results.rows) == 8
+    assert results.end is not None
+    assert results.end.get("left_out", []) == []
+    assert {"device", "torch", "commit", "command", "date", "peaks"} <= set(results.run)
+    assert results.run["threads"] == 1
+    (page,) = tmp_path.glob("*.html")
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 3 == len(list(tmp_path.glob("*.png")))
+    assert "no GPU kernel ran" in text
+    assert 'src="http' not in text  # self-contained
+
+
+def test_time_that_is_over_leaves_cases_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
+    monkeypatch.setattr(cli, "_report", lambda path, out: None)
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    _, path = bench(tmp_path, "--set", "models", "--minutes", "1.2")
+    results = Results.read(path)
+    assert len(results.rows) + len(results.end["left_out"]) == 8  # type: ignore[index]
+    assert len(results.rows) == 2
+    assert "6 of 8 cases were not begun" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_the_results_so_far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
+    monkeypatch.setattr(cli, "_report", lambda path, out: None)
+    real, count = runner.measure, itertools.count()
+
+    def interrupted(*arguments):  # type: ignore[no-untyped-def]
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "measure", interrupted)
+    status, path = bench(tmp_path, "--set", "models")
+    results = Results.read(path)
+    assert status == 130
+    assert len(results.rows) == 3
+    assert results.end is None
+    assert "interrupted" in capsys.readouterr().out
+    with path.open("a") as file:
+        file.write('{"record": "case", "lay')  # killed in the middle of a line
+    assert len(Results.read(path).rows) == 3
+
+
+def test_cases_give_every_family_its_turn() -> None:
+    plan = Plan("cpu", 1e8, 4e6, torch.float32, 0.1, 1.0)
+    cases = plan.cases(model_layers())
+    assert len(cases) == 67 * 4
+    assert {case.layer.family for case in cases[:6]} == {
+        "depthwise",
+        "pointwise",
+        "grouped",
+        "dilated",
+        "transposed",
+        "dense",
+    }
+    assert all(case.work == case.layer.forward for case in cases[:67])
+    assert all(case.work == "step" for case in cases[-67:])
+
+
+# ----------------------------------------------------------------------------------------------------- comparison
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    """A results file of two layers' forwards, with spreads of 2%."""
+    path = tmp_path / "before.jsonl"
+    run = {
+        "device": "d",
+        "kind": "cpu",
+        "peaks": {"bandwidth": 1.0, "rates": {}, "source": ""},
+        "date": "",
+        "float32": "",
+    }
+    with Writer(path, {**run, "command": ""}) as writer:
+        for layer in layers()[:2]:
+            row = measure(Case(layer, "fprop", torch.float32, "cpu"), PLAN, H100)
+            row.times = {name: [10.0, 9.9, 10.1] for name in row.times}
+            writer.row(row)
+        writer.end({"seconds": 1.0, "left_out": []})
+    return path
+
+
+def slowed(path: Path, factor: float, contender: str = "aten.convolution/nc", layer: str = "a") -> Path:
+    """A copy in which one contender takes `factor` times as long in one layer."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record.get("layer") == layer:
+            record["times"][contender] = [t * factor for t in record["times"][contender]]
+    after = path.with_name("after.jsonl")
+    after.write_text("\n".join(map(json.dumps, records)))
+    return after
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.01, 0), (1.04, 0), (1.2, 1), (0.5, 0)])
+def test_compare_catches_a_planted_slowdown(measured: Path, factor: float, status: int, capsys) -> None:  # type: ignore[no-untyped-def]
+    after = slowed(measured, factor)
+    assert main(["bench", "--compare", str(measured), str(after), "--fail-below", "0.95"]) == status
+    printed = capsys.readouterr().out
+    assert f"{0 if factor in (1.0, 1.01) else 1} of 4 changed" in printed
+    assert "torch itself: 1.000x" in printed
+
+
+def test_compare_without_a_limit_only_tells(measured: Path) -> None:
+    assert main(["bench", "--compare", str(measured), str(slowed(measured, 3.0))]) == 0
+
+
+def test_compare_shows_a_machine_that_drifted(measured: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    after = slowed(measured, 2.0, "torch.eager/nc")
+    assert compare.main(measured, after, 0.95) == 0
+    assert f"torch itself: {2**-0.25:.3f}x" in capsys.readouterr().out
+
+
+def test_files_without_a_common_case_fail(measured: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        measured.read_text().replace('"layer": "a"', '"layer": "x"').replace('"layer": "b"', '"layer": "y"')
+    )
+    assert compare.main(measured, other, None) == 1
+
+
+def test_losses_are_those_of_the_same_layout(measured: Path) -> None:
+    rows = Results.read(slowed(measured, 1.5)).rows
+    assert [row.lost("nc") for row in rows] == [pytest.approx(1 / 1.5), None]
+    assert [row.lost("cl") for row in rows] == [None, None]
+    assert rows[0].auto() == "aten.convolution/cl"  # "auto" in the layout that suits it
+    assert report._losses(rows)[0][-1].text == "0.67x"

@@ -1,0 +1,96 @@
+"""Medians, ratios and verdicts on samples whose answer is known, and the order in which samples are taken."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from convext.benchmarks.stats import Ratio, Spread, geomean, speedup
+from convext.benchmarks.timing import copies_past_cache, interleaved
+
+
+def lognormal(median: float, seed: int, rounds: int = 30, sigma: float = 0.05) -> list[float]:
+    return list(median * np.exp(np.random.default_rng(seed).normal(0, sigma, rounds)))
+
+
+def test_spread_is_the_percentiles() -> None:
+    assert Spread.of([5.0, 1.0, 2.0, 3.0, 4.0]) == Spread(3.0, 1.8, 4.2)
+
+
+@pytest.mark.parametrize(("speed", "verdict"), [(1.3, "faster"), (0.7, "slower"), (1.0, "same"), (1.005, "same")])
+def test_verdict_of_a_known_ratio(speed: float, verdict: str) -> None:
+    ratio = speedup(lognormal(10.0, 1), lognormal(10.0 / speed, 2))
+    assert ratio.value == pytest.approx(speed, rel=0.05)
+    assert ratio.low <= ratio.value <= ratio.high
+    assert ratio.verdict == verdict
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        ratio = speedup(lognormal(2.0, seed), lognormal(1.0, 1000 + seed), resamples=200)
+        covered += ratio.low <= 2.0 <= ratio.high
+    assert 0.88 <= covered / 200 <= 1.0
+
+
+def test_a_slow_round_cancels() -> None:
+    machine = np.exp(np.random.default_rng(0).normal(0, 0.5, 30))  # clocks that drift by half
+    ratio = speedup(list(12.0 * machine), list(10.0 * machine))
+    assert ratio.value == pytest.approx(1.2)
+    assert (ratio.low, ratio.high) == pytest.approx((1.2, 1.2))
+
+
+def test_one_tight_percent_is_noise_all_the_same() -> None:
+    assert Ratio(1.009, 1.008, 1.0095).verdict == "same"
+    assert Ratio(0.97, 0.96, 0.98).verdict == "slower"
+
+
+def test_samples_come_in_pairs() -> None:
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        speedup([1.0, 2.0], [1.0])
+
+
+def test_geomean() -> None:
+    assert geomean([2.0, 0.5]) == pytest.approx(1.0)
+    assert geomean([2.0, 8.0], [3, 1]) == pytest.approx(2**1.5)
+    assert math.isnan(geomean([]))
+
+
+def spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_interleaved_sampling_measures_and_takes_turns() -> None:
+    order: list[str] = []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        spin(seconds)
+
+    calls = {"fast": lambda i: call("fast", 2e-3), "slow": lambda i: call("slow", 4e-3)}
+    samples = interleaved(calls, "cpu", 0.1)
+    assert len(samples["fast"]) == len(samples["slow"]) >= 5
+    assert np.median(samples["fast"]) == pytest.approx(2e-3, rel=0.3)
+    assert speedup(samples["slow"], samples["fast"]).value == pytest.approx(2.0, rel=0.3)
+    firsts = order[2::2]  # after the estimates, one call a sample: the two take turns at being first
+    assert firsts[:4] == ["fast", "slow", "fast", "slow"]
+
+
+def test_calls_get_different_buffers_in_turn() -> None:
+    seen: list[int] = []
+
+    def call(i: int) -> None:
+        seen.append(i)
+        spin(0.6e-3)
+
+    interleaved({"only": call}, "cpu", 0.01)
+    assert seen[1:] == list(range(len(seen) - 1))
+
+
+def test_buffers_outgrow_the_cache() -> None:
+    assert copies_past_cache(10, 0) == 1
+    assert copies_past_cache(10 << 20, 50 << 20) * (10 << 20) > 2 * (50 << 20)
+    assert copies_past_cache(1, 50 << 20) == 64

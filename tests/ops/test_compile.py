@@ -3,6 +3,7 @@
 import pytest
 import torch
 from geometries import GEOMETRIES, operator
+from torch._dynamo.testing import CompileCounterWithBackend, EagerAndRecordGraphs
 
 import convext
 
@@ -45,7 +46,7 @@ def test_layers_in_one_graph(layer_and_input, backend):
 
 def test_layers_of_any_batch_are_compiled_once(layer_and_input, backend):
     layer, x = layer_and_input
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
     for batch in (10, 11, 13):  # no size of any layer: the compiler takes equal sizes for one
         assert_same_step(compiled, layer, torch.cat([x] * batch)[:batch])
@@ -55,7 +56,7 @@ def test_layers_of_any_batch_are_compiled_once(layer_and_input, backend):
 def test_a_change_of_backend_recompiles(device):
     torch.compiler.reset()
     layer, x = convext.Conv2d(3, 4, 3, device=device), torch.randn(1, 3, 5, 5, device=device)
-    counter = torch._dynamo.testing.EagerAndRecordGraphs()
+    counter = EagerAndRecordGraphs()
     compiled = torch.compile(layer, fullgraph=True, backend=counter)
     for name in ("auto", "aten", "auto"):
         with convext.backend(name):

@@ -98,7 +98,7 @@ class _Call:
 
 
 class _Concatenations(TorchFunctionMode):
-    """Keeps the channels of the parts of every concatenation along the channel axis, by the channels of the whole."""
+    """Keeps the sizes of the parts of every concatenation, by the size of the whole."""
 
     def __init__(self) -> None:
         super().__init__()

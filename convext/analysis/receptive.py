@@ -74,8 +74,9 @@ def reads(model: nn.Module, sample: Tensor, axis: int = -1) -> Tensor:
 def receptive_field(model: nn.Module, sample: Tensor | None = None) -> tuple[int, ...]:
     """Inputs from the first to the last that an output reads, on each spatial axis.
 
-    With a sample [N, C, *size] this is measured on the central output of any model, in 2 log2(size) passes an axis; it
-    is at most the size of the sample. Without, it is the closed form
+    With a sample [N, C, *size] this is measured on the central output of any model, in 2 log2(size) passes an axis. The
+    border cuts it off: the sample has to be larger than the field, and for a causal model twice as long. Without a
+    sample it is the closed form
 
         1 + sum over layers of (k - 1) * d * (product of the strides before)
 

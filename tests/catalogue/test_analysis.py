@@ -236,7 +236,7 @@ def test_what_is_no_linear_layer_is_refused(options: dict[str, int]) -> None:
         analysis.pointwise_as_linear(Conv2d(4, 4, **{"kernel_size": 1, **options}))
 
 
-@pytest.mark.parametrize("shape", [(2, 12), (2, 3, 4), (1, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(1, 24), (2, 12), (2, 3, 4), (1, 2, 3, 4)])
 def test_fully_connected_is_a_convolution(shape: tuple[int, ...]) -> None:
     linear = nn.Linear(24, 5)
     found = analysis.linear_as_convolution(linear, shape)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,7 +107,7 @@ def figure_of_line(line: Line) -> Figure:
     low, high = min(0, *(i for _, _, i in wires)), max(line.inputs, *(i + 1 for _, _, i in wires))
     # The denser row has a cell at each integer, and each cell of the other row stands over the middle of its taps.
     middle = line.dilation * (line.kernel - 1) / 2 - line.padding
-    dense = {False: range(low, high), True: range(line.outputs)}[line.transposed]
+    dense = range(line.outputs) if line.transposed else range(low, high)
     figure, axes = _canvas(max(0.45 * len(dense) + 1.5, 6), 2.4)
 
     def place(index: int, is_output: bool) -> float:
@@ -217,6 +218,18 @@ def figure_of_overlap(kernel: int, stride: int, inputs: int = 4) -> Figure:
 # --------------------------------------------------------------------------------------------------- feature maps
 
 
+def image(path: str | Path) -> Tensor:
+    """An RGB image file as float [1, 3, H, W] from 0 to 1."""
+    _require_matplotlib()
+    from matplotlib.image import imread
+
+    pixels = torch.tensor(imread(path))
+    if pixels.dim() != 3:
+        raise ValueError(f"expected an image with colours, got {tuple(pixels.shape)}")
+    scale = 255 if pixels.dtype == torch.uint8 else 1  # PNG files are read as floats
+    return pixels[..., :3].movedim(-1, 0)[None].float() / scale
+
+
 def feature_maps(model: nn.Module, layer: str, sample: Tensor) -> Tensor:
     """The output of the submodule called `layer` while `model` runs on `sample`, detached.
 
@@ -259,11 +272,17 @@ def figure_of_features(maps: Tensor, count: int = 8, title: str = "") -> Figure:
 # -------------------------------------------------------------------------------------------------------- drawing
 
 
-def _figure(width: float, height: float) -> Figure:
+def _require_matplotlib() -> None:
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'convext[plots]'") from error
+
+
+def _figure(width: float, height: float) -> Figure:
+    _require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from convext.pictures import image
+
 
 def photograph(height: int = 120) -> Tensor:
     """The portrait of Grace Hopper that matplotlib ships: float [1, 3, height, width], from 0 to 1."""
     import matplotlib
-    from matplotlib.image import imread
 
-    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    pixels = torch.tensor(imread(path)).movedim(-1, 0)[None].float() / 255
+    pixels = image(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg")
     width = round(height * pixels.shape[-1] / pixels.shape[-2])
     return torch.nn.functional.interpolate(pixels, (height, width), mode="area")
 

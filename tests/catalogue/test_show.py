@@ -80,6 +80,9 @@ def test_pictures(arguments: list[str], tmp_path: Path) -> None:
         (["conv", "--input", "2"], "nothing to draw: the output would have 0 elements"),
         (["conv", "--kernel", "0"], "at least 1"),
         (["conv", "--rank", "2"], "add --out"),
+        (["features", "--image", "photo.png"], "add --out"),
+        (["features", "--out", "maps.png"], "add --image"),
+        (["features", "--out", "maps.png", "--image", "photo.png", "--model", "convext.blocks:Nothing"], "Nothing"),
     ],
 )
 def test_what_cannot_be_drawn(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +122,18 @@ def test_feature_maps_of_a_layer_that_is_not_there_or_does_not_run() -> None:
         pictures.feature_maps(Unused(), "conv", torch.zeros(1, 1, 2, 2))
     with pytest.raises(AttributeError):
         pictures.feature_maps(Unused(), "other", torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_features_of_an_image_file(kind: str, tmp_path: Path) -> None:
+    pyplot_image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib")
+    photo, sheet = tmp_path / f"photo.{kind}", tmp_path / "maps.png"
+    pyplot_image.imsave(photo, torch.rand(12, 10, 3).numpy())
+    read = pictures.image(photo)
+    assert read.shape == (1, 3, 12, 10)
+    assert 0 <= read.min() < read.max() <= 1
+    assert main(["show", "features", "--image", str(photo), "--layer", "2", "--out", str(sheet)]) == 0
+    assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_sheet_of_feature_maps(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ std::mt19937 generator;
 std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<Collective> collectives;  // one a warp
 std::vector<unsigned> priority;       // of each warp
+std::vector<std::vector<int>> ready;  // threads that can run, of each warp
+int waiting = 0, finished = 0;        // threads at the barrier, and done
 std::map<const void*, size_t> allowed_shared;
 ucontext_t scheduler;
 void* scheduler_fake_stack = nullptr;
@@ -108,6 +110,7 @@ void fiber_main() {
   (*kernel_body)();
   if (!running->copies.empty()) fail("a thread exits with asynchronous copies in flight", "kernel", 0);
   running->state = State::done;
+  ++finished;
   yield();
 }
 
@@ -119,7 +122,6 @@ void prepare(int thread, dim3 block) {
     fibers.back()->stack = static_cast<char*>(stack);
   }
   Fiber& fiber = *fibers[thread];
-  fiber.state = State::ready;
   fiber.identity = {make_uint3(thread, 0, 0), make_uint3(block.x, block.y, block.z)};
   fiber.copies.clear();
   fiber.groups = 0;
@@ -131,29 +133,40 @@ void prepare(int thread, dim3 block) {
   makecontext(&fiber.context, fiber_main, 0);
 }
 
-// The next fiber to run: in thread order, backwards, at random, or a random lane of the warp of highest priority, which
-// so runs as far ahead of the others as barriers let it. Now and then priorities change.
-int choose(const std::vector<int>& ready) {
-  if (order == SEQUENTIAL) return ready.front();
-  if (order == REVERSE) return ready.back();
-  if (order == PRIORITY) {
-    if (generator() % 64 == 0) priority[generator() % priority.size()] = generator();
-    const auto lower = [](int a, int b) { return priority[a / LANES] < priority[b / LANES]; };
-    const int warp = *std::max_element(ready.begin(), ready.end(), lower) / LANES;
-    std::vector<int> lanes;
-    for (int thread : ready)
-      if (thread / LANES == warp) lanes.push_back(thread);
-    return lanes[generator() % lanes.size()];
-  }
-  return ready[generator() % ready.size()];
+void make_ready(int thread) {
+  fibers[thread]->state = State::ready;
+  ready[thread / LANES].push_back(thread);
+}
+
+// The next warp that can run: the first, the last, a random one, or the one of highest priority, which so runs as far
+// ahead of the others as barriers let it. Now and then priorities change. -1 where none can run.
+int choose_warp() {
+  if (order == PRIORITY && generator() % 64 == 0) priority[generator() % priority.size()] = generator();
+  std::vector<int> able;
+  for (size_t warp = 0; warp < ready.size(); ++warp)
+    if (!ready[warp].empty()) able.push_back(static_cast<int>(warp));
+  if (able.empty()) return -1;
+  if (order == SEQUENTIAL) return able.front();
+  if (order == REVERSE) return able.back();
+  if (order == RANDOM) return able[generator() % able.size()];
+  return *std::max_element(able.begin(), able.end(), [](int a, int b) { return priority[a] < priority[b]; });
+}
+
+// Takes a lane of that warp: in lane order backwards, or at random.
+int take_lane(std::vector<int>& lanes) {
+  if (order >= RANDOM) std::swap(lanes[generator() % lanes.size()], lanes.back());
+  const int thread = lanes.back();
+  lanes.pop_back();
+  return thread;
 }
 
 void release_barrier() {
+  waiting = 0;
   for (int t = 0; t < thread_count; ++t) {
     if (fibers[t]->line != fibers[0]->line)
       error = "barriers at " + place(fibers[0]->file, fibers[0]->line) + " and " +
               place(fibers[t]->file, fibers[t]->line) + " meet";
-    fibers[t]->state = State::ready;
+    make_ready(t);
   }
 }
 
@@ -173,26 +186,22 @@ std::string stuck() {
 }
 
 void run_block(dim3 block) {
-  for (int t = 0; t < thread_count; ++t) prepare(t, block);
+  ready.assign(thread_count / LANES, {});
+  waiting = finished = 0;
+  for (int t = 0; t < thread_count; ++t) {
+    prepare(t, block);
+    make_ready(t);
+  }
   collectives.assign(thread_count / LANES, Collective());
   priority.resize(thread_count / LANES);
   for (unsigned& p : priority) p = generator();
-  while (error.empty()) {
-    std::vector<int> ready;
-    int at_barrier = 0, done = 0;
-    for (int t = 0; t < thread_count; ++t) {
-      if (fibers[t]->state == State::ready) ready.push_back(t);
-      at_barrier += fibers[t]->state == State::at_barrier;
-      done += fibers[t]->state == State::done;
-    }
-    if (done == thread_count) return;
-    if (at_barrier == thread_count) {
-      release_barrier();
-    } else if (ready.empty()) {
+  while (error.empty() && finished < thread_count) {
+    if (waiting == thread_count) release_barrier();
+    const int warp = choose_warp();
+    if (warp < 0)
       error = stuck();
-    } else {
-      resume(fibers[choose(ready)].get());
-    }
+    else
+      resume(fibers[take_lane(ready[warp])].get());
   }
 }
 
@@ -224,6 +233,7 @@ void fail(const std::string& message, const char* file, int line) {
 
 void barrier(const char* file, int line) {
   running->state = State::at_barrier;
+  ++waiting;
   running->file = file, running->line = line;
   yield();
 }
@@ -240,7 +250,7 @@ void collective(const char* name, void* operand, Compute compute, const char* fi
   if (++c.arrived == LANES) {
     compute(c.operands);
     c.arrived = 0;
-    for (int lane = 0; lane < LANES; ++lane) fibers[thread / LANES * LANES + lane]->state = State::ready;
+    for (int lane = 0; lane < LANES; ++lane) make_ready(thread / LANES * LANES + lane);
   }
   yield();
 }
@@ -291,13 +301,13 @@ void cp_async_commit() {
 
 void cp_async_wait(int pending) {
   auto& copies = running->copies;
-  size_t finished = 0;
-  for (; finished < copies.size() && copies[finished].group < running->groups - pending; ++finished) {
-    const Copy& copy = copies[finished];
+  size_t count = 0;
+  for (; count < copies.size() && copies[count].group < running->groups - pending; ++count) {
+    const Copy& copy = copies[count];
     memset(copy.shared, 0, 16);
     memcpy(copy.shared, copy.global, copy.bytes);
   }
-  copies.erase(copies.begin(), copies.begin() + finished);
+  copies.erase(copies.begin(), copies.begin() + count);
 }
 
 // -------------------------------------------------------------------------------------------------------- tensor cores

@@ -14,8 +14,9 @@ from convext.benchmarks import compare, table
 from convext.benchmarks.case import WORK, Case
 from convext.benchmarks.layers import DTYPES, Layer, anchor_layers, model_layers
 from convext.benchmarks.peaks import peaks_of
-from convext.benchmarks.results import Row, Writer, default_path, describe
+from convext.benchmarks.results import Row, Writer, default_path, describe, gpu_state
 from convext.benchmarks.runner import Plan, run
+from convext.benchmarks.warm import warm
 from convext.roofline import Peaks
 
 OUT = Path("out")
@@ -31,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths too (seconds to compile each)")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
+    what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")
     what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")
     other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
     other.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two results files")
     other.add_argument("--report", type=Path, metavar="RESULTS", help="page and pictures of a results file")
     other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
-    other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
     parser.add_argument("--fail-below", type=float, metavar="RATIO", help="with --compare: fail where speed fell below")
 
 
@@ -53,10 +54,6 @@ def main(args: argparse.Namespace) -> int:
         from convext.benchmarks import overhead
 
         return overhead.main()
-    if args.networks:
-        from convext.benchmarks import networks
-
-        return networks.main(device)
     return _bench(args, device)
 
 
@@ -73,8 +70,11 @@ def _bench(args: argparse.Namespace, device: str) -> int:
     cases = plan.cases(layers, args.work)
     if not cases:
         raise SystemExit(f"no layer has one of {args.layers} in its id, name or family")
-    peaks = peaks_of(device, (plan.dtype,), int(plan.bytes) if device == "cpu" else 2**30)
+    peaks = peaks_of(device, {case.dtype for case in cases}, int(plan.bytes) if device == "cpu" else 2**30)
     path = default_path(args.out, device)
+    if args.warm:
+        done = warm(cases, args.warm, 30 * plan.minutes)
+        print(f"the kernels of {done} cases are compiled")
     rows, interrupted = _run(cases, plan, peaks, args.compiled, path)
     _show(rows, cases, plan, peaks)
     print(f"results: {path}")
@@ -113,7 +113,8 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, compiled: bool, path: Path
             interrupted = True
         else:
             left_out = [case.name for case in cases[len(rows) :]]
-            writer.end({"seconds": round(time.monotonic() - begin, 1), "left_out": left_out})
+            state = gpu_state() if plan.device == "cuda" else {}
+            writer.end({"seconds": round(time.monotonic() - begin, 1), "left_out": left_out, "gpu": state})
     return rows, interrupted
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -13,7 +13,7 @@ from convext.roofline import Peaks, known_peaks
 REPEATS = 5
 
 
-def peaks_of(device: str, dtypes: tuple[torch.dtype, ...], copy_bytes: int) -> Peaks:
+def peaks_of(device: str, dtypes: Iterable[torch.dtype], copy_bytes: int) -> Peaks:
     """Recorded peaks where there are some, else measured ones.
 
     Args:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import convext
-from convext import ops
+from convext import ops, registry
 from convext.benchmarks import torch_calls
 from convext.benchmarks.case import LAYOUTS, Case, Tensors
 from convext.benchmarks.layers import Layer
 from convext.layout import dense
 from convext.problem import OPERANDS
-from convext.registry import KERNELS, Kernel, choose, refusal
+from convext.registry import Kernel, choose, refusal
 
 Results = tuple[Tensor, ...]
 
@@ -79,7 +79,7 @@ def kernels(case: Case, layout_name: str) -> list[Kernel]:
     problem = case.problem(case.work, layout_name)
     if case.device != "cuda":
         return [choose(problem)]
-    return [kernel for kernel in KERNELS if refusal(kernel, problem) is None]
+    return [kernel for kernel in registry.kernels() if refusal(kernel, problem) is None]
 
 
 def chosen(case: Case, layout_name: str) -> str:

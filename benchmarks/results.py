@@ -163,10 +163,12 @@ def describe(device: str, peaks: Any) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             return None
 
+    gpu = gpu_state() if device == "cuda" else {}
     return {
         "device": device_name(device),
         "kind": device,
-        "gpu": gpu_state() if device == "cuda" else {},
+        "driver": gpu.get("driver_version"),
+        "gpu": gpu,
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -6,14 +6,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from convext.benchmarks import timing
 from convext.benchmarks.case import LAYOUTS, WORK, Case, Tensors, Work, ordered
-from convext.benchmarks.gate import Gate
+from convext.benchmarks.gate import Gate, cudnn_benchmark
 from convext.benchmarks.layers import Layer
 from convext.benchmarks.providers import Contender, chosen, contenders
 from convext.benchmarks.results import Row
@@ -75,24 +74,20 @@ def run(cases: Sequence[Case], plan: Plan, peaks: Peaks, compiled: bool = False)
         compiled: torch.compile's paths too.
     """
     begin = time.monotonic()
-    with _cudnn_benchmark():
+    with cudnn_benchmark(True):
         for case in cases:
             if time.monotonic() - begin > 60 * plan.minutes:
                 return
-            yield measure(case, plan, peaks, compiled)
-
-
-@contextmanager
-def _cudnn_benchmark() -> Iterator[None]:
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+            row = measure(case, plan, peaks, compiled)
+            yield row
+            if row.failures and case.device == "cuda":
+                torch.cuda.synchronize()  # raises where a kernel took the device down: nothing after it would be true
 
 
 def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row:
     """Checks and times everything that takes `case`."""
+    if compiled:
+        torch.compiler.reset()  # the compiler gives up on a function after a few sizes
     layer = case.layer
     drawn = case.draw()
     weights = {"w": drawn["w"], "bias": drawn["w"].new_ones(layer.output[1])}

@@ -1,10 +1,10 @@
 """Interleaved timing: every contender takes one sample in every round, so that none is favoured by clocks or heat.
 
-    round 1:  [wait] A A A | B B B | C C C      round 2:  [wait] B B B | C C C | A A A      ...
+    round 1:  A A A | B B B | C C C      round 2:  B B B | C C C | A A A      ...
 
-On CUDA a sample lies between two events on the stream. A kernel that waits goes in first, so that all of a round is
-queued before the device gets to it, and the host's own time is not measured. On the CPU, where the benchmark runs on
-one thread, a sample is the processor time of that thread: what the clock would say if nothing else ran.
+On CUDA a sample lies between two events on the stream. A kernel that waits goes in first, so that the sample's calls
+are queued before the device gets to them, and the host's own time is not measured. On the CPU, where the benchmark
+runs on one thread, a sample is the processor time of that thread: what the clock would say if nothing else ran.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 
 Call = Callable[[int], object]  # takes the number of the call, which picks its buffers
 
-SAMPLE_SECONDS = {"cuda": 200e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
-MIN_ROUNDS, MAX_ROUNDS = 5, 30
-WAIT_CYCLES = 20_000_000  # about 10 ms: longer than the host takes to queue a round
+SAMPLE_SECONDS = {"cuda": 100e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
+MIN_ROUNDS, MAX_ROUNDS = 7, 30
+MAX_CALLS = 50  # in a sample: what the driver queues without making the host wait
+CYCLES_PER_SECOND = 2e9  # of the waiting kernel, at least as many as the clock has
 
 
 def interleaved(calls: Mapping[str, Call], device: str, seconds: float) -> dict[str, list[float]]:
@@ -29,46 +30,45 @@ def interleaved(calls: Mapping[str, Call], device: str, seconds: float) -> dict[
         device: "cuda" or "cpu".
         seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, at most MAX_ROUNDS.
     """
-    take = _cuda_round if device == "cuda" else _cpu_round
-    estimate = take({name: (call, 1) for name, call in calls.items()}, 0)
-    batch = SAMPLE_SECONDS[device]
-    plan = {name: (call, max(1, min(1000, round(batch / estimate[name])))) for name, call in calls.items()}
-    a_round = sum(estimate[name] * repeat for name, (_, repeat) in plan.items())
-    rounds = int(min(MAX_ROUNDS, max(MIN_ROUNDS, seconds / a_round)))
+    take = _cuda_sample if device == "cuda" else _cpu_sample
+    repeats = {}
+    for name, call in calls.items():
+        once = take(call, 0, 1)
+        repeats[name] = max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds):
-        for name, sample in take(_rotated(plan, i), i).items():
-            samples[name].append(sample)
+    names = list(calls)
+    begin = time.monotonic()
+    for i in range(MAX_ROUNDS):
+        if i >= MIN_ROUNDS and time.monotonic() - begin > seconds:
+            break
+        for name in names[i % len(names) :] + names[: i % len(names)]:  # none always follows the same one
+            samples[name].append(take(calls[name], i * repeats[name], repeats[name]))
     return samples
 
 
-def _rotated(plan: dict[str, tuple[Call, int]], by: int) -> dict[str, tuple[Call, int]]:
-    """The same plan, begun with another contender: none always follows the same one."""
-    items = list(plan.items())
-    return dict(items[by % len(items) :] + items[: by % len(items)])
+def _cpu_sample(call: Call, first: int, repeat: int) -> float:
+    begin = time.thread_time()
+    for i in range(first, first + repeat):
+        call(i)
+    return (time.thread_time() - begin) / repeat
 
 
-def _cpu_round(plan: Mapping[str, tuple[Call, int]], number: int) -> dict[str, float]:
-    result = {}
-    for name, (call, repeat) in plan.items():
-        begin = time.thread_time()
-        for i in range(repeat):
-            call(number * repeat + i)
-        result[name] = (time.thread_time() - begin) / repeat
-    return result
-
-
-def _cuda_round(plan: Mapping[str, tuple[Call, int]], number: int) -> dict[str, float]:
-    events = {name: [torch.cuda.Event(enable_timing=True) for _ in range(2)] for name in plan}
-    torch.cuda.synchronize()
-    torch.cuda._sleep(WAIT_CYCLES)
-    for name, (call, repeat) in plan.items():
-        events[name][0].record()
-        for i in range(repeat):
-            call(number * repeat + i)
-        events[name][1].record()
-    torch.cuda.synchronize()
-    return {name: events[name][0].elapsed_time(events[name][1]) / 1000 / plan[name][1] for name in plan}
+def _cuda_sample(call: Call, first: int, repeat: int) -> float:
+    """Seconds a call. Taken again with a longer wait where the device caught up with the host."""
+    wait = 100e-6 * (1 + repeat)
+    while True:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        torch.cuda._sleep(int(wait * CYCLES_PER_SECOND))
+        begin.record()
+        for i in range(first, first + repeat):
+            call(i)
+        end.record()
+        queued_in_time = not begin.query()  # the wait was not over when the last call was in the queue
+        torch.cuda.synchronize()
+        if queued_in_time or wait > 0.1:
+            return begin.elapsed_time(end) / 1000 / repeat
+        wait *= 4
 
 
 def cache_bytes(device: str) -> int:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from convext.benchmarks.gate import Gate
 from convext.benchmarks.layers import Layer, anchor_layers, model_layers
 from convext.benchmarks.results import Results, Writer
 from convext.benchmarks.runner import Plan, measure
+from convext.benchmarks.warm import compile_kernels, warm
 from convext.problem import FACES
 from convext.registry import Kernel
 from convext.roofline import H100
@@ -162,7 +164,7 @@ def test_time_that_is_over_leaves_cases_out(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
     monkeypatch.setattr(cli, "_report", lambda path, out: None)
     clock = itertools.count(0.0, 30.0)
-    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     _, path = bench(tmp_path, "--set", "models", "--minutes", "1.2")
     results = Results.read(path)
     assert len(results.rows) + len(results.end["left_out"]) == 8  # type: ignore[index]
@@ -206,6 +208,19 @@ def test_cases_give_every_family_its_turn() -> None:
     }
     assert all(case.work == case.layer.forward for case in cases[:67])
     assert all(case.work == "step" for case in cases[-67:])
+
+
+def test_warming_calls_every_kernel_once_and_leaves_failures_to_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(layers()[0], "fprop", torch.float32, "cpu")
+    for fault in ("none", "raises"):
+        calls = planted(monkeypatch, fault)
+        compile_kernels(case)
+        assert len(calls) == len(LAYOUTS)
+
+
+def test_warming_stops_when_its_time_is_over() -> None:
+    case = Case(layers()[0], "fprop", torch.float32, "cpu")
+    assert warm([case], 1, seconds=0.0) == 0
 
 
 # ----------------------------------------------------------------------------------------------------- comparison

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The first run on a GPU: builds, checks, benchmarks, tunes and tests, and leaves everything in one folder, within nine
+# minutes. The most valuable results come first, and a step that fails or runs out of time does not stop the rest.
+#
+#     OUT=folder PYTHON=python3 bash benchmarks/first_light.sh        (default: out/first_light, python3)
+#
+# It needs torch in that interpreter, and downloads nothing. steps.txt has the exit status of each step.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-out/first_light}
+PYTHON=${PYTHON:-python3}
+END=530 # seconds from the start
+STATUS=0
+mkdir -p "$OUT"
+: >"$OUT/steps.txt"
+
+step() { # name, seconds at most, command...
+  local name=$1 limit=$2 code=0 begin=$SECONDS
+  shift 2
+  ((limit < END - SECONDS)) || limit=$((END - SECONDS))
+  if ((limit > 0)); then
+    timeout --signal=INT --kill-after=5 "$limit" "$@" >"$OUT/$name.log" 2>&1 || code=$?
+  else
+    code="not begun: the time was over"
+  fi
+  [[ $code == 0 ]] || STATUS=1
+  echo "$name: exit $code after $((SECONDS - begin)) s" | tee -a "$OUT/steps.txt"
+}
+
+"$PYTHON" -c 'import convext.benchmarks' 2>/dev/null ||
+  step install 30 "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable .
+step build 150 "$PYTHON" setup.py build_ext --inplace
+step info 20 "$PYTHON" -m convext info
+step check 50 "$PYTHON" -m convext check
+step bench 250 "$PYTHON" -m convext bench --warm 8 --minutes 2.4 --out "$OUT"
+step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choices.json"
+step overhead 40 "$PYTHON" -m convext bench --overhead
+step tests 500 "$PYTHON" -m pytest -q --maxfail=30 tests/native tests/triton_kernels tests/ops
+exit "$STATUS"

@@ -80,4 +80,4 @@ def _why_left_alone(module: torch.nn.Module) -> str | None:
         return f"{kind.__name__} has no shape yet: run the model once, then convert"
     if torch.nn.utils.parametrize.is_parametrized(module):
         return f"{kind.__name__} is parametrized: its class is made for its parametrization"
-    return f"{kind.__module__}.{kind.__qualname__} is a subclass with a forward of its own"
+    return f"{kind.__module__}.{kind.__qualname__} is a subclass, whose forward may be its own"

@@ -272,11 +272,11 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     """
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return True  # for its TypeError
-    if settings.BACKEND == "auto":
-        if input.device.type != "cuda":
-            return weight.requires_grad or not input.requires_grad or not torch.is_grad_enabled()
-        return not input.is_floating_point()
-    return settings.BACKEND.startswith("aten") and not input.is_floating_point()
+    if not input.is_floating_point():
+        return settings.BACKEND == "auto" or settings.BACKEND.startswith("aten")
+    if settings.BACKEND != "auto" or input.device.type == "cuda":
+        return False
+    return weight.requires_grad or not input.requires_grad or not torch.is_grad_enabled()
 
 
 def _conv(
@@ -289,7 +289,7 @@ def _conv(
     geometry = _cached_conv_geometry if _concrete(input, stride, padding, dilation) else _conv_geometry
     bias_shape = None if bias is None else bias.shape
     found = geometry(input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank)
-    if found is None or not input.is_floating_point():
+    if found is None or (torchs_own and not input.is_floating_point()):
         return _torch_conv(rank, input, weight, bias, stride, padding, dilation, groups)
     return _batched(rank, "fprop", input, weight, bias, *found, groups)
 
@@ -314,7 +314,7 @@ def _conv_transpose(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any,
 ) -> Tensor:  # fmt: skip
-    if not _is_torchs_own(input, weight) and input.is_floating_point():
+    if not _is_torchs_own(input, weight):
         cached = _concrete(input, stride, padding, output_padding, dilation)
         geometry = _cached_conv_transpose_geometry if cached else _conv_transpose_geometry
         bias_shape = None if bias is None else bias.shape

@@ -5,7 +5,8 @@
     convext::wgrad(x, y, None, size of w, stride, pad, dilation, groups, kernel) -> w
 
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
-`kernel` what `convext.backend` takes. From top to bottom: schema, forward, fake, autograd, autocast, vmap, FLOPs.
+`kernel` what `convext.backend` takes. From top to bottom: schema, forward, fake, autograd, autocast, vmap; FLOPs are in
+`flops.py`.
 
 Each face is linear in each operand, and its derivative by one operand is the face that leaves that operand open.
 So one autograd rule serves all three, to any order, forward-mode included.
@@ -13,13 +14,8 @@ So one autograd rule serves all three, to any order, forward-mode included.
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -28,7 +24,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
-from convext import layout, registry, settings
+from convext import flops, layout, registry, settings
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, check_geometry, open_shape
 
 _LIBRARY = torch.library.Library("convext", "FRAGMENT")
@@ -326,47 +322,4 @@ for _face in FACES:
     torch.library.register_vmap(f"convext::{_face}", partial(_vmap, _face), lib=_LIBRARY)
 
 
-# ------------------------------------------------------------------------------------------------------ FLOPs
-
-
-def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: Any) -> int:
-    """2 * N * prod(O) * prod(shape of w): the terms of the form, for each face."""
-    shape = dict(zip((*OPERANDS[face], OPEN[face]), (a, b, out_shape), strict=True))
-    return 2 * math.prod(shape["w"]) * shape["y"][0] * math.prod(shape["y"][2:])
-
-
-def _register_flops() -> None:
-    from torch.utils.flop_counter import register_flop_formula
-
-    for face in FACES:
-        register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
-
-
-class _FlopCounterImport:
-    """On `sys.meta_path`: gives torch's FLOP counter its formulas as soon as somebody imports it.
-
-    We do not import it ourselves, for it imports Triton. Later would be too late: a counter copies the formulas when
-    it is made.
-    """
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != _FLOP_COUNTER:
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def run_and_register(module: ModuleType) -> None:
-                run(module)
-                _register_flops()
-
-            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
-        return spec
-
-
-_FLOP_COUNTER = "torch.utils.flop_counter"
-if _FLOP_COUNTER in sys.modules:
-    _register_flops()
-else:
-    sys.meta_path.insert(0, _FlopCounterImport())
+flops.install()

@@ -82,7 +82,7 @@ def test_hooks_modes_and_freezing_survive(device):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: Doubled(3, 4, 3), "Doubled is a subclass with a forward of its own"),
+        (lambda: Doubled(3, 4, 3), "Doubled is a subclass, whose forward may be its own"),
         (lambda: nn.LazyConv2d(4, 3), "LazyConv2d has no shape yet"),
         (lambda: parametrize.register_parametrization(nn.Conv2d(3, 4, 3), "weight", nn.Tanh()), "is parametrized"),
     ],

@@ -144,3 +144,14 @@ def test_explain_names_every_kernel_and_the_choice():
     assert all(face in text for face in FACES)
     with pytest.raises(ValueError, match="does not take an input of shape"):
         convext.explain(layer, (2, 5, 9, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_a_kernel_by_name_refuses_integers_and_complex_numbers(dtype: torch.dtype) -> None:
+    x, w = torch.ones(1, 2, 5, 5).to(dtype), torch.ones(2, 2, 3, 3).to(dtype)
+    expected = torch.nn.functional.conv2d(x, w)
+    for backend in ("auto", "aten"):
+        with convext.backend(backend):
+            torch.testing.assert_close(convext.functional.conv2d(x, w), expected)
+    with convext.backend("triton"), pytest.raises((ValueError, RuntimeError), match="int64|real tensors"):
+        convext.functional.conv2d(x, w)

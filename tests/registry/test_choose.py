@@ -153,5 +153,5 @@ def test_a_kernel_by_name_refuses_integers_and_complex_numbers(dtype: torch.dtyp
     for backend in ("auto", "aten"):
         with convext.backend(backend):
             torch.testing.assert_close(convext.functional.conv2d(x, w), expected)
-    with convext.backend("triton"), pytest.raises((ValueError, RuntimeError), match="int64|real tensors"):
+    with convext.backend("triton"), pytest.raises((ValueError, RuntimeError), match=r"int64|real tensors"):
         convext.functional.conv2d(x, w)

@@ -13,24 +13,20 @@ and `copies` names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
-import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext import layout
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
 from convext.triton_kernels import igemm_tiles
-from convext.triton_kernels.igemm_boxes import box_kernel
-from convext.triton_kernels.igemm_image import image_kernel
+from convext.triton_kernels.igemm_launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm_tiles import Plan, planned
-from convext.triton_kernels.igemm_weight import weight_kernel
-from convext.triton_kernels.index import three_axes
-from convext.triton_kernels.launch import Launch, Specimen
-from convext.triton_kernels.pixels import coalesce, power_of_two
+from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import known, legal
 
@@ -68,12 +64,16 @@ def copies(problem: ConvProblem) -> list[str]:
     """The channels-last copies of contiguous operands that cost less than reading them element by element."""
     if problem.channels_last or problem.empty:
         return []
-    roles = [role for role in OPERANDS[problem.face] if _scattered(problem.shape(role))]
-    if not _copies_pay(problem, roles):
+    operands = tuple(
+        Lying(shape, torch.empty(shape, device="meta").stride())
+        for shape in (problem.shape(role) for role in OPERANDS[problem.face])
+    )
+    if not _copies_pay(problem, *operands):
         return []
     return [
-        f"copies {role} to channels last: {math.prod(problem.shape(role)) * problem.dtype.itemsize:,} bytes"
-        for role in roles
+        f"copies {role} to channels last: {math.prod(t.shape) * problem.dtype.itemsize:,} bytes"
+        for role, t in zip(OPERANDS[problem.face], operands, strict=True)
+        if t.pixels_inner
     ]
 
 
@@ -88,211 +88,65 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     if problem.empty:  # a sum over no terms
         result.zero_()
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
-    apart = [role for role, t in zip(OPERANDS[problem.face], (a, b), strict=True) if _pixels_inner(t)]
-    if _copies_pay(problem, apart):
+    aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
+    plan = _decide(problem, a.stride(), b.stride(), aligned)
+    if plan is None:
         a, b = layout.dense(a, channels_last=True), layout.dense(b, channels_last=True)
-    scalar = _unit(problem, a, b, result) * problem.dtype.itemsize < 4 or _pixels_inner(a) or _pixels_inner(b)
-    boxes = _in_boxes(a) and _in_boxes(b) and _flat_taps(b)
-    return compute(problem, a, b, bias, result, igemm_tiles.choose(problem, scalar, boxes))
+        plan = _decide(problem, a.stride(), b.stride(), aligned=True)
+    assert plan is not None
+    return compute(problem, a, b, bias, result, plan)
 
 
 def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan) -> Tensor:
     """Writes the open tensor of a problem that is not empty into `result`, by a given plan."""
+    made = recipe(problem, plan, a.stride(), b.stride(), result.stride())
+    if bias is not None:
+        bias = bias.contiguous()
     with torch.cuda.device(result.device) if result.is_cuda else nullcontext():
         target = result if plan.parts == 1 else partial_sums(plan.parts, result)
-        launch(problem, a, b, bias, result, target, plan)()
+        made.launch(a, b, bias, target)()
         if plan.parts > 1:
             add_in_order(target, result)
     return result
 
 
-def launch(
-    problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, target: Tensor, plan: Plan
-) -> Launch:
-    """The launch that writes `target`: `result` itself, or `plan.parts` partial sums with its strides."""
-    if problem.face == "wgrad":
-        return _weight_launch(problem, a, b, result, target, plan)
-    make = _image_launch if plan.box is None else _box_launch
-    return make(problem, a, b, bias, result, target, plan)
+@lru_cache(maxsize=4096)
+def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool) -> Plan | None:
+    """The plan for operands with these strides; None where they had better be copied to channels last first.
+
+    `aligned` says whether both begin at a multiple of 16 bytes.
+    """
+    first, second = (
+        Lying(problem.shape(role), strides) for role, strides in zip(OPERANDS[problem.face], (a, b), strict=True)
+    )
+    if _copies_pay(problem, first, second):
+        return None
+    itemsize = problem.dtype.itemsize
+    apart = first.pixels_inner or second.pixels_inner
+    scalar = apart or unit_of(problem, first, second) * itemsize < 4
+    boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
+    return igemm_tiles.choose(problem, scalar, boxes)
 
 
-# -------------------------------------------------------------------------------------------- operands as they lie
-
-
-def _pixels_inner(t: Tensor) -> bool:
-    """Whether neighbours in memory are pixels (or taps) rather than channels."""
-    return t.shape[1] > 1 and t.stride(1) != 1
-
-
-def _scattered(shape: Sequence[int]) -> bool:
-    """Whether a contiguous tensor's channels lie apart."""
-    return shape[1] > 1 and math.prod(shape[2:]) > 1
-
-
-def _copies_pay(problem: ConvProblem, roles: Sequence[str]) -> bool:
-    """Whether copying these operands costs less than loading them element by element, as often as blocks do."""
+def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:
+    """Whether to copy the operands whose channels lie apart costs less than loading them element by element."""
     p = problem
     if power_of_two(p.k // p.groups, p.c // p.groups) * p.dtype.itemsize < 4:
         return False  # channels side by side would be loaded one by one, too
     tile, product = igemm_tiles.choose(p, scalar=True).tile, igemm_tiles.product_of(p)
     row_tiles, column_tiles = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
     copying = loading = 0.0
-    for role in roles:
+    for role, t in zip(OPERANDS[p.face], (a, b), strict=True):
+        if not t.pixels_inner:
+            continue
         if p.face == "wgrad":
             reads = p.taps * (column_tiles if role == "y" else row_tiles)
         else:
             reads = row_tiles if role == "w" else p.taps * column_tiles
-        elements = math.prod(p.shape(role))
+        elements = math.prod(t.shape)
         copying += 2 * elements * p.dtype.itemsize * BYTE + KERNEL_START
         loading += elements * reads * SCALAR_LOAD
     return copying < loading
-
-
-def _outer_strides(t: Tensor) -> tuple[int, int, int, int]:
-    """Strides of the first axis and of three axes of space; 0 for axes of size 1, and for those `t` does not have."""
-    first, _, *space = (stride if size > 1 else 0 for size, stride in zip(t.shape, t.stride(), strict=True))
-    return (first, *three_axes(space, 0))
-
-
-def _unit(problem: ConvProblem, *tensors: Tensor) -> int:
-    """The largest power of two up to 16 that divides the channels of a group and all strides but the channels'."""
-    strides = [s for t in tensors for s in _outer_strides(t)]
-    return power_of_two(problem.k // problem.groups, problem.c // problem.groups, *strides)
-
-
-def _in_boxes(t: Tensor) -> bool:
-    """Whether TMA can address a tensor: channels side by side, all else at multiples of 16 bytes."""
-    steps = [s * t.element_size() for n, s in zip(t.shape, t.stride(), strict=True) if n > 1 and s != 1]
-    return t.stride(1) == 1 and t.data_ptr() % 16 == 0 and all(s > 0 and s % 16 == 0 for s in steps)
-
-
-def _descriptor(t: Tensor, shape: Sequence[int], strides: Sequence[int], box: Sequence[int]) -> TensorDescriptor:
-    """For TMA. Along an axis of size 1 any stride leads nowhere, but it has to be one that TMA takes: not 0."""
-    *outer, channels = shape
-    steps = [channels if size == 1 else stride for size, stride in zip(outer, strides, strict=True)]
-    return TensorDescriptor(t, [*shape], [*steps, 1], [*box])
-
-
-def _flat_taps(w: Tensor) -> bool:
-    """Whether one stride leads from every tap of a weight to the next."""
-    return len(coalesce(w.shape[2:], w.stride()[2:])[0]) == 1
-
-
-def _tap_stride(w: Tensor) -> int:
-    return coalesce(w.shape[2:], w.stride()[2:])[1][0]
-
-
-def _in_units(unit: int, *values: int) -> tuple[int, ...]:
-    return tuple(value // unit for value in values)
-
-
-def _index(*tensors: Tensor) -> tl.dtype:
-    """64-bit offsets where a tensor reaches over 2^31 elements."""
-    extents = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in tensors)
-    return tl.int64 if max(extents) >= 1 << 31 else tl.int32
-
-
-# -------------------------------------------------------------------------------------------------------- launches
-
-
-def _image_launch(
-    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, target: Tensor, plan: Plan
-) -> Launch:
-    """fprop reads x and writes y; dgrad reads y and writes x."""
-    p, tile = problem, plan.tile
-    k, c = p.k // p.groups, p.c // p.groups
-    summed, channels = (c, k) if p.face == "fprop" else (k, c)
-    a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
-    period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
-    unit = _unit(p, a, w, y)
-    depth = tile.steps(p.dtype.itemsize)
-    return Launch(
-        image_kernel,
-        igemm_tiles.blocks(p, plan),
-        (
-            a, w, None if bias is None else bias.contiguous(), target,
-            p.n, p.groups, *_in_units(unit, summed, channels),
-            *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            three_axes(period, 1),
-            *(_in_units(unit, *_outer_strides(t)) for t in (a, w, y)),
-            a.stride(1), w.stride(1), y.stride(1),
-            plan.parts, y.numel(),
-        ),
-        {
-            "DGRAD": p.face == "dgrad",
-            "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": depth,
-            "EVEN": summed % depth == 0,
-            "UNIT": unit,
-            "A_PIXELS_INNER": _pixels_inner(a), "Y_PIXELS_INNER": _pixels_inner(y),
-            "PRECISION": p.precision, "INDEX": _index(a, w, y),
-        },
-        tile.warps, tile.stages,
-    )  # fmt: skip
-
-
-def _box_launch(
-    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, target: Tensor, plan: Plan
-) -> Launch:
-    """As _image_launch, for operands that TMA can address."""
-    p, tile = problem, plan.tile
-    assert plan.box is not None
-    k, c = p.k // p.groups, p.c // p.groups
-    summed, channels = (c, k) if p.face == "fprop" else (k, c)
-    a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
-    period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
-    unit = _unit(p, y)
-    depth = tile.steps(p.dtype.itemsize)
-    w_box = (1, tile.columns, depth) if p.face == "fprop" else (1, depth, tile.columns)
-    return Launch(
-        box_kernel,
-        igemm_tiles.blocks(p, plan),
-        (
-            target, None if bias is None else bias.contiguous(),
-            _descriptor(a, (p.n, *three_axes(a_size, 1), a.shape[1]), _outer_strides(a), (*plan.box, depth)),
-            _descriptor(w, (p.taps, p.k, c), (_tap_stride(w), w.stride(0)), w_box),
-            p.n, p.groups, summed, channels,
-            *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            three_axes(period, 1),
-            _in_units(unit, *_outer_strides(y)), y.stride(1),
-            plan.parts, y.numel(),
-        ),
-        {
-            "DGRAD": p.face == "dgrad",
-            **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), plan.box, strict=True)),
-            "COLUMNS": tile.columns, "DEPTH": depth, "UNIT": unit, "Y_PIXELS_INNER": _pixels_inner(y),
-            "PRECISION": p.precision, "INDEX": _index(y),
-        },
-        tile.warps, tile.stages,
-    )  # fmt: skip
-
-
-def _weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor, target: Tensor, plan: Plan) -> Launch:
-    p, tile = problem, plan.tile
-    k, c = p.k // p.groups, p.c // p.groups
-    unit = _unit(p, x, y)
-    pixels = tile.steps(p.dtype.itemsize)
-    assert plan.box is not None
-    return Launch(
-        weight_kernel,
-        igemm_tiles.blocks(p, plan),
-        (
-            x, y, target,
-            p.n, p.groups, *_in_units(unit, k, c),
-            *(three_axes(v, 1) for v in (p.input, p.output, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            *(_in_units(unit, *_outer_strides(t)) for t in (x, y)),
-            _outer_strides(w),
-            x.stride(1), y.stride(1), w.stride(1),
-            plan.parts, w.numel(),
-        ),
-        {
-            "ROWS": tile.rows, "COLUMNS": tile.columns, "PIXELS": pixels,
-            **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), plan.box, strict=True)),
-            "UNIT": unit,
-            "X_PIXELS_INNER": _pixels_inner(x), "Y_PIXELS_INNER": _pixels_inner(y),
-            "PRECISION": p.precision, "INDEX": _index(x, y, w),
-        },
-        tile.warps, tile.stages,
-    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- inspection
@@ -337,4 +191,5 @@ def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:
     dtype = str(p.dtype).removeprefix("torch.")
     name = f"igemm.{p.face} {dtype} {p.precision} {how} {tile.rows}x{tile.columns} of {tile.depth} bytes"
     trips = product.steps(tile.steps(p.dtype.itemsize))
-    return Specimen(name, launch(p, a, b, bias, result, result, plan), outputs, trips)
+    made = recipe(p, plan, a.stride(), b.stride(), result.stride())
+    return Specimen(name, made.launch(a, b, bias, result), outputs, trips)

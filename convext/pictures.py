@@ -60,6 +60,12 @@ class Line:
                 found.append((i, t, o))
         return sorted(found)
 
+    @property
+    def read(self) -> range:
+        """The inputs, and the padding before and after them that a tap reads."""
+        positions = [i for _, _, i in self.wires]
+        return range(min([0, *positions]), max([self.inputs - 1, *positions]) + 1)
+
     def __str__(self) -> str:
         kind = "transposed convolution" if self.transposed else "convolution"
         return (
@@ -74,9 +80,10 @@ class Line:
 def text_of_line(line: Line) -> str:
     """A table for the terminal: one row an output, one column an input, and in it the tap that joins them."""
     wires = {(o, i): t for o, t, i in line.wires}
-    columns = range(min(0, *(i for _, _, i in line.wires)), max(line.inputs, *(i + 1 for _, _, i in line.wires)))
-    head = "".join(f"{i if 0 <= i < line.inputs else '·':>3}" for i in columns)
-    rows = [f"{o:>7} │" + "".join(f"{wires.get((o, i), ''):>3}" for i in columns).rstrip() for o in range(line.outputs)]
+    head = "".join(f"{i if 0 <= i < line.inputs else '·':>3}" for i in line.read)
+    rows = [
+        f"{o:>7} │" + "".join(f"{wires.get((o, i), ''):>3}" for i in line.read).rstrip() for o in range(line.outputs)
+    ]
     return "\n".join([str(line), "", f" output │{head}   <- input", *rows])
 
 
@@ -103,19 +110,17 @@ def _listed(values: Sequence[int]) -> str:
 
 def figure_of_line(line: Line) -> Figure:
     """Inputs below, outputs above, and a wire for each product, coloured by its tap. Padding is dashed."""
-    wires = line.wires
-    low, high = min(0, *(i for _, _, i in wires)), max(line.inputs, *(i + 1 for _, _, i in wires))
     # The denser row has a cell at each integer, and each cell of the other row stands over the middle of its taps.
     middle = line.dilation * (line.kernel - 1) / 2 - line.padding
-    dense = range(line.outputs) if line.transposed else range(low, high)
+    dense = range(line.outputs) if line.transposed else line.read
     figure, axes = _canvas(max(0.45 * len(dense) + 1.5, 6), 2.4)
 
     def place(index: int, is_output: bool) -> float:
         return index if is_output == line.transposed else index * line.stride + middle
 
-    for o, t, i in wires:
+    for o, t, i in line.wires:
         axes.plot([place(i, False), place(o, True)], [0, 2], color=_TAPS[t % len(_TAPS)], lw=1.4, zorder=1)
-    for i in range(low, high):
+    for i in line.read:
         inside = 0 <= i < line.inputs
         _cell(axes, place(i, False), 0, str(i) if inside else "0", INK if inside else GREY, dashed=not inside)
     for o in range(line.outputs):
@@ -129,14 +134,13 @@ def figure_of_line(line: Line) -> Figure:
 
 def figure_of_grid(line: Line) -> Figure:
     """The same convolution on both axes of an image: what the first, the central and the last output read."""
-    n, wires = line.outputs, line.wires
-    low, high = min(0, *(i for _, _, i in wires)), max(line.inputs, *(i + 1 for _, _, i in wires))
+    n = line.outputs
     figure = _figure(9.6, 2.4)
-    panels = figure.subplots(1, 6, width_ratios=[high - low, n] * 3)
+    panels = figure.subplots(1, 6, width_ratios=[len(line.read), n] * 3)
     for column, o in enumerate((0, n // 2, n - 1)):
         left, right = panels[2 * column], panels[2 * column + 1]
-        read = {i: t for output, t, i in wires if output == o}
-        for y, x in product(range(low, high), repeat=2):
+        read = {i: t for output, t, i in line.wires if output == o}
+        for y, x in product(line.read, repeat=2):
             inside = 0 <= y < line.inputs and 0 <= x < line.inputs
             hit = y in read and x in read
             _square(left, x, y, dashed=not inside, fill=(_TAPS[0] if inside else GREY) if hit else None)

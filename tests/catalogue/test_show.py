@@ -43,6 +43,12 @@ def test_a_line_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_padding_can_crop_every_wire(capsys: pytest.CaptureFixture[str]) -> None:
+    geometry = ["--kernel", "1", "--stride", "3", "--padding", "1", "--input", "2"]
+    assert main(["show", "conv", "--transposed", *geometry]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [" output │  0  1   <- input", "      0 │", "      1 │"]
+
+
 def test_a_stack_and_an_overlap_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "stack", "--dilations", "2", "2"]) == 0
     assert capsys.readouterr().out == "kernel 3, dilations 2, 2: 5/9 = 0.5556 read\n\n█·█·█·█·█\n"

@@ -3,6 +3,8 @@
     python -m convext.benchmarks.inspect            compiles every specimen and writes results/inspect.json
     python -m convext.benchmarks.inspect --check    compiles, and compares with the committed file
 
+`--family stencil` and `--arch 90` restrict either to some rows.
+
 A module of kernels takes part by being listed in FAMILIES and exporting
 
     def specimens(arch: int) -> Iterator[Specimen]      (Specimen and Launch: convext.triton_kernels.launch)
@@ -244,9 +246,7 @@ def complaints(found: dict[str, Any], committed: dict[str, Any]) -> list[str]:
         before = committed["kernels"].get(where, {})
         for name in sorted(kernels.keys() | before.keys()):
             if name not in kernels or name not in before:
-                lines.append(
-                    f"{where} {name}: only in the {'table' if name in before else 'code'}; write the table anew"
-                )
+                lines.append(f"{where} {name}: only in the {'table' if name in before else 'code'}: write it anew")
                 continue
             now, then = kernels[name], before[name]
             if now["spills"] > then["spills"]:
@@ -258,26 +258,44 @@ def complaints(found: dict[str, Any], committed: dict[str, Any]) -> list[str]:
     return lines
 
 
+def part(whole: dict[str, Any], families: Sequence[str], architectures: Sequence[int]) -> dict[str, Any]:
+    """The rows of a table that belong to some families, by the first word of their names, and architectures."""
+    words = tuple(family.rpartition(".")[2] + "." for family in families)
+    kernels = {
+        where: {name: row for name, row in whole["kernels"].get(where, {}).items() if name.startswith(words)}
+        for where in (f"sm_{arch}" for arch in architectures)
+    }
+    return {**whole, "kernels": kernels}
+
+
+def merged(whole: dict[str, Any], found: dict[str, Any], families: Sequence[str]) -> dict[str, Any]:
+    """`whole` with the rows of `families` on the architectures of `found` replaced by those of `found`."""
+    kernels = dict(whole["kernels"])
+    for where, rows in found["kernels"].items():
+        gone = part(whole, families, [int(where.removeprefix("sm_"))])["kernels"][where]
+        kernels[where] = {**{name: row for name, row in kernels.get(where, {}).items() if name not in gone}, **rows}
+    return {"triton": found["triton"], "kernels": kernels}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    words = {family.rpartition(".")[2]: family for family in FAMILIES}
     parser = argparse.ArgumentParser(prog="python -m convext.benchmarks.inspect", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help=f"compare with {RESULTS.name} instead of writing it")
-    parser.add_argument("--family", action="append", help="only this one of stencil, igemm, ..: print, write nothing")
-    parser.add_argument("--arch", action="append", type=int, help="only this compute capability, times ten")
+    parser.add_argument("--family", action="append", choices=words, help="only these rows")
+    parser.add_argument("--arch", action="append", type=int, choices=ARCHITECTURES, help="only these rows")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("TRITON_INTERPRET=1 is set: interpreted kernels are not compiled")
-    families = [f for f in FAMILIES if options.family is None or f.rpartition(".")[2] in options.family]
-    found = table(families, options.arch or ARCHITECTURES)
-    if options.check:
-        committed = json.loads(RESULTS.read_text())
-        lines = complaints(found, committed)
-        print("\n".join(lines) or "as committed, or better")
-        return 1 if lines else 0
-    if options.family or options.arch:
-        print(_text(found))
-    else:
-        RESULTS.write_text(_json(found))
-    return 0
+    families = [words[word] for word in options.family or words]
+    architectures = options.arch or ARCHITECTURES
+    committed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"triton": "", "kernels": {}}
+    found = table(families, architectures)
+    if not options.check:
+        RESULTS.write_text(_json(merged(committed, found, families)))
+        return 0
+    lines = complaints(found, part(committed, families, architectures))
+    print("\n".join(lines) or "as committed, or better")
+    return 1 if lines else 0
 
 
 def _json(found: dict[str, Any]) -> str:
@@ -287,19 +305,6 @@ def _json(found: dict[str, Any]) -> str:
         rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(kernels[name])}" for name in sorted(kernels))
         blocks.append(f' "{where}": {{\n{rows}\n }}')
     return '{"triton": ' + json.dumps(found["triton"]) + ',\n"kernels": {\n' + ",\n".join(blocks) + "\n}}\n"
-
-
-def _text(found: dict[str, Any]) -> str:
-    lines = []
-    for where, kernels in found["kernels"].items():
-        for name, row in kernels.items():
-            opcodes = " ".join(f"{opcode}:{count}" for opcode, count in row["opcodes"].items())
-            lines.append(
-                f"{where} {name}: {row['per_output']} instructions an output, loop {row['loop']}, "
-                f"{row['registers']} registers, {row['shared']} shared, {row['spills']} spilled "
-                f"{' '.join(row['warnings'])}| {opcodes}"
-            )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from convext.problem import FACES, OPERANDS, ConvProblem
 from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_gather import gather
-from convext.triton_kernels.stencil_launch import choose, holds_all_taps, plan_gather, plan_wgrad
+from convext.triton_kernels.stencil_launch import Choice, choose, holds_all_taps, plan_gather, plan_wgrad
 from convext.triton_kernels.stencil_wgrad import weight_sums
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -42,15 +42,10 @@ def why_not(problem: ConvProblem) -> str | None:
 
 def copies(problem: ConvProblem) -> list[str]:
     """That of w, where channels are last and its taps are read again and again; activations are read where they lie."""
-    if problem.empty or problem.face == "wgrad" or not _reads_taps_again(problem):
+    choice = None if problem.empty or problem.face == "wgrad" or not problem.channels_last else choose(problem)
+    if not isinstance(choice, Choice) or holds_all_taps(problem, choice):
         return []
     return [f"puts the channels of w last in a copy: {problem.k * problem.taps * problem.dtype.itemsize:,} bytes"]
-
-
-def _reads_taps_again(problem: ConvProblem) -> bool:
-    """Whether a gather over channels-last tensors reads taps in its inner loop, where a stride would cost most."""
-    choice = choose(problem)
-    return problem.channels_last and not isinstance(choice, str) and not holds_all_taps(problem, choice)
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,36 +54,32 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     if problem.empty:
         return result.zero_() if bias is None else result.copy_(bias.view(-1, *[1] * problem.rank).expand_as(result))
     if problem.face != "wgrad":
-        if _reads_taps_again(problem):
-            b = _channels_last(b)
         launch_gather(problem, a, b, bias, result)()
         return result
-    parts = plan_wgrad(problem, a.stride(), b.stride(), result.stride()).parts
-    sums = partial_sums(parts, result) if parts > 1 else result
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
-        launch_wgrad(problem, a, b, result, sums)()
-        if parts > 1:
+        launch, sums = launch_wgrad(problem, a, b, result)
+        launch()
+        if sums is not result:
             add_in_order(sums, result)
     return result
 
 
-def _channels_last(w: Tensor) -> Tensor:
-    """A copy of w with the channels innermost."""
-    return w.movedim(0, -1).contiguous().movedim(-1, 0)
-
-
 def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> Launch:
-    """The launch that computes an fprop or dgrad."""
+    """The launch that computes an fprop or dgrad into `result`."""
     plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
+    if problem.channels_last and not plan.constants["HOLD"] and w.stride(0) != 1:
+        w = w.movedim(0, -1).contiguous().movedim(-1, 0)
+        plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
     constants = {**plan.constants, "BIAS": bias is not None}
     return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.warps)
 
 
-def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor, sums: Tensor) -> Launch:
-    """The launch that computes a wgrad: into the parts in `sums`, or at once where this is `result`."""
+def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> tuple[Launch, Tensor]:
+    """The launch that computes a wgrad, and what it writes: partial sums of `result`, or `result` itself."""
     plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
-    return Launch(weight_sums, plan.programs, (x, y, sums, *plan.arguments), plan.constants, plan.warps)
+    sums = partial_sums(plan.parts, result) if plan.parts > 1 else result
+    return Launch(weight_sums, plan.programs, (x, y, sums, *plan.arguments), plan.constants, plan.warps), sums
 
 
 # -------------------------------------------------------------------------------------------------- specimens
@@ -125,9 +116,8 @@ def _specimen(name: str, problem: ConvProblem) -> Specimen:
     a, b = (layout.empty(p.shape(role), p.channels_last and role != "w", like) for role in OPERANDS[p.face])
     result = layout.empty(p.open_shape, p.channels_last, like)
     if p.face == "wgrad":
-        launch, plan = launch_wgrad(p, a, b, result, partial_sums(2, result)), plan_wgrad
+        launch, plan = launch_wgrad(p, a, b, result)[0], plan_wgrad
     else:
-        b = _channels_last(b) if _reads_taps_again(p) else b
         launch, plan = launch_gather(p, a, b, None, result), plan_gather
     found = plan(p, a.stride(), b.stride(), result.stride())
     return Specimen(name.replace("torch.", ""), launch, found.outputs, found.trips)

@@ -48,14 +48,17 @@ def roll_tap(group, a, slot, ROLL):
 def in_elements(strides, UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr):
     """Strides of (n, c, loop, roll, row) that came divided by UNIT, but for the one of the axis that vectors run along.
 
-    The product is what shows the compiler that they are multiples of UNIT, so that it may use vectors.
+    The product is what shows the compiler that they are multiples of UNIT, so that it may use vectors. In 64 bits, as
+    every offset has to be: tensors have more than 2^31 elements.
     """
     n, c, loop, roll, row = strides
+    n, c, loop = n.to(tl.int64) * UNIT, c.to(tl.int64), loop.to(tl.int64) * UNIT
+    roll, row = roll.to(tl.int64) * UNIT, row.to(tl.int64)
     if CHANNELS_LAST:
         row = row * UNIT
     else:
         c = c * UNIT
-    return n * UNIT, c, loop * UNIT, roll * UNIT, row
+    return n, c, loop, roll, row
 
 
 @triton.jit
@@ -121,7 +124,7 @@ def plane_offset(source, tap, o, loop, x_c, x_loop, LOOPED: tl.constexpr):
     if LOOPED:
         scaled = o * S + tap * D - P
         i = scaled // R
-        return offset + i.to(tl.int64) * x_loop, inside(i, size) & (i * R == scaled)
+        return offset + i * x_loop, inside(i, size) & (i * R == scaled)
     else:
         return offset, True
 
@@ -181,8 +184,7 @@ def gather(
     if not CHANNELS_LAST:
         n, c = unravel(n, channels)
 
-    # The strip's first output row, which is a multiple of R for the equation (so it may lie before the tensor), and the
-    # input row that tap 0 joins to it.
+    # The strip's first output row, one that tap 0 joins to an input row (it may lie before the tensor), and that row.
     group = strip * rows
     lead = -((residue + phase) * inverse % ROWS_OUT)
     o = residues * (group * ROWS_OUT + lead) + residue
@@ -190,11 +192,10 @@ def gather(
     column_in = column * (WIDTH * ROW[0] // ROW[3])
     column_out = column * WIDTH
 
-    c_far, n = c.to(tl.int64), n.to(tl.int64)
-    inputs = x + n * x_n + c_far // multiplier * SOURCES * x_c + i.to(tl.int64) * x_roll + column_in * x_row
     done = o - (GROUPS - 1) * ROWS_OUT * residues  # the row that is complete after the first step
-    outputs = y + n * y_n + c_far * y_c + o_loop.to(tl.int64) * y_loop + done.to(tl.int64) * y_roll + column_out * y_row
-    weights = w + w_start + c_far * SOURCES * w_k
+    inputs = x + n * x_n + c // multiplier * SOURCES * x_c + i * x_roll + column_in * x_row
+    outputs = y + n * y_n + c * y_c + o_loop * y_loop + done * y_roll + column_out * y_row
+    weights = w + w_start + c.to(tl.int64) * SOURCES * w_k
 
     held = ()
     if HOLD:

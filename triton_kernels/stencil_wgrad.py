@@ -80,7 +80,6 @@ def weight_sums(
     else:
         c = block
         lane = tl.arange(0, BQ)
-    c_far = c.to(tl.int64)
     zero = tl.zeros(lane.shape, ACC)
     if CHANNELS_LAST:
         zero += tl.zeros(c.shape, ACC)
@@ -99,11 +98,9 @@ def weight_sums(
         column_in = column * (WIDTH * ROW[0])
         column_out = column * WIDTH
 
-        n = n.to(tl.int64)
         offset, exists = plane_offset(0, loop_tap, o_loop, loop, 0, x_loop, LOOPED)
-        inputs = x + n * x_n + c_far // multiplier * x_c + offset + i.to(tl.int64) * x_roll + column_in * x_row
-        outputs = y + n * y_n + c_far * y_c + o_loop.to(tl.int64) * y_loop + o.to(tl.int64) * y_roll
-        outputs += column_out * y_row
+        inputs = x + n * x_n + c // multiplier * x_c + offset + i * x_roll + column_in * x_row
+        outputs = y + n * y_n + c * y_c + o_loop * y_loop + o * y_roll + column_out * y_row
         window = repeat(zero, GROUPS * WIDTH)
         for step in tl.range(0, rows + GROUPS - 1, num_stages=1):
             of_strip = live & (step < rows) & inside(o, roll_out)
@@ -118,7 +115,7 @@ def weight_sums(
             o += residues
             outputs += residues * y_roll
 
-    results = w + part.to(tl.int64) * w_part + c_far * w_k + loop_tap * w_loop
+    results = w + part.to(tl.int64) * w_part + c.to(tl.int64) * w_k + loop_tap * w_loop
     for r in tl.static_range(ROLL_TAPS):
         for t in tl.static_range(ROW_TAPS):
             total = tl.sum(sums[r * ROW_TAPS + t], axis=0, keep_dims=CHANNELS_LAST)

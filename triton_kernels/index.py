@@ -1,35 +1,16 @@
-"""The index equation, for every kernel: `i = o * stride + t * dilation - pad`.
-
-Convolution kernels read x at the input index `i` of an output `o` and a tap `t`, or y at the output index of an input
-and a tap. Indices outside a tensor read zeros, so each helper comes with, or is, the mask that says what is inside.
-"""
+"""Indices of the axes of a problem, for every kernel. Those outside a tensor read zeros."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import triton
-import triton.language as tl  # noqa: F401  Triton's interpreter looks for it in the module of every function
 
 
 def three_axes(values: Sequence[int], fill: int) -> tuple[int, int, int]:
     """The (depth, height, width) of one to three spatial values: missing leading axes are `fill`."""
     d, h, w = (*[fill] * (3 - len(values)), *values)
     return d, h, w
-
-
-@triton.jit
-def input_index(o, t, stride, dilation, pad):
-    """The input index that output `o` reads through tap `t`; it may lie outside the input."""
-    return o * stride + t * dilation - pad
-
-
-@triton.jit
-def output_index(i, t, stride, dilation, pad):
-    """The output that reads input `i` through tap `t`, and whether there is one; it may lie outside the output."""
-    scaled = i + pad - t * dilation
-    o = scaled // stride
-    return o, o * stride == scaled
 
 
 @triton.jit

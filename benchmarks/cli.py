@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two results files")
     other.add_argument("--report", type=Path, metavar="RESULTS", help="page and pictures of a results file")
     other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
+    other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
     parser.add_argument("--fail-below", type=float, metavar="RATIO", help="with --compare: fail where speed fell below")
 
 
@@ -54,6 +55,10 @@ def main(args: argparse.Namespace) -> int:
         from convext.benchmarks import overhead
 
         return overhead.main()
+    if args.networks:
+        from convext.benchmarks import networks
+
+        return networks.main(device)
     return _bench(args, device)
 
 

@@ -52,7 +52,7 @@ def contenders(build: Callable[[], torch.nn.Module], device: str, dtype: torch.d
 
 
 def disagreement(networks: dict[str, torch.nn.Module], x: Tensor) -> str | None:
-    """None, or how an output of convext's differs from torch's by more than torch's two layouts, twice, and rounding."""
+    """None, or how an output of convext's differs from torch's by more than torch's layouts, twice, and rounding."""
     with torch.no_grad():
         outputs = {name: network(x).double() for name, network in networks.items()}
     scale = outputs["torch/nc"].abs().max()

@@ -18,6 +18,7 @@ from functools import lru_cache
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext import layout
 from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem
@@ -52,7 +53,7 @@ class PackTile:
 
 
 # From the best to the one that takes the least of a multiprocessor. FMAs (float32 in "ieee") have no zeros to spare, so
-# their packs are narrow.
+# their packs are narrow; triple TF32 products and float64 keep their operands in registers.
 TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
     0: {
         "image": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
@@ -61,6 +62,10 @@ TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
     80: {
         "image": (PackTile(64, 128, 4, 3), PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
         "weight": (PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 3), PackTile(16, 32, 4, 2)),
+        "image tf32x3": (PackTile(32, 64, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight tf32x3": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
+        "image float64": (PackTile(32, 64, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight float64": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
         "image ieee": (PackTile(16, 128, 4, 3), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
         "weight ieee": (PackTile(16, 64, 4, 3), PackTile(16, 32, 4, 2)),
     },
@@ -147,8 +152,8 @@ def choose(problem: ConvProblem, scalar: bool) -> tuple[PackTile, int]:
     """
     table = TILES[known(TILES, problem.arch)]
     kind = "weight" if problem.face == "wgrad" else "image"
-    fmas = problem.dtype == torch.float32 and problem.precision == "ieee"
-    tiles = table.get(f"{kind} ieee" if fmas else kind, table[kind])
+    dtype = problem.precision if problem.dtype == torch.float32 else str(problem.dtype).removeprefix("torch.")
+    tiles = table.get(f"{kind} {dtype}", table[kind])
     k, c = problem.k // problem.groups, problem.c // problem.groups
     for tile in tiles:
         if legal(_product(problem, tile), problem) is None:
@@ -183,6 +188,31 @@ def _in_units(unit: int, t: Tensor) -> tuple[int, ...]:
     return tuple(stride // unit for stride in _outer_strides(t))
 
 
+def _in_boxes(problem: ConvProblem, t: Tensor) -> bool:
+    """Whether TMA brings in an image operand: pixels in steps of one, channels innermost, all else 16 bytes apart.
+
+    Wider dtypes are multiplied from registers, or in TF32, whose boxes would exceed a swizzle of 128 bytes.
+    """
+    p, (n, c, *space) = problem, zip(t.shape, t.stride(), strict=True)
+    steps = [stride * t.element_size() for size, stride in (n, *space) if size > 1]
+    return (
+        (p.arch == 0 or p.arch >= 90)
+        and (p.face == "dgrad" or all(s == 1 for s in p.stride))
+        and t.element_size() == 2
+        and c[1] == 1
+        and t.data_ptr() % 16 == 0
+        and all(step > 0 and step % 16 == 0 for step in steps)
+    )
+
+
+def _descriptor(t: Tensor, box: tuple[int, int, int, int], depth: int) -> TensorDescriptor:
+    """Of an image [N, three axes, channels]. Along an axis of size 1 any stride leads nowhere, but TMA takes no 0."""
+    n, channels, *space = t.shape
+    shape = [n, *three_axes(space, 1)]
+    strides = [s or channels for s in _outer_strides(t)]
+    return TensorDescriptor(t, [*shape, channels], [*strides, 1], [*box, depth])
+
+
 def _scalar(*tensors: Tensor) -> bool:
     """Whether a tensor's neighbours in memory are 2-byte pixels, which taps shift off any alignment."""
     return any(t.stride(1) != 1 and t.element_size() == 2 for t in tensors)
@@ -207,17 +237,20 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
     phases = math.prod(p.stride) if p.face == "dgrad" else 1
     sizes = phase_sizes(p)
     box = best_box(sizes, tile.pixels)
+    depth = pack * _padded(summed)
+    boxed = depth == pack * summed and _in_boxes(p, a)
     return Launch(
         packed_image_kernel,
         math.prod(-(-size // side) for size, side in zip(sizes, box, strict=True)) * -(-p.groups // pack) * phases,
         (
-            a, w, None if bias is None else bias.contiguous(), y, p.n, p.groups,
+            y, w, None if bias is None else bias.contiguous(), _descriptor(a, box, depth) if boxed else a,
+            p.n, p.groups,
             *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
             three_axes(period, 1),
             _in_units(unit, a), _in_units(unit, y), _in_units(w_unit, w), a.stride(1), w.stride(1), y.stride(1),
         ),
         {
-            "DGRAD": p.face == "dgrad", "RANK": p.rank, "PACK": pack,
+            "DGRAD": p.face == "dgrad", "BOXED": boxed, "RANK": p.rank, "PACK": pack,
             "SUMMED": summed, "SUMMED_PADDED": _padded(summed),
             "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),

@@ -12,7 +12,9 @@ of one phase (igemm_lines.py). It walks the taps, and adds one product for each:
        .   w1  .       |  result  |
        .   .   w2      +----------+
 
-A group takes a power of two of rows and columns; those beyond its channels are masked.
+Where TMA can address `a`, it brings in the box, shifted by the tap, and the zeros of the padding with it (BOXED); else
+every pixel has its pointer and mask. A group takes a power of two of rows and columns; those beyond its channels are
+masked.
 """
 
 import triton
@@ -36,13 +38,13 @@ def channels_of(first_group, groups, PACK: tl.constexpr, CHANNELS: tl.constexpr,
 
 @triton.jit
 def packed_image_kernel(
-    a, w, bias, y,
+    y, w, bias, a,  # a is a TMA descriptor [N, three axes of space, channels] where BOXED
     batch, groups,
     a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
     a_strides, y_strides,  # of n and of three axes of space, in units of UNIT
     w_strides,  # of k and of three axes of taps, in units of W_UNIT
     a_channel, w_channel, y_channel,  # stride of the second axis
-    DGRAD: tl.constexpr, RANK: tl.constexpr,
+    DGRAD: tl.constexpr, BOXED: tl.constexpr, RANK: tl.constexpr,
     PACK: tl.constexpr, SUMMED: tl.constexpr, SUMMED_PADDED: tl.constexpr,  # channels of a group that are summed over
     CHANNELS: tl.constexpr, CHANNELS_PADDED: tl.constexpr,  # and of the result
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
@@ -60,25 +62,55 @@ def packed_image_kernel(
 
     # Its pixels, a box of BATCH images and BOX0 x BOX1 x BOX2; their sides are known, so this divides by nothing else.
     r = tl.arange(0, BATCH * BOX0 * BOX1 * BOX2)  # [PIXELS]
-    n = bn * BATCH + r // (BOX2 * BOX1 * BOX0)
-    q0 = b0 * BOX0 + r // (BOX2 * BOX1) % BOX0
-    q1 = b1 * BOX1 + r // BOX2 % BOX1
-    q2 = b2 * BOX2 + r % BOX2
-    exists = (n < batch) & (q0 < q0_size) & (q1 < q1_size) & (q2 < q2_size)
-    last0, last1, last2 = b0 * BOX0 + BOX0 - 1, b1 * BOX1 + BOX1 - 1, b2 * BOX2 + BOX2 - 1
+    n_first, first0, first1, first2 = bn * BATCH, b0 * BOX0, b1 * BOX1, b2 * BOX2
+    rn = r // (BOX2 * BOX1 * BOX0)
+    r0 = r // (BOX2 * BOX1) % BOX0
+    r1 = r // BOX2 % BOX1
+    r2 = r % BOX2
+    exists = (n_first + rn < batch) & (first0 + r0 < q0_size) & (first1 + r1 < q1_size) & (first2 + r2 < q2_size)
     out0, in0, in_tap0, tap0, tap_step0, begin0, end0 = axis_of(
-        DGRAD, phase0, q0, b0 * BOX0, last0, a_size[0], kernel[0], stride[0], dilation[0], pad[0], period[0]
+        DGRAD,
+        phase0,
+        first0,
+        first0,
+        first0 + BOX0 - 1,
+        a_size[0],
+        kernel[0],
+        stride[0],
+        dilation[0],
+        pad[0],
+        period[0],
     )
     out1, in1, in_tap1, tap1, tap_step1, begin1, end1 = axis_of(
-        DGRAD, phase1, q1, b1 * BOX1, last1, a_size[1], kernel[1], stride[1], dilation[1], pad[1], period[1]
+        DGRAD,
+        phase1,
+        first1,
+        first1,
+        first1 + BOX1 - 1,
+        a_size[1],
+        kernel[1],
+        stride[1],
+        dilation[1],
+        pad[1],
+        period[1],
     )
     out2, in2, in_tap2, tap2, tap_step2, begin2, end2 = axis_of(
-        DGRAD, phase2, q2, b2 * BOX2, last2, a_size[2], kernel[2], stride[2], dilation[2], pad[2], period[2]
+        DGRAD,
+        phase2,
+        first2,
+        first2,
+        first2 + BOX2 - 1,
+        a_size[2],
+        kernel[2],
+        stride[2],
+        dilation[2],
+        pad[2],
+        period[2],
     )
     # A block without taps runs one step with every load masked: ptxas overlaps the products of a loop only where it
     # sees that the loop is not empty.
     taps = (end0 - begin0) * (end1 - begin1) * (end2 - begin2)
-    in2 = tl.where(exists & (taps > 0), in2, FAR_OUTSIDE)
+    in2 = tl.where(taps > 0, in2, FAR_OUTSIDE)
     trips = tl.maximum(taps, 1)
     tl.assume(trips > 0)
     u0, u1, u2, _ = first_step(0, 1, begin0, begin1, end1, begin2, end2)
@@ -92,30 +124,45 @@ def packed_image_kernel(
     else:
         w_at = w + o[:, None] * k_stride + (s_within * w_channel)[None, :]
     w_seen = (o_group[:, None] == s_group[None, :]) & o_seen[:, None] & s_seen[None, :] & (taps > 0)
-    a_row = offset_of(n, in0, in1, in2, a_strides, INDEX) * UNIT
-    a_at = a + tl.cast(s, INDEX)[:, None] * a_channel + a_row[None, :]  # [DEPTH, PIXELS]
+    if BOXED:
+        channel = first_group * SUMMED
+    else:
+        x0, x1, x2 = r0, r1, r2  # from the box's first pixel, in `a`
+        if not DGRAD:
+            x0, x1, x2 = r0 * stride[0], r1 * stride[1], r2 * stride[2]
+        a_row = (
+            offset_of(n_first, in0, in1, in2, a_strides, INDEX) + offset_of(rn, x0, x1, x2, a_strides, INDEX)
+        ) * UNIT
+        a_at = a + tl.cast(s, INDEX)[:, None] * a_channel + a_row[None, :]  # [DEPTH, PIXELS]
+        in0, in1, in2 = in0 + x0, in1 + x1, tl.where(exists, in2 + x2, FAR_OUTSIDE)
 
-    ACC: tl.constexpr = tl.float64 if a.dtype.element_ty == tl.float64 else tl.float32
+    ACC: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((PACK * CHANNELS_PADDED, BATCH * BOX0 * BOX1 * BOX2), ACC)
     for _ in range(trips):
         i0, i1, i2 = u0 * in_tap0, u1 * in_tap1, u2 * in_tap2
         t0, t1, t2 = tap0 + u0 * tap_step0, tap1 + u1 * tap_step1, tap2 + u2 * tap_step2
-        a_seen = in_bounds(in2 + i2, a_size[2])
-        if RANK > 1:
-            a_seen = a_seen & in_bounds(in1 + i1, a_size[1])
-        if RANK > 2:
-            a_seen = a_seen & in_bounds(in0 + i0, a_size[0])
-        a_tile = tl.load(
-            a_at + offset_of(0, i0, i1, i2, a_strides, INDEX) * UNIT,
-            mask=s_seen[:, None] & a_seen[None, :], other=0.0,
-        )  # fmt: skip
+        if BOXED:  # what lies outside reads zeros
+            box = a.load([n_first, in0 + i0, in1 + i1, in2 + i2, channel])
+            a_tile = box.reshape(BATCH * BOX0 * BOX1 * BOX2, PACK * SUMMED_PADDED).T
+        else:
+            a_seen = in_bounds(in2 + i2, a_size[2])
+            if RANK > 1:
+                a_seen = a_seen & in_bounds(in1 + i1, a_size[1])
+            if RANK > 2:
+                a_seen = a_seen & in_bounds(in0 + i0, a_size[0])
+            a_at_tap = a_at + offset_of(0, i0, i1, i2, a_strides, INDEX) * UNIT
+            a_tile = tl.load(a_at_tap, mask=s_seen[:, None] & a_seen[None, :], other=0.0)
         w_tile = tl.load(w_at + offset_of(0, t0, t1, t2, w_strides, INDEX) * W_UNIT, mask=w_seen, other=0.0)
         acc = tl.dot(w_tile, a_tile, acc, input_precision=PRECISION, out_dtype=ACC)
         u0, u1, u2, _ = next_step(u0, u1, u2, 0, 1, begin1, end1, begin2, end2)
 
     if bias is not None:
         acc += tl.load(bias + o, mask=o_seen, other=0.0).to(ACC)[:, None]
-    y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * UNIT
-    y_seen = exists & (out0 < y_size[0]) & (out1 < y_size[1]) & (out2 < y_size[2])
+    if DGRAD:
+        r0, r1, r2 = r0 * stride[0], r1 * stride[1], r2 * stride[2]
+    y_row = (
+        offset_of(n_first, out0, out1, out2, y_strides, INDEX) + offset_of(rn, r0, r1, r2, y_strides, INDEX)
+    ) * UNIT
+    y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
     y_at = tl.cast(o, INDEX)[:, None] * y_channel + y_row[None, :]
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=o_seen[:, None] & y_seen[None, :])

@@ -50,10 +50,13 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(64, 16, 128, 4, 4),
         ),
         "tf32": (Tile(128, 128, 128, 8, 3), Tile(128, 64, 128, 4, 4), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 4)),
-        "float32": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 8, 3), Tile(64, 16, 64, 4, 3)),
+        "float32": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 4, 3), Tile(64, 16, 64, 4, 3)),
         "float64": (Tile(64, 64, 128, 8, 3), Tile(32, 32, 128, 4, 3), Tile(64, 16, 128, 4, 3)),
     },
 }
+# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
+TILES[120] = TILES[80]
+
 # For operands that TMA brings in as boxes (igemm_boxes.py): from architecture 90 on.
 BOX_TILES: dict[int, tuple[Tile, ...]] = {
     0: (Tile(32, 32, 128, 4, 1),),
@@ -64,6 +67,7 @@ BOX_TILES: dict[int, tuple[Tile, ...]] = {
         Tile(128, 64, 128, 4, 4),
         Tile(64, 64, 128, 4, 4),
     ),
+    120: (Tile(128, 64, 128, 4, 3), Tile(64, 64, 128, 4, 3)),
 }
 # Where every element is loaded by itself: pixels innermost, or an odd number of channels.
 SCALAR_TILES = (Tile(64, 64, 32, 8, 2), Tile(64, 32, 32, 4, 2), Tile(64, 16, 32, 4, 2), Tile(16, 16, 32, 4, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import triton
+import triton.language as tl  # noqa: F401  Triton's interpreter looks for it in the module of every function
 
 
 def three_axes(values: Sequence[int], fill: int) -> tuple[int, int, int]:

@@ -133,7 +133,8 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
 
     x_unit, y_unit = unit_of(x_shape, x_strides), unit_of(y_shape, y_strides)
     choice = choose(p, min(x_unit, y_unit) if x_strides[contiguous] == 1 else 1)
-    assert not isinstance(choice, str), choice
+    if isinstance(choice, str):
+        raise ValueError(choice)
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
     if not last and roles.row != p.rank - 1:
         x_unit = y_unit = 1

@@ -20,6 +20,7 @@ from convext.benchmarks.stats import Spread, speedup
 from convext.roofline import Peaks
 
 MICRO = 1e6
+_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError)  # what a kernel or a compiler may raise
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,19 @@ def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row
     passed: dict[str, timing.Call] = {}
     with torch.no_grad():
         for contender in contenders(case, compiled, weights):
-            reason = _check(gate, contender, buffers, row)
-            if reason is None:
-                passed[contender.name] = buffers.rotating(contender)
-            else:
-                row.failures[contender.name] = reason
+            try:
+                passed[contender.name] = _admitted(gate, contender, buffers, row)
+            except _ERRORS as error:
+                row.failures[contender.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            except DisagreementError as error:
+                row.failures[contender.name] = str(error)
         samples = timing.interleaved(passed, case.device, plan.seconds)
     _summarise(row, samples)
     return row
+
+
+class DisagreementError(Exception):
+    """A result that is not float64's."""
 
 
 class _Buffers:
@@ -133,11 +139,14 @@ class _Buffers:
             first = ordered(drawn, layout_name)
             rest = [{role: t.clone() for role, t in first.items()} for _ in range(copies - 1)]
             self.sets[layout_name] = [first, *rest]
+        self._kept: dict[str, list[object]] = {name: [None] * copies for name in LAYOUTS}
 
     def rotating(self, contender: Contender) -> timing.Call:
-        """Calls with one set after another. Results live until their set's next turn, so that they rotate too."""
-        sets = self.sets[contender.layout]
-        kept: list[object] = [None] * len(sets)
+        """Calls with one set after another.
+
+        A result lives until its set's next turn, whoever has that, so that results rotate too.
+        """
+        sets, kept = self.sets[contender.layout], self._kept[contender.layout]
 
         def call(i: int) -> None:
             kept[i % len(sets)] = contender.call(sets[i % len(sets)])
@@ -147,22 +156,26 @@ class _Buffers:
         return call
 
 
-def _check(gate: Gate, contender: Contender, buffers: _Buffers, row: Row) -> str | None:
-    """Runs a contender once, past the gate: None where it agrees, else why it is not timed."""
+def _admitted(gate: Gate, contender: Contender, buffers: _Buffers, row: Row) -> timing.Call:
+    """Runs a contender past the gate, and returns what is to be timed.
+
+    Raises:
+        DisagreementError: its result is not float64's.
+    """
     tensors = buffers.sets[contender.layout][0]
-    on_cuda = gate.case.device == "cuda"
-    try:
-        results = contender.call(tensors)  # compiles, and lets cuDNN pick its algorithm
-        if on_cuda:
-            del results
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            results = contender.call(tensors)
-            kept = torch.cuda.memory_allocated() - before
-            row.memory[contender.name] = torch.cuda.max_memory_allocated() - before - kept
-        return gate.refusal(contender.layout, results)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    results = contender.call(tensors)  # compiles, and lets cuDNN pick its algorithm
+    if gate.case.device == "cuda":
+        del results
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        results = contender.call(tensors)
+        kept = torch.cuda.memory_allocated() - before
+        row.memory[contender.name] = torch.cuda.max_memory_allocated() - before - kept
+    reason = gate.refusal(contender.layout, results)
+    if reason is not None:
+        raise DisagreementError(reason)
+    del results
+    return buffers.rotating(contender)
 
 
 def _summarise(row: Row, samples: dict[str, list[float]]) -> None:

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from convext.benchmarks import timing
 from convext.benchmarks.stats import Ratio, Spread, geomean, speedup
 from convext.benchmarks.timing import copies_past_cache, interleaved
 
@@ -94,3 +95,46 @@ def test_buffers_outgrow_the_cache() -> None:
     assert copies_past_cache(10, 0) == 1
     assert copies_past_cache(10 << 20, 50 << 20) * (10 << 20) > 2 * (50 << 20)
     assert copies_past_cache(1, 50 << 20) == 64
+
+
+class Device:
+    """A device that is always a given time behind the host, for the loop that waits for the queue to fill."""
+
+    def __init__(self, host_seconds: float) -> None:
+        self.host_seconds, self.waits, self.now = host_seconds, [], 0.0
+
+    def _sleep(self, cycles: int) -> None:
+        self.waits.append(cycles / timing.CYCLES_PER_SECOND)
+        self.now = 0.0
+
+    def synchronize(self) -> None:
+        pass
+
+    def Event(self, enable_timing: bool) -> "Event":
+        assert enable_timing
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return self.device.now > self.device.waits[-1]
+
+    def elapsed_time(self, other: "Event") -> float:
+        return 3.0  # milliseconds
+
+
+def test_a_sample_is_taken_again_until_the_queue_was_full_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(host_seconds=1e-3)
+    monkeypatch.setattr(timing.torch, "cuda", device)
+
+    def call(i: int) -> None:
+        device.now += device.host_seconds
+
+    assert timing._cuda_sample(call, 0, 3) == pytest.approx(1e-3)  # three calls in three milliseconds
+    assert device.waits == pytest.approx([0.4e-3, 1.6e-3, 6.4e-3])

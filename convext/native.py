@@ -24,7 +24,7 @@ def _load_failure() -> str | None:
     if not LIBRARY.exists():
         return (
             f"the CUDA kernels were not built ({LIBRARY.name} is missing): install the CUDA toolkit, "
-            "then CONVEXT_CUDA=1 pip install --no-build-isolation -v convext's sources"
+            "then CONVEXT_CUDA=1 pip install --no-build-isolation -v . in the source tree"
         )
     try:
         torch.ops.load_library(LIBRARY)

@@ -108,18 +108,20 @@ __device__ __forceinline__ void multiply(Sums<Shape>& sum, const T* a_tile, cons
   }
 }
 
-// Calls `put(row, column, first, second)` for each pair of neighbouring columns that a thread holds.
-template <class Shape, class Put>
-__device__ __forceinline__ void for_each_pair(const Sums<Shape>& sum, int row, int column, Put put) {
+// Calls `find(row)` for each row of the tile of which a thread holds sums, and, where that gives an address,
+// `put(address, column, first, second)` for each pair of neighbouring columns.
+template <class Shape, class Find, class Put>
+__device__ __forceinline__ void for_each_pair(const Sums<Shape>& sum, int row, int column, Find find, Put put) {
   const int lane = threadIdx.x % WARP;
   CONVEXT_UNROLL
   for (int m = 0; m < Shape::MMA_M; ++m) {
     CONVEXT_UNROLL
     for (int upper = 0; upper < 2; ++upper) {
+      const auto address = find(row + m * 16 + upper * 8 + lane / 4);
+      if (!address) continue;
       CONVEXT_UNROLL
       for (int n = 0; n < Shape::MMA_N; ++n)
-        put(row + m * 16 + upper * 8 + lane / 4, column + n * 8 + lane % 4 * 2, sum[m][n][2 * upper],
-            sum[m][n][2 * upper + 1]);
+        put(address, column + n * 8 + lane % 4 * 2, sum[m][n][2 * upper], sum[m][n][2 * upper + 1]);
     }
   }
 }
@@ -128,24 +130,23 @@ template <class T, class Shape>
 __device__ __forceinline__ void write_result(const GemmArguments& g, const BlockTile& block, const Sums<Shape>& sum,
                                              int row, int column) {
   const GemmProblem& p = g.problem;
-  const int64_t stride = p.result.stride[1];
-  int known = -1;  // the row whose address is at hand
-  T* pixel = nullptr;
-  for_each_pair<Shape>(sum, row, column, [&](int r, int c, float first, float second) {
-    if (int64_t(r) >= p.pixels || c >= p.columns) return;
-    if (r != known) {
-      int at[AXES];
-      const int n = find_pixel(g, static_cast<unsigned>(r), at);
-      pixel = static_cast<T*>(p.result.data) + n * p.result.stride[0];
-      for (int axis = 0; axis < AXES; ++axis)
-        pixel += (at[axis] * p.axis[axis].result_step + p.axis[axis].result_offset) * p.result.stride[2 + axis];
-      known = r;
-    }
-    const int64_t channel = int64_t(block.group) * p.columns + c;
+  const int64_t first_channel = int64_t(block.group) * p.columns, stride = p.result.stride[1];
+  const T* bias = static_cast<const T*>(p.bias) + (p.bias ? first_channel : 0);
+  const auto find = [&](int r) -> T* {
+    if (r >= p.pixels) return nullptr;
+    int at[AXES];
+    const int n = find_pixel(g, static_cast<unsigned>(r), at);
+    T* pixel = static_cast<T*>(p.result.data) + n * p.result.stride[0] + first_channel * stride;
+    for (int axis = 0; axis < AXES; ++axis)
+      pixel += (at[axis] * p.axis[axis].result_step + p.axis[axis].result_offset) * p.result.stride[2 + axis];
+    return pixel;
+  };
+  for_each_pair<Shape>(sum, row, column, find, [&](T* pixel, int c, float first, float second) {
+    if (c >= p.columns) return;
     const bool both = c + 1 < p.columns;
-    if (p.bias) first += to_float(static_cast<const T*>(p.bias)[channel]);
-    if (p.bias && both) second += to_float(static_cast<const T*>(p.bias)[channel + 1]);
-    T* to = pixel + channel * stride;
+    if (p.bias) first += to_float(bias[c]);
+    if (p.bias && both) second += to_float(bias[c + 1]);
+    T* to = pixel + c * stride;
     if (both && stride == 1 && reinterpret_cast<uintptr_t>(to) % (2 * sizeof(T)) == 0) {
       const float pair[2] = {first, second};
       store<T, 2>(to, pair);
@@ -162,12 +163,13 @@ __device__ __forceinline__ void write_partial(const GemmArguments& g, const Bloc
   const GemmProblem& p = g.problem;
   const int taps = p.axis[0].taps * p.axis[1].taps * p.axis[2].taps;
   const int tap = (block.tap[0] * p.axis[1].taps + block.tap[1]) * p.axis[2].taps + block.tap[2];
-  for_each_pair<Shape>(sum, row, column, [&](int r, int c, float first, float second) {
-    if (r >= p.rows || c >= p.columns) return;
+  const auto find = [&](int r) -> float* {
     const int64_t k = (int64_t(block.split) * p.groups + block.group) * p.rows + r;
-    float* to = p.partial + (k * p.columns + c) * taps + tap;
-    to[0] = first;
-    if (c + 1 < p.columns) to[taps] = second;
+    return r < p.rows ? p.partial + k * p.columns * taps + tap : nullptr;
+  };
+  for_each_pair<Shape>(sum, row, column, find, [&](float* weights, int c, float first, float second) {
+    if (c < p.columns) weights[int64_t(c) * taps] = first;
+    if (c + 1 < p.columns) weights[int64_t(c + 1) * taps] = second;
   });
 }
 

@@ -15,7 +15,7 @@ using SmallTile = GemmShape<T, 64, 64, 32, 32, 4>;
 
 inline GemmProblem fprop_problem(const Problem& p, const View& x, const View& w, const void* bias, const View& y) {
   GemmProblem g{};
-  g.face = p.face, g.a = x, g.b = w, g.result = y, g.bias = bias, g.groups = p.groups, g.n = p.n;
+  g.a = x, g.b = w, g.result = y, g.bias = bias, g.groups = p.groups, g.n = p.n;
   g.columns = p.k / p.groups, g.channels = p.c / p.groups;
   for (int axis = 0; axis < AXES; ++axis)
     g.axis[axis] = {
@@ -45,7 +45,7 @@ inline GemmAxis dgrad_axis(int input, int output, int kernel, int s, int pad, in
 inline GemmProblem dgrad_problem(const Problem& p, const View& y, const View& w, const void* bias, const View& x,
                                  const int (&phase)[AXES]) {
   GemmProblem g{};
-  g.face = p.face, g.a = y, g.b = w, g.result = x, g.bias = bias, g.groups = p.groups, g.n = p.n;
+  g.a = y, g.b = w, g.result = x, g.bias = bias, g.groups = p.groups, g.n = p.n;
   g.columns = p.c / p.groups, g.channels = p.k / p.groups;
   for (int axis = 0; axis < AXES; ++axis)
     g.axis[axis] = dgrad_axis(p.input[axis], p.output[axis], p.kernel[axis], p.stride[axis], p.pad[axis],

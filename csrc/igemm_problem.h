@@ -28,7 +28,6 @@ struct GemmAxis {
 };
 
 struct GemmProblem {
-  Face face;
   View a, b, result;
   const void* bias;  // one a column, or null
   float* partial;    // wgrad: [splits, k, c / groups, taps]

@@ -70,13 +70,24 @@ def repeat(value, COUNT: tl.constexpr):
 
 
 @triton.jit
-def load_taps(pointers, mask, strides, ROLL_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr, ACC: tl.constexpr):
-    """The taps of a plane, as a tuple of ROLL_TAPS * ROW_TAPS tensors."""
-    _, _, roll, row = strides
+def load_taps(
+    pointers, mask, strides, loop_tap, LOOP_TAPS: tl.constexpr, ROLL_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr,
+    REVERSED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The taps of a plane, as a tuple of ROLL_TAPS * ROW_TAPS tensors; REVERSED counts each axis from its last tap."""
+    _, loop, roll, row = strides
+    if REVERSED:
+        pointers += (LOOP_TAPS - 1 - loop_tap) * loop
+    else:
+        pointers += loop_tap * loop
     taps = ()
     for r in tl.static_range(ROLL_TAPS):
         for t in tl.static_range(ROW_TAPS):
-            taps += (tl.load(pointers + (r * roll + t * row), mask=mask, other=0.0).to(ACC),)
+            if REVERSED:
+                at = pointers + ((ROLL_TAPS - 1 - r) * roll + (ROW_TAPS - 1 - t) * row)
+            else:
+                at = pointers + (r * roll + t * row)
+            taps += (tl.load(at, mask=mask, other=0.0).to(ACC),)
     return taps
 
 
@@ -134,8 +145,7 @@ def gather(
     x, w, bias, y,
     bias_stride,
     x_strides,  # of n, c, loop, roll, row: see `in_elements`
-    w_strides,  # of k, loop, roll, row; negative where the taps are reversed
-    w_start,  # where the first tap lies
+    w_strides,  # of k, loop, roll, row
     y_strides,  # of n, c, loop, roll, row
     lines,  # lanes with work (of a vector of channels, where these are last)
     channels, channel_blocks, column_blocks, strips, rows,  # rows: groups of output rows in a strip
@@ -145,13 +155,14 @@ def gather(
     row,  # input size, output size
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BIAS: tl.constexpr,
     SOURCES: tl.constexpr,  # input channels for each output channel
+    REVERSED: tl.constexpr,  # taps count from the last
     LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr, ROLL: tl.constexpr, ROW: tl.constexpr,
     X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, HOLD: tl.constexpr,
     X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     x_n, x_c, x_loop, x_roll, x_row = in_elements(x_strides, X_UNIT, CHANNELS_LAST)
     y_n, y_c, y_loop, y_roll, y_row = in_elements(y_strides, Y_UNIT, CHANNELS_LAST)
-    w_k, w_loop, _, _ = w_strides
+    w_k = w_strides[0]
     loop_out = loop[1]
     roll_in, roll_out, roll_s, roll_d, roll_p, residues, phase, inverse = roll
     row_in, row_out = row
@@ -195,14 +206,15 @@ def gather(
     done = o - (GROUPS - 1) * ROWS_OUT * residues  # the row that is complete after the first step
     inputs = x + n * x_n + c // multiplier * SOURCES * x_c + i * x_roll + column_in * x_row
     outputs = y + n * y_n + c * y_c + o_loop * y_loop + done * y_roll + column_out * y_row
-    weights = w + w_start + c.to(tl.int64) * SOURCES * w_k
+    weights = w + c.to(tl.int64) * SOURCES * w_k
 
     held = ()
     if HOLD:
         for t in tl.static_range(PLANES):
             source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
-            plane = weights + (source * w_k + tap * w_loop)
-            held += load_taps(plane, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
+            held += load_taps(
+                weights + source * w_k, has_channel, w_strides, tap, LOOP_TAPS, ROLL_TAPS, ROW_TAPS, REVERSED, ACC
+            )
     start = tl.zeros(live.shape, ACC)
     if BIAS:
         start += tl.load(bias + c * bias_stride, mask=has_channel, other=0.0).to(ACC)
@@ -226,8 +238,10 @@ def gather(
                     columns = load_row(
                         inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
-                    plane = weights + (source * w_k + tap * w_loop)
-                    taps = load_taps(plane, has_channel, w_strides, ROLL_TAPS, ROW_TAPS, ACC)
+                    taps = load_taps(
+                        weights + source * w_k, has_channel, w_strides, tap,
+                        LOOP_TAPS, ROLL_TAPS, ROW_TAPS, REVERSED, ACC,
+                    )  # fmt: skip
                     acc = add_row(acc, columns, taps, slot, ROLL, ROW, X_V, WIDTH)
             i += roll_d
             inputs += roll_d * x_roll

@@ -205,19 +205,16 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     choice, multiplier = walk.choice, p.k // p.c
     sources = multiplier if dgrad else 1
     taps = [0 if r is None else w_strides[r + 2] for r in choice.roles]
-    start = 0
-    if dgrad:  # from the last tap to the first
-        start = sum(s * (axis.taps - 1) for s, axis in zip(taps, (choice.loop, choice.roll, choice.row), strict=True))
-        taps = [-s for s in taps]
     lines = walk.lines if p.channels_last else walk.lines * walk.channels
     channel_blocks = walk.channel_blocks if p.channels_last else 1
     arguments = (
-        walk.x_strides, (w_strides[0], *taps), start, walk.y_strides,
+        walk.x_strides, (w_strides[0], *taps), walk.y_strides,
         lines, walk.channels, channel_blocks, walk.column_blocks, walk.strips, walk.rows, 1 if dgrad else multiplier,
         *walk.axes,
     )  # fmt: skip
     constants = {
-        **walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "HOLD": holds_all_taps(p, choice),
+        **walk.constants, "WIDE": lines + walk.lanes >= 2**31, "SOURCES": sources, "REVERSED": dgrad,
+        "HOLD": holds_all_taps(p, choice),
     }  # fmt: skip
     planes = 1 if constants["HOLD"] else sources * choice.loop.taps
     return Plan(

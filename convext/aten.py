@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad as constant_pad
 
-from convext.layout import dense
+from convext.layout import dense, empty
 from convext.problem import ConvProblem, Ints
 
 
@@ -91,6 +91,8 @@ def _fprop(p: ConvProblem, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 
 def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     if p.symmetric:
+        if p.device == "cuda" and p.family == "depthwise" and bias is None:
+            return _input_gradient(p, y, w)
         extra = tuple(b - e for b, e in zip(p.pad, p.end, strict=True))  # output_padding, in [0, stride)
         return torch.convolution(y, w, bias, p.stride, p.pad, p.dilation, True, extra, p.groups)
     zeros = (0,) * p.rank
@@ -98,6 +100,14 @@ def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     unread = [max(-e, 0) for e in p.end]  # inputs beyond the last one that an output reads
     x = _crop(constant_pad(full, _torch_pads(zeros, unread)), p.pad, p.input)
     return x if bias is None else x + bias.view(-1, *[1] * p.rank)
+
+
+def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:
+    """As torch's backward computes it: on CUDA a transposed convolution never takes torch's depthwise kernels."""
+    x = empty(p.x_shape, p.channels_last, y)  # only its shape and order are read
+    return torch.ops.aten.convolution_backward(
+        y, x, w, None, p.stride, p.pad, p.dilation, False, (0,) * p.rank, p.groups, (True, False, False)
+    )[0]
 
 
 def _wgrad(p: ConvProblem, x: Tensor, y: Tensor) -> Tensor:

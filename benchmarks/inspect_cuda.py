@@ -4,7 +4,8 @@
     python -m convext.benchmarks.inspect_cuda --check    reads it, and compares with the committed file
 
 `--check` fails where a kernel spills more than in the committed file, where one appeared or went, where its registers
-grew by more than 15%, where its accesses to global memory became narrower, or where it lost its tensor-core instructions.
+grew by more than 15%, where its accesses to global memory became narrower, or where it lost its tensor-core
+instructions.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def add_in_order(partial: Tensor, result: Tensor) -> None:
 
 @triton.jit
 def _add_rows(partial, result, parts, elements, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row = tl.arange(0, ROWS)
     total = tl.zeros((ROWS, BLOCK), partial.dtype.element_ty)
     for first in range(0, parts, ROWS):

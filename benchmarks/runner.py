@@ -92,9 +92,8 @@ def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row
     layer = case.layer
     drawn = case.draw()
     weights = {"w": drawn["w"], "bias": drawn["w"].new_ones(layer.output[1])}
-    buffers = _Buffers(case, drawn)
-    firsts = {name: sets[0] for name, sets in buffers.sets.items()}
-    gate = Gate(case, firsts, weights["bias"] if layer.bias and case.work == "step" else None)
+    buffers = Buffers(case, drawn)
+    gate = Gate(case, buffers.firsts, weights["bias"] if layer.bias and case.work == "step" else None)
     row = Row(
         layer=layer.id,
         name=layer.name,
@@ -115,7 +114,9 @@ def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row
     with torch.no_grad():
         for contender in contenders(case, compiled, weights):
             try:
-                passed[contender.name] = _admitted(gate, contender, buffers, row)
+                passed[contender.name] = admitted(gate, contender, buffers)
+                if case.device == "cuda":
+                    row.memory[contender.name] = _peak_memory(contender, buffers)
             except _ERRORS as error:
                 row.failures[contender.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             except DisagreementError as error:
@@ -129,7 +130,7 @@ class DisagreementError(Exception):
     """A result that is not float64's."""
 
 
-class _Buffers:
+class Buffers:
     """Copies of a case's tensors in both layouts, enough of them that no call finds its own in the cache."""
 
     def __init__(self, case: Case, drawn: Tensors) -> None:
@@ -140,6 +141,11 @@ class _Buffers:
             rest = [{role: t.clone() for role, t in first.items()} for _ in range(copies - 1)]
             self.sets[layout_name] = [first, *rest]
         self._kept: dict[str, list[object]] = {name: [None] * copies for name in LAYOUTS}
+
+    @property
+    def firsts(self) -> dict[str, Tensors]:
+        """The tensors that the gate looks at, by layout."""
+        return {name: sets[0] for name, sets in self.sets.items()}
 
     def rotating(self, contender: Contender) -> timing.Call:
         """Calls with one set after another.
@@ -156,26 +162,28 @@ class _Buffers:
         return call
 
 
-def _admitted(gate: Gate, contender: Contender, buffers: _Buffers, row: Row) -> timing.Call:
+def admitted(gate: Gate, contender: Contender, buffers: Buffers) -> timing.Call:
     """Runs a contender past the gate, and returns what is to be timed.
 
     Raises:
         DisagreementError: its result is not float64's.
     """
-    tensors = buffers.sets[contender.layout][0]
-    results = contender.call(tensors)  # compiles, and lets cuDNN pick its algorithm
-    if gate.case.device == "cuda":
-        del results
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        results = contender.call(tensors)
-        kept = torch.cuda.memory_allocated() - before
-        row.memory[contender.name] = torch.cuda.max_memory_allocated() - before - kept
+    results = contender.call(buffers.firsts[contender.layout])  # compiles, and lets cuDNN pick its algorithm
     reason = gate.refusal(contender.layout, results)
     if reason is not None:
         raise DisagreementError(reason)
     del results
     return buffers.rotating(contender)
+
+
+def _peak_memory(contender: Contender, buffers: Buffers) -> int:
+    """Bytes on the GPU that a call needs at its peak, beyond its operands and results. It has been called before."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    results = contender.call(buffers.firsts[contender.layout])
+    kept = torch.cuda.memory_allocated() - before
+    del results
+    return torch.cuda.max_memory_allocated() - before - kept
 
 
 def _summarise(row: Row, samples: dict[str, list[float]]) -> None:

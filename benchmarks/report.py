@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from convext.benchmarks import table
+from convext.benchmarks.layers import model_layers
+from convext.benchmarks.prediction import INSTRUCTIONS, predictions
 from convext.benchmarks.results import Results, Row
 from convext.benchmarks.stats import geomean
 from convext.benchmarks.table import Cell
+from convext.roofline import H100
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -75,6 +78,7 @@ def _page(results: Results, images: dict[str, bytes]) -> str:
     )
     parts += _section("Published times, as reported elsewhere", ("layer", "published", "here"), _published(rows))
     parts += _section("Every layer", ("layer", "family", "cut to", *table.COLUMNS), table.lines(rows))
+    parts += _predictions()
     title = html.escape(f"convext on {run['device']}")
     return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}\n"
 
@@ -103,7 +107,7 @@ def _section(title: str, headers: Sequence[str], body: Iterable[Sequence[Cell]])
         return []
     head = "".join(f"<th>{html.escape(h)}" for h in headers)
     text = "".join("<tr>" + "".join(f'<td class="{c.kind}">{html.escape(c.text)}' for c in line) for line in lines)
-    return [f"<h2>{html.escape(title)}</h2><div class=wide><table><tr>{head}{text}</table></div>"]
+    return [f"<h2>{html.escape(title)}</h2>", f"<div class=wide><table><tr>{head}{text}</table></div>"]
 
 
 def _networks(rows: Sequence[Row]) -> Iterable[list[Cell]]:
@@ -137,3 +141,34 @@ def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
                 Cell(f"{row.published} [{row.name}]"),
                 Cell(here.text + note, here.kind),
             ]
+
+
+def _predictions() -> list[str]:
+    """What the layers should take on an H100, whatever device the results are from."""
+    headers = (
+        "layer",
+        "family",
+        "kernel",
+        "ideal",
+        "bound",
+        "instructions an output",
+        "registers",
+        "predicted",
+        "limit",
+    )
+    lines = []
+    for layer, p in predictions(model_layers()):
+        counted = [""] * 4
+        if p.per_output is not None and p.seconds is not None:
+            counted = [f"{p.per_output:.1f}", str(p.registers), table.microseconds(1e6 * p.seconds), p.limit]
+        ideal = table.microseconds(1e6 * p.ideal)
+        name = f"{layer.id} {layer.name}"[:44]
+        lines.append([Cell(t) for t in (name, layer.family, p.kernel, ideal, p.bound, *counted)])
+    note = (
+        "<p class=note>Prediction, not measured: no kernel ran for this table. The ideal time is that of the bytes at "
+        f"{H100.bandwidth / 1e12:g} TB/s or of the products at their peak, for whole layers in bfloat16. The predicted "
+        f"one is that of the instructions in the machine code, at {INSTRUCTIONS / 1e12:g}e12 a second, where it is "
+        "longer; it is given where the kernel's tile was compiled.</p>"
+    )
+    heading, body = _section("Forward on an H100: prediction, not measured", headers, lines)
+    return [heading, note, body]

@@ -14,7 +14,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CSRC = Path(__file__).parent / "csrc"
+CSRC = Path("csrc")  # a build runs in the folder of this file, and setuptools wants relative sources
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: loads on every newer one
 ARCHITECTURES = ("80", "90a", "100")  # machine code; newer GPUs compile the PTX of the last one
 JOB_GIB = 3  # memory of one compiler

@@ -82,7 +82,9 @@ inline int min(int a, int b) {
 inline int max(int a, int b) {
   return a > b ? a : b;
 }
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t min(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 inline float __uint_as_float(unsigned bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

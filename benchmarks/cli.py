@@ -16,6 +16,7 @@ from convext.benchmarks.layers import DTYPES, Layer, anchor_layers, model_layers
 from convext.benchmarks.peaks import peaks_of
 from convext.benchmarks.results import Row, Writer, default_path, describe, gpu_state
 from convext.benchmarks.runner import Plan, run
+from convext.benchmarks.sweep import SWEEPS, sweep_layers
 from convext.benchmarks.warm import warm
 from convext.roofline import Peaks
 
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is timed")
     what.add_argument("--layers", nargs="+", metavar="WORD", help="those with a word in their id, name or family")
     what.add_argument("--set", choices=["all", "models", "anchors"], default="all", help="real networks', or published")
-    what.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="faces, and the training step")
+    what.add_argument("--sweep", choices=list(SWEEPS), help="a grid of sizes instead; --work: fprop")
+    what.add_argument("--work", nargs="+", choices=WORK, help="faces, and the training step (default: all)")
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths too (seconds to compile each)")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
@@ -68,11 +70,11 @@ def _bench(args: argparse.Namespace, device: str) -> int:
     plan = Plan.of(device)
     if args.minutes is not None:
         plan = replace(plan, minutes=args.minutes)
-    layers = _layers(args.set, args.layers)
+    layers = sweep_layers(args.sweep) if args.sweep else _layers(args.set, args.layers)
     if args.dtype:
         plan = replace(plan, dtype=DTYPES[args.dtype])
         layers = [replace(layer, dtype=plan.dtype) for layer in layers]
-    cases = plan.cases(layers, args.work)
+    cases = plan.cases(layers, args.work or (("fprop",) if args.sweep else WORK))
     if not cases:
         raise SystemExit(f"no layer has one of {args.layers} in its id, name or family")
     peaks = peaks_of(device, {case.dtype for case in cases}, int(plan.bytes) if device == "cpu" else 2**30)

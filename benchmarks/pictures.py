@@ -1,4 +1,4 @@
-"""Three pictures of a results file: speed by family, share of the ideal time, and a heat map of every layer.
+"""Pictures of a results file: speed by family, share of the ideal time, a heat map of every layer; or that of a sweep.
 
 Red is slower than torch, blue is faster, and an empty place was not timed. All axes of speed are logarithmic, so
 that twice as fast and half as fast lie equally far from 1.
@@ -7,19 +7,21 @@ that twice as fast and half as fast lie equally far from 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from convext.benchmarks.results import Row
 from convext.benchmarks.stats import geomean
+from convext.benchmarks.sweep import SWEEPS, position
 from convext.benchmarks.table import COLUMNS, column
 
 WORK_COLOURS = dict(zip(COLUMNS, ("#1b4f72", "#2e86c1", "#85c1e9", "#f5b041"), strict=True))
@@ -114,14 +116,7 @@ def heat_map(rows: Sequence[Row], device: str) -> Figure:
     )  # fmt: skip
     image: Any = None
     for axes, part in zip(all_axes[0], parts, strict=True):
-        speeds = [[_speed(layers[name].get(work)) for work in COLUMNS] for name in part]
-        logs = [[math.nan if s is None else max(-2.0, min(3.0, math.log2(s))) for s in line] for line in speeds]
-        image = axes.imshow(logs, aspect="auto", cmap="RdBu", norm=TwoSlopeNorm(0, -2, 3))
-        for y, line in enumerate(speeds):
-            for x, speed in enumerate(line):
-                dark = speed is not None and (speed > 4 or speed < 0.45)
-                axes.text(x, y, "" if speed is None else f"{speed:.2f}", ha="center", va="center", fontsize=6,
-                          color="white" if dark else "black")  # fmt: skip
+        image = _cells(axes, [[_speed(layers[name].get(work)) for work in COLUMNS] for name in part], fontsize=6)
         some = [next(iter(layers[name].values())) for name in part]
         axes.set_yticks(range(len(part)), [f"{row.family}  {row.layer} {row.name.split()[0]}"[:40] for row in some])
         axes.set_xticks(range(len(COLUMNS)), [name.replace(" ", "\n") for name in COLUMNS])
@@ -130,15 +125,61 @@ def heat_map(rows: Sequence[Row], device: str) -> Figure:
         for y in range(1, len(part)):
             if some[y].family != some[y - 1].family:
                 axes.axhline(y - 0.5, color="black", linewidth=0.8)
-    bar = figure.colorbar(image, ax=all_axes, shrink=0.35, pad=0.02)
-    bar.set_ticks([-2, -1, 0, 1, 2, 3], labels=["1/4x", "1/2x", "1x", "2x", "4x", "8x"])
-    bar.ax.tick_params(labelsize=7)
+    _bar(figure, image, all_axes, shrink=0.35)
     figure.suptitle(f"Speed of every layer relative to the best of torch's, {device}", fontsize=10)
     return figure
+
+
+def sweep_map(rows: Sequence[Row], device: str) -> Figure:
+    """The grid of a sweep, once for each kind of work that was timed: the speed in each cell."""
+    cells = {(column(row), position(row.layer)): _ratio(row) for row in rows}
+    works = [name for name in COLUMNS if any(work == name for work, _ in cells)]
+    places = [place for _, place in cells if place is not None]
+    name = places[0][0]
+    sweep = SWEEPS[name]
+    down, across = sorted({row for _, row, _ in places}), sorted({column for _, _, column in places})
+    size = (1.6 + (0.35 + 0.55 * len(across)) * len(works), 1.5 + 0.42 * len(down))
+    figure, all_axes = plt.subplots(1, len(works), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    image: Any = None
+    for axes, work in zip(all_axes[0], works, strict=True):
+        image = _cells(axes, [[cells.get((work, (name, y, x))) for x in across] for y in down], fontsize=8)
+        axes.set_xticks(range(len(across)), [str(x) for x in across])
+        axes.set_yticks(range(len(down)), [str(y) for y in down])
+        axes.set_xlabel(sweep.column)
+        axes.set_title(work, fontsize=9)
+        axes.tick_params(labelsize=8, length=0)
+    all_axes[0][0].set_ylabel(sweep.row)
+    _bar(figure, image, all_axes, shrink=0.9)
+    figure.suptitle(f"Sweep {name}: speed relative to the best of torch's\n{device}", fontsize=10)
+    return figure
+
+
+def _cells(axes: Axes, speeds: list[list[float | None]], fontsize: float) -> Any:
+    """A coloured cell with its number for each speed, white where there is none; what `_bar` takes."""
+    logs = [[math.nan if s is None else max(-2.0, min(3.0, math.log2(s))) for s in line] for line in speeds]
+    for y, line in enumerate(speeds):
+        for x, speed in enumerate(line):
+            dark = speed is not None and (speed > 4 or speed < 0.45)
+            axes.text(x, y, "" if speed is None else f"{speed:.2f}", ha="center", va="center", fontsize=fontsize,
+                      color="white" if dark else "black")  # fmt: skip
+    return axes.imshow(logs, aspect="auto", cmap="RdBu", norm=TwoSlopeNorm(0, -2, 3))
+
+
+def _bar(figure: Figure, image: Any, axes: Any, shrink: float) -> None:
+    """The scale of the cells' colours, `shrink` of the axes' height."""
+    bar = figure.colorbar(image, ax=axes, shrink=shrink, pad=0.02)
+    bar.set_ticks([-2, -1, 0, 1, 2, 3], labels=["1/4x", "1/2x", "1x", "2x", "4x", "8x"])
+    bar.ax.tick_params(labelsize=7)
 
 
 def _speed(row: Row | None) -> float | None:
     return None if row is None else _ratio(row)
 
 
-PICTURES = {"speed_by_family": speed_by_family, "share_of_ideal": share_of_ideal, "heat_map": heat_map}
+LAYERS = {"speed_by_family": speed_by_family, "share_of_ideal": share_of_ideal, "heat_map": heat_map}
+SWEEP = {"sweep": sweep_map}
+
+
+def pictures(rows: Sequence[Row]) -> dict[str, Callable[[Sequence[Row], str], Figure]]:
+    """What is drawn of some rows, by name."""
+    return SWEEP if all(position(row.layer) for row in rows) else LAYERS

@@ -13,6 +13,7 @@ from convext.benchmarks.layers import model_layers
 from convext.benchmarks.prediction import INSTRUCTIONS, predictions
 from convext.benchmarks.results import Results, Row
 from convext.benchmarks.stats import geomean
+from convext.benchmarks.sweep import PREFIX
 from convext.benchmarks.table import Cell
 from convext.roofline import H100
 
@@ -37,7 +38,7 @@ def main(path: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     images = {}
     if any(row.ratio() for row in results.rows):
-        for name, draw in pictures.PICTURES.items():
+        for name, draw in pictures.pictures(results.rows).items():
             figure = draw(results.rows, str(results.run["device"]))
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130)
@@ -112,7 +113,7 @@ def _section(title: str, headers: Sequence[str], body: Iterable[Sequence[Cell]])
 
 def _networks(rows: Sequence[Row]) -> Iterable[list[Cell]]:
     """For each network, the mean over its traced layers, weighted by how often it has them."""
-    models = [row for row in rows if not row.layer.startswith("A")]
+    models = [row for row in rows if not row.layer.startswith(("A", PREFIX))]
     for network in sorted({row.name.split()[0] for row in models}):
         cells = []
         for name in table.COLUMNS:

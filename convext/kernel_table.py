@@ -14,7 +14,14 @@ import torch
 from convext import registry
 from convext.problem import FACES, ConvProblem, output_size
 
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# column entry: (dtype, how float32 products are formed)
+_DTYPES = {
+    "float64": (torch.float64, "ieee"),
+    "float32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "float16": (torch.float16, "ieee"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+}
 # family: (channels of x, channels of y, groups, kernel, dilation)
 _FAMILIES = {
     "depthwise": (64, 64, 64, 3, 1),
@@ -27,13 +34,13 @@ _FAMILIES = {
 
 def problems() -> Iterator[ConvProblem]:
     """Every face x family x rank x stride x dtype x layout, of one small convolution each."""
-    grid = product(FACES, _FAMILIES.values(), (1, 2, 3), (1, 2), _DTYPES, (False, True))
-    for face, (c, k, groups, taps, dilation), rank, stride, dtype, channels_last in grid:
+    grid = product(FACES, _FAMILIES.values(), (1, 2, 3), (1, 2), _DTYPES.values(), (False, True))
+    for face, (c, k, groups, taps, dilation), rank, stride, (dtype, precision), channels_last in grid:
         input, kernel, s, d = (16,) * rank, (taps,) * rank, (stride,) * rank, (dilation,) * rank
         pad = (dilation * (taps // 2),) * rank
         output = output_size(input, kernel, s, pad, pad, d)
         yield ConvProblem(
-            face, 2, c, k, groups, input, kernel, output, s, pad, d, dtype, channels_last, "cuda", 90
+            face, 2, c, k, groups, input, kernel, output, s, pad, d, dtype, channels_last, "cuda", 90, precision
         )  # fmt: skip
 
 
@@ -52,11 +59,11 @@ def _cells(taken: list[ConvProblem]) -> list[str]:
     def listed(values: list[str], order: list[str]) -> str:
         return "all" if set(values) == set(order) else ", ".join(v for v in order if v in values) or "none"
 
-    dtypes = [str(dtype).removeprefix("torch.") for dtype in _DTYPES]
+    names = {value: name for name, value in _DTYPES.items()}
     return [
         listed([p.family for p in taken], list(_FAMILIES)),
         listed([f"{p.rank}-D" for p in taken], ["1-D", "2-D", "3-D"]),
-        listed([str(p.dtype).removeprefix("torch.") for p in taken], dtypes),
+        listed([names[p.dtype, p.precision] for p in taken], list(_DTYPES)),
         listed(["channels last" if p.channels_last else "channels first" for p in taken],
                ["channels first", "channels last"]),
     ]  # fmt: skip

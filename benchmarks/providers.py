@@ -1,4 +1,4 @@
-"""Who competes in a case: convext's kernel records and torch's own paths.
+"""Who competes in a case: convext's kernel records, torch's own paths, and other packages' kernels.
 
 A contender is ready to run: `call(tensors)` takes x, w and y in its layout and returns the results of the case's faces.
 torch's are the baselines; the best of them is what a row compares with.
@@ -18,6 +18,7 @@ from convext import ops, registry
 from convext.benchmarks import torch_calls
 from convext.benchmarks.case import LAYOUTS, Case, Tensors
 from convext.benchmarks.layers import Layer
+from convext.benchmarks.others import others
 from convext.layout import dense
 from convext.problem import OPERANDS
 from convext.registry import Kernel, choose, refusal
@@ -71,6 +72,8 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
     for layout_name in LAYOUTS:
         for kernel in kernels(case, layout_name):
             yield Contender(kernel.name, layout_name, _kernel_call(case, kernel))
+    for provider, layout_name, call in others(case):
+        yield Contender(provider, layout_name, lambda t, call=call: (call(t),))
 
 
 def kernels(case: Case, layout_name: str) -> list[Kernel]:

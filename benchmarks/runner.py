@@ -20,7 +20,6 @@ from convext.benchmarks.stats import Spread, speedup
 from convext.roofline import Peaks
 
 MICRO = 1e6
-_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError)  # what a kernel or a compiler may raise
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,17 @@ def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row
                 passed[contender.name] = admitted(gate, contender, buffers)
                 if case.device == "cuda":
                     row.memory[contender.name] = _peak_memory(contender, buffers)
-            except _ERRORS as error:
-                row.failures[contender.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             except DisagreementError as error:
                 row.failures[contender.name] = str(error)
+            except Exception as error:  # compilers and other packages have classes of their own
+                row.failures[contender.name] = f"{type(error).__name__}: {_first_line(error)}"
         samples = timing.interleaved(passed, case.device, plan.seconds)
     _summarise(row, samples)
     return row
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 class DisagreementError(Exception):

@@ -19,6 +19,7 @@ from convext.benchmarks.layers import DTYPES, anchor_layers, model_layers
 from convext.benchmarks.peaks import peaks_of
 from convext.benchmarks.results import Results, Row, describe
 from convext.benchmarks.runner import Plan, run
+from convext.benchmarks.sweep import SWEEPS, sweep_layers
 from convext.choices import Choice
 from convext.problem import FACES
 
@@ -65,7 +66,8 @@ def choices_of(rows: Iterable[Row], arch: int, precision: str) -> list[Choice]:
         arch: its compute capability times ten.
         precision: how it formed float32 products.
     """
-    layers = {layer.id: layer for layer in (*model_layers(), *anchor_layers())}
+    swept = [layer for name in SWEEPS for layer in sweep_layers(name)]
+    layers = {layer.id: layer for layer in (*model_layers(), *anchor_layers(), *swept)}
     found = []
     for row in rows:
         if row.work in FACES and not row.cut and row.baseline:

@@ -15,6 +15,7 @@ import convext
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 torch.set_num_threads(1)  # tensors are tiny, and pytest-xdist's workers share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
 
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--sweep", choices=list(SWEEPS), help="a grid of sizes instead; --work: fprop")
     what.add_argument("--work", nargs="+", choices=WORK, help="faces, and the training step (default: all)")
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
-    what.add_argument("--compiled", action="store_true", help="torch.compile's paths too (seconds to compile each)")
+    what.add_argument(
+        "--compiled", action="store_true", help="torch.compile's paths too, and flag-gems (seconds for each)"
+    )
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
     what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")

@@ -54,7 +54,7 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
 
     Args:
         case: what is timed.
-        compiled: torch.compile's paths too; each takes seconds to compile.
+        compiled: torch.compile's paths too, and other packages' that tune themselves; each takes seconds.
         weights: "w" and "bias" of a step's layers.
     """
     if case.work == "step":
@@ -72,7 +72,7 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
     for layout_name in LAYOUTS:
         for kernel in kernels(case, layout_name):
             yield Contender(kernel.name, layout_name, _kernel_call(case, kernel))
-    for provider, layout_name, call in others(case):
+    for provider, layout_name, call in others(case, compiled):
         yield Contender(provider, layout_name, lambda t, call=call: (call(t),))
 
 

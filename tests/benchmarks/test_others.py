@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d
+from torch.nn.functional import conv1d, conv2d
 
 from convext.benchmarks import others, providers
 from convext.benchmarks.case import LAYOUTS, Case, ordered
@@ -59,6 +59,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "causal_conv1d", causal_conv1d_fn=causal)
     install(monkeypatch, "fla")
     install(monkeypatch, "fla.modules", ShortConvolution=ShortConvolution)
+    operators = ModuleType("cudnn.ops")
+    operators.causal_conv1d = causal  # type: ignore[attr-defined]
+    install(monkeypatch, "cudnn", ops=operators)
+    install(monkeypatch, "cudnn.ops")
+    install(monkeypatch, "flag_gems", conv2d=conv2d)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
 
 def offered(layer: Layer, work: str = "fprop", dtype: torch.dtype = torch.float32) -> list[tuple[str, str]]:
@@ -95,6 +101,29 @@ def test_they_compete_where_they_fit_only() -> None:
     assert others.others(Case(CAUSAL, "fprop", torch.float32, "cpu")) == []
 
 
+@pytest.mark.usefixtures("installed")
+def test_cudnns_own_is_offered_on_blackwell(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(CAUSAL, "fprop", torch.float32, "cpu")
+    tensors = case.draw()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
+    provider, where, call = others.others(replace(case, device="cuda"))[-1]
+    assert (provider, where) == ("cudnn.ops", "nc")
+    assert Gate(case, {"nc": tensors}).refusal("nc", (call(tensors),)) is None
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_tunes_itself_is_offered_with_compiled_only() -> None:
+    layer = Layer("", "", "", (2, 4, 9, 8), (6, 2, 3, 2), (2, 1), (1, 0), (1, 0), (1, 2), (0, 0), 2, False)
+    case = Case(layer, "fprop", torch.float32, "cpu")
+    assert others.others(replace(case, device="cuda")) == []
+    ((provider, where, call),) = others.others(replace(case, device="cuda"), compiled=True)
+    assert (provider, where) == ("flag_gems", "nc")
+    tensors = case.draw()
+    assert Gate(case, {"nc": tensors}).refusal("nc", (call(tensors),)) is None
+    padded = replace(layer, begin=(2, 0))
+    assert others.others(Case(padded, "fprop", torch.float32, "cuda"), compiled=True) == []
+
+
 def test_nothing_is_offered_where_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(others.importlib.util, "find_spec", lambda name: None)
     assert offered(CAUSAL) == []
@@ -104,7 +133,7 @@ def test_nothing_is_offered_where_nothing_is_installed(monkeypatch: pytest.Monke
 def test_they_are_among_the_contenders_and_are_no_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(CAUSAL, "fprop", torch.float32, "cpu")
     fitting = others.others(replace(case, device="cuda"))
-    monkeypatch.setattr(providers, "others", lambda case: fitting)
+    monkeypatch.setattr(providers, "others", lambda case, compiled: fitting)
     last = list(providers.contenders(case))[-3:]
     assert [c.name for c in last] == ["causal_conv1d/nc", "causal_conv1d/cl", "fla.ShortConvolution/cl"]
     assert not any(c.baseline for c in last)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--work", nargs="+", choices=WORK, help="faces, and the training step (default: all)")
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
     what.add_argument(
-        "--compiled", action="store_true", help="torch.compile's paths too, and flag-gems (seconds for each)"
+        "--compiled", action="store_true", help="torch.compile's paths and flag-gems too: seconds for each"
     )
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")

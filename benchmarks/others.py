@@ -51,7 +51,7 @@ def _short(case: Case) -> list[Other]:
             found.append(("causal_conv1d", "cl", _causal_conv1d))
     if _installed("fla"):
         found.append(("fla.ShortConvolution", "cl", lambda t: _short_convolution(t, channels, width)))
-    if torch.cuda.get_device_capability() >= (10, 0) and _installed("cudnn") and _installed("cudnn.ops"):
+    if _installed("cudnn") and torch.cuda.get_device_capability() >= (10, 0) and _installed("cudnn.ops"):
         found.append(("cudnn.ops", "nc", _cudnn))
     return found
 

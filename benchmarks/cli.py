@@ -28,12 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is timed")
     what.add_argument("--layers", nargs="+", metavar="WORD", help="those with a word in their id, name or family")
     what.add_argument("--set", choices=["all", "models", "anchors"], default="all", help="real networks', or published")
-    what.add_argument("--sweep", choices=list(SWEEPS), help="a grid of sizes instead; --work: fprop")
+    what.add_argument("--sweep", choices=list(SWEEPS), help="a grid of sizes instead: fprop, or --work")
     what.add_argument("--work", nargs="+", choices=WORK, help="faces, and the training step (default: all)")
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
-    what.add_argument(
-        "--compiled", action="store_true", help="torch.compile's paths and flag-gems too: seconds for each"
-    )
+    what.add_argument("--compiled", action="store_true", help="torch.compile's paths, flag-gems too: seconds for each")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
     what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly"]
+COMMAND = [sys.executable, "-m", "pytest", "-q"]
 
 
 def test_a_family_is_timed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,12 @@ def test_steps_cut_layers_and_rows_without_torch_choose_nothing() -> None:
     without = row(times)
     without.baseline = ""
     assert choices_of([row(times, work="step"), row(times, cut="n 64>2"), without], 90, "tf32") == []
+
+
+def test_rows_of_a_sweep_choose_too() -> None:
+    times = {"torch.eager/nc": 90.0, f"{OURS}/nc": 30.0}
+    (choice,) = choices_of([replace(row(times), layer="sweep-depthwise-64-7")], 90, "tf32")
+    assert (choice.kernel, choice.ratio, choice.kind) == (OURS, 3.0, "fprop depthwise 2-D bfloat16 channels_first")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")

@@ -45,7 +45,7 @@ def test_steps_cut_layers_and_rows_without_torch_choose_nothing() -> None:
 
 
 def test_rows_of_a_sweep_choose_too() -> None:
-    times = {"torch.eager/nc": 90.0, f"{OURS}/nc": 30.0}
+    times = {"torch.eager/cl": 90.0, f"{OURS}/nc": 30.0}
     (choice,) = choices_of([replace(row(times), layer="sweep-depthwise-64-7")], 90, "tf32")
     assert (choice.kernel, choice.ratio, choice.kind) == (OURS, 3.0, "fprop depthwise 2-D bfloat16 channels_first")
 

@@ -27,11 +27,12 @@ CHUNK_BYTES = 2**30  # of float64 operands at a time, for the weight gradient
 @contextmanager
 def cudnn_benchmark(on: bool) -> Iterator[None]:
     """Within this context, cuDNN does (not) try out its algorithms at the first call with new sizes."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, on
+    before = torch._C._get_cudnn_benchmark()
+    torch._C._set_cudnn_benchmark(on)  # torch.backends.cudnn.flags would reset the flags beside it
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        torch._C._set_cudnn_benchmark(before)
 
 
 @dataclass

@@ -41,7 +41,8 @@ def interleaved(calls: Mapping[str, Call], device: str, seconds: float) -> dict[
     for i in range(MAX_ROUNDS):
         if i >= MIN_ROUNDS and time.monotonic() - begin > seconds:
             break
-        for name in names[i % len(names) :] + names[: i % len(names)]:  # none always follows the same one
+        turn = i % max(1, len(names))
+        for name in names[turn:] + names[:turn]:  # none always follows the same one
             samples[name].append(take(calls[name], i * repeats[name], repeats[name]))
     return samples
 

@@ -290,3 +290,7 @@ def test_losses_are_those_of_the_same_layout(measured: Path) -> None:
     assert [row.lost("cl") for row in rows] == [None, None]
     assert rows[0].auto() == "aten.convolution/cl"  # "auto" in the layout that suits it
     assert report._losses(rows)[0][-1].text == "0.67x"
+
+
+def test_where_no_contender_agrees_nothing_is_sampled() -> None:
+    assert timing.interleaved({}, "cpu", 0.0) == {}

@@ -28,8 +28,8 @@ step() { # name, seconds at most, command...
 }
 
 "$PYTHON" -c 'import convext.benchmarks' 2>/dev/null ||
-  step install 30 "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable .
-step build 150 "$PYTHON" setup.py build_ext --inplace
+  step install 200 "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation --editable .
+[[ -e convext/_C.abi3.so ]] || step build 200 "$PYTHON" setup.py build_ext --inplace
 step info 20 "$PYTHON" -m convext info
 step check 50 "$PYTHON" -m convext check
 step bench 250 "$PYTHON" -m convext bench --warm 8 --minutes 2.4 --out "$OUT"

@@ -15,6 +15,7 @@ So one autograd rule serves all three, to any order, forward-mode included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -198,7 +199,8 @@ def _plain_states() -> frozenset[tuple[int, int]]:
     return frozenset({_dispatch_state(), inference})
 
 
-_PLAIN_STATES = _plain_states()
+with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may be imported inside one
+    _PLAIN_STATES = _new_thread.submit(_plain_states).result()
 
 
 def _plain(*tensors: Tensor | None) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -206,10 +207,11 @@ def _in_boxes(problem: ConvProblem, t: Tensor) -> bool:
 
 
 def _descriptor(t: Tensor, box: tuple[int, int, int, int], depth: int) -> TensorDescriptor:
-    """Of an image [N, three axes, channels]. Along an axis of size 1 any stride leads nowhere, but TMA takes no 0."""
+    """Of an image [N, three axes, channels]. A stride along an axis of size 1 leads nowhere, but TMA wants 16 bytes."""
     n, channels, *space = t.shape
     shape = [n, *three_axes(space, 1)]
-    strides = [s or channels for s in _outer_strides(t)]
+    unit = 16 // t.element_size()
+    strides = [s or triton.cdiv(channels, unit) * unit for s in _outer_strides(t)]
     return TensorDescriptor(t, [*shape, channels], [*strides, 1], [*box, depth])
 
 

@@ -111,6 +111,13 @@ def test_nothing_to_multiply(face, device):
         torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_one_pixel_of_channels_that_fill_no_16_bytes(face, device):
+    """Every axis but the channels' has size 1, and 4 channels are 8 bytes: TMA wants strides of 16 all the same."""
+    problem = Case("one pixel", (1,), 1, 4, 2, 2, 1, 1, 0, 1).problem(face, torch.bfloat16, False, device)
+    assert_agrees(grouped, problem, *check.operands(problem), random_bias(problem))
+
+
 @pytest.mark.usefixtures("poisoned")
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -6,6 +6,7 @@ Without a GPU, Triton's kernels run through Triton's interpreter, which has to b
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,11 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 
 torch.set_num_threads(1)  # tensors are tiny, and pytest-xdist's workers share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
+
+# A commit is judged on the same examples every time; everywhere else each run draws new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:

@@ -1,0 +1,174 @@
+"""Patches, windows and tiles of the banded products, and which tile a problem gets: a modelled cost, never timed.
+
+A window begins where vectors of `unit` elements do, so that it can be loaded in them:
+
+          <--------- lead: the padding, rounded up --------->
+                                                            first column of the patch
+          <- shift -><------------ kw ------------>         |
+          [  . . . ][     what column 0 reads      ] . . . . . . . . . . . . . ]
+          [  . . . . . . . . . [ what column BW - 1 reads        ] . . . . . . ]   WINDOW: a power of two that holds all
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from convext.problem import ConvProblem
+from convext.triton_kernels.igemm_tiles import LOAD, best_box
+from convext.triton_kernels.stencil_plan import Axis, gather_axes
+from convext.triton_kernels.tiles import Tile, known, legal, multiprocessors, split
+
+
+@dataclass(frozen=True)
+class BandTile:
+    """What one step of a program multiplies.
+
+    Attributes:
+        rows, columns: of the patches that outputs are cut into.
+        patches: of one program in fprop and dgrad, of one step in wgrad.
+        warps, stages: of the block, and of its software pipeline.
+        window_rows: that one program of wgrad sums over; 1 in fprop and dgrad, where each step takes one.
+    """
+
+    rows: int
+    columns: int
+    patches: int
+    warps: int
+    stages: int
+    window_rows: int = 1
+
+
+# For images (fprop, dgrad) and for weights (wgrad), in 16-bit dtypes and in TF32.
+TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
+    0: {
+        "image": (BandTile(4, 16, 16, 4, 1), BandTile(2, 32, 16, 4, 1)),
+        "weight": (BandTile(4, 16, 16, 4, 1, 2), BandTile(2, 32, 16, 4, 1, 1)),
+    },
+    80: {
+        "image": (BandTile(4, 32, 128, 4, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
+        "weight": (BandTile(4, 32, 64, 8, 2, 2), BandTile(4, 16, 64, 8, 2, 4), BandTile(4, 16, 64, 4, 2, 2)),
+        "image tf32": (BandTile(4, 32, 64, 4, 2), BandTile(4, 16, 128, 4, 2), BandTile(4, 16, 64, 4, 2)),
+        "weight tf32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 4, 2, 2)),
+    },
+    90: {
+        "image": (BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
+        "weight": (BandTile(4, 32, 64, 4, 3, 2), BandTile(4, 16, 64, 4, 3, 4), BandTile(4, 16, 64, 4, 3, 2)),
+        "image tf32": (BandTile(4, 32, 128, 8, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 2)),
+        "weight tf32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 4, 2, 2)),
+    },
+}  # fmt: skip
+# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
+TILES[120] = TILES[80]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tile for windows of `window` columns, which begin `lead` columns, a multiple of `unit`, before their patch."""
+
+    problem: ConvProblem
+    tile: BandTile
+    unit: int
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Rows and columns of the gather that the problem is, or that wgrad sums over."""
+        rows, columns = gather_axes(self.problem)
+        return rows, columns
+
+    @property
+    def lead(self) -> int:
+        return -(-self.axes[1].P // self.unit) * self.unit
+
+    @property
+    def shift(self) -> int:
+        """Column a of a window meets column b of its patch through tap a - b - shift."""
+        return self.lead - self.axes[1].P
+
+    @property
+    def window(self) -> int:
+        used = self.shift + self.tile.columns - 1 + self.axes[1].taps
+        return max(16, 1 << (used - 1).bit_length())
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of a window."""
+        return self.axes[0].taps + self.tile.rows - 1
+
+    @property
+    def band_shape(self) -> tuple[int, int, int, int]:
+        """Of the bands of w: each row's, and as many empty ones on both sides as a patch has rows to shift by."""
+        kh, tile = self.axes[0].taps, self.tile
+        return (self.problem.c, kh + 2 * (tile.rows - 1), tile.columns, self.window)
+
+    @property
+    def patches(self) -> tuple[int, int, int, int]:
+        """(images, 1, rows of patches, columns of patches) of one channel: four axes, as `best_box` wants."""
+        rows, columns = self.axes
+        return (self.problem.n, 1, -(-rows.output // self.tile.rows), -(-columns.output // self.tile.columns))
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The part of `patches` that one step multiplies."""
+        return best_box(self.patches, self.tile.patches)
+
+    @property
+    def boxes(self) -> int:
+        """Of one channel."""
+        return math.prod(-(-size // side) for size, side in zip(self.patches, self.box, strict=True))
+
+    @property
+    def row_blocks(self) -> int:
+        """Programs of wgrad that share the rows of a window."""
+        return -(-self.window_rows // self.tile.window_rows)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(boxes of one program, programs that share those of a channel) in wgrad."""
+        return split(self.problem, self.boxes, 1, self.problem.c * self.row_blocks)
+
+    @property
+    def warps(self) -> int:
+        """The tile's. Narrow loads take more registers, and twice the warps."""
+        return self.tile.warps * (1 if self.unit * self.problem.dtype.itemsize >= 16 else 2)
+
+    @property
+    def product(self) -> Tile:
+        """One step as a matrix product."""
+        tile, itemsize, outputs = self.tile, self.problem.dtype.itemsize, self.tile.rows * self.tile.columns
+        if self.problem.face == "wgrad":
+            return Tile(tile.window_rows * self.window, outputs, tile.patches * itemsize, self.warps, tile.stages)
+        return Tile(tile.patches, outputs, self.window * itemsize, self.warps, tile.stages)
+
+    @property
+    def cost(self) -> int:
+        """Of the busiest multiprocessor: each step's multiply-adds, and its operands' way to shared memory."""
+        problem, product = self.problem, self.product
+        wgrad = problem.face == "wgrad"
+        blocks, steps = problem.c * self.boxes, self.window_rows
+        if wgrad:
+            trips, parts = self.share
+            blocks, steps = problem.c * self.row_blocks * parts, trips
+        step = product.rows * product.columns + LOAD[False] * (product.rows + product.columns)
+        waves = -(-blocks // multiprocessors(problem))
+        return waves * steps * product.steps(problem.dtype.itemsize) * step
+
+
+@lru_cache(maxsize=4096)
+def choose(problem: ConvProblem, unit: int) -> Plan | None:
+    """The legal plan with the least cost, the earlier in the table between equals, or None where no tile is legal.
+
+    Args:
+        problem: what is computed; not empty.
+        unit: elements that rows of the image that windows are of are aligned to.
+    """
+    tiles = TILES[known(TILES, problem.arch)]
+    kind = "weight" if problem.face == "wgrad" else "image"
+    if problem.dtype == torch.float32:
+        kind = f"{kind} tf32" if f"{kind} tf32" in tiles else kind
+    plans = [Plan(problem, tile, unit) for tile in tiles[kind]]
+    plans = [plan for plan in plans if legal(plan.product, problem) is None]
+    return min(plans, key=lambda plan: plan.cost, default=None)

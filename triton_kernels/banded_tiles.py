@@ -42,7 +42,8 @@ class BandTile:
     window_rows: int = 1
 
 
-# For images (fprop, dgrad) and for weights (wgrad), in 16-bit dtypes and in TF32.
+# For images (fprop, dgrad) and for weights (wgrad). Products of float32 are three of TF32 each, which take fewer
+# instructions than FMAs only where operands need no registers: WGMMA, in 9.0. 12.0 multiplies as 8.0 does.
 TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
     0: {
         "image": (BandTile(4, 16, 16, 4, 1), BandTile(2, 32, 16, 4, 1)),
@@ -50,18 +51,15 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
     },
     80: {
         "image": (BandTile(4, 32, 128, 4, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
-        "weight": (BandTile(4, 32, 64, 8, 2, 2), BandTile(4, 16, 64, 8, 2, 4), BandTile(4, 16, 64, 4, 2, 2)),
-        "image tf32": (BandTile(4, 32, 64, 4, 2), BandTile(4, 16, 128, 4, 2), BandTile(4, 16, 64, 4, 2)),
-        "weight tf32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 4, 2, 2)),
+        "weight": (BandTile(4, 32, 64, 8, 3, 2), BandTile(4, 16, 64, 4, 3, 4), BandTile(4, 16, 64, 4, 3, 2)),
     },
     90: {
         "image": (BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
         "weight": (BandTile(4, 32, 64, 4, 3, 2), BandTile(4, 16, 64, 4, 3, 4), BandTile(4, 16, 64, 4, 3, 2)),
-        "image tf32": (BandTile(4, 32, 128, 8, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 2)),
-        "weight tf32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 4, 2, 2)),
+        "image float32": (BandTile(4, 32, 128, 8, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 2)),
+        "weight float32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 8, 2, 4), BandTile(4, 16, 32, 4, 2, 2)),
     },
-}  # fmt: skip
-# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
+}
 TILES[120] = TILES[80]
 
 
@@ -132,8 +130,9 @@ class Plan:
 
     @property
     def warps(self) -> int:
-        """The tile's. Narrow loads take more registers, and twice the warps."""
-        return self.tile.warps * (1 if self.unit * self.problem.dtype.itemsize >= 16 else 2)
+        """The tile's; 8 where loads are narrow, whose masks take more registers."""
+        narrow = self.unit < (8 if self.problem.dtype.itemsize == 2 else 2)
+        return 8 if narrow else self.tile.warps
 
     @property
     def product(self) -> Tile:
@@ -165,10 +164,8 @@ def choose(problem: ConvProblem, unit: int) -> Plan | None:
         problem: what is computed; not empty.
         unit: elements that rows of the image that windows are of are aligned to.
     """
-    tiles = TILES[known(TILES, problem.arch)]
-    kind = "weight" if problem.face == "wgrad" else "image"
-    if problem.dtype == torch.float32:
-        kind = f"{kind} tf32" if f"{kind} tf32" in tiles else kind
-    plans = [Plan(problem, tile, unit) for tile in tiles[kind]]
+    table, kind = TILES[known(TILES, problem.arch)], "weight" if problem.face == "wgrad" else "image"
+    tiles = table.get(f"{kind} float32", table[kind]) if problem.dtype == torch.float32 else table[kind]
+    plans = [Plan(problem, tile, unit) for tile in tiles]
     plans = [plan for plan in plans if legal(plan.product, problem) is None]
     return min(plans, key=lambda plan: plan.cost, default=None)

@@ -50,6 +50,25 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     return dense(result, problem.channels_last)
 
 
+def why_not_both(dgrad: ConvProblem) -> str | None:
+    """Only torch's own padding: otherwise one gradient pads a copy of x, and the other crops one."""
+    if dgrad.empty:
+        return "a tensor of the problem has no elements"
+    if not dgrad.symmetric:
+        return f"pads {dgrad.pad} before and {dgrad.end} after the axes, and torch's convolutions the same at both ends"
+    return None
+
+
+def run_both(dgrad: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients by x and by w in one call, as torch's own backward pass computes them."""
+    p = dgrad
+    with _products(p):
+        by_x, by_w, _ = torch.ops.aten.convolution_backward(
+            y, x, w, None, p.stride, p.pad, p.dilation, False, (0,) * p.rank, p.groups, (True, True, False)
+        )
+    return dense(by_x, p.channels_last), by_w
+
+
 _AS_TORCH_SAYS = nullcontext()
 
 
@@ -99,7 +118,9 @@ def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     full = torch.convolution(y, w, None, p.stride, zeros, p.dilation, True, zeros, p.groups)
     unread = [max(-e, 0) for e in p.end]  # inputs beyond the last one that an output reads
     x = _crop(constant_pad(full, _torch_pads(zeros, unread)), p.pad, p.input)
-    return x if bias is None else x + bias.view(-1, *[1] * p.rank)
+    if bias is not None:
+        return x + bias.view(-1, *[1] * p.rank)
+    return x.clone() if x.storage_offset() else x  # compilers take a new tensor to begin where its memory does
 
 
 def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -148,11 +148,27 @@ def _check(kernel: registry.Kernel, device: str) -> int:
         reason = reason or registry.unavailable(kernel.provider, problem)
         if registry.refusal(kernel, problem) is not None:
             continue
-        taken += 1
-        a, b = operands(problem)
-        agreed = agreement(problem, a, b, None, kernel.run(problem, a, b, None))
-        if not agreed.ok:
-            failed += 1
-            print(f"  {kernel.name} on {problem}: {agreed}")
-    print(f"{kernel.name}: {taken - failed} of {taken} problems agree" + (f" ({reason})" if reason else ""))
+        for agreed in (_check_face(kernel, problem), *_check_both(kernel, problem)):
+            taken += 1
+            if not agreed.ok:
+                failed += 1
+                print(f"  {kernel.name} on {problem}: {agreed}")
+    print(f"{kernel.name}: {taken - failed} of {taken} results agree" + (f" ({reason})" if reason else ""))
     return failed
+
+
+def _check_face(kernel: registry.Kernel, problem: ConvProblem) -> Agreement:
+    a, b = operands(problem)
+    return agreement(problem, a, b, None, kernel.run(problem, a, b, None))
+
+
+def _check_both(kernel: registry.Kernel, problem: ConvProblem) -> Iterator[Agreement]:
+    """For a dgrad that the kernel computes together with its wgrad: how both agree."""
+    if problem.face != "dgrad" or kernel.both is None or kernel.both.why_not(problem) is not None:
+        return
+    wgrad = replace(problem, face="wgrad")
+    y, w = operands(problem)
+    x, _ = operands(wgrad)
+    by_x, by_w = kernel.both.run(problem, y, w, x)
+    yield agreement(problem, y, w, None, by_x)
+    yield agreement(wgrad, x, y, None, dense(by_w, problem.channels_last))

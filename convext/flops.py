@@ -35,11 +35,17 @@ def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: 
     return 2 * math.prod(shape["w"]) * shape["y"][0] * math.prod(shape["y"][2:])
 
 
+def _flops_of_both(y: Ints, w: Ints, x: Ints, *args: Any, **kwargs: Any) -> int:
+    """Those of dgrad and of wgrad."""
+    return _flops("dgrad", y, w, out_shape=x) + _flops("wgrad", x, y, out_shape=w)
+
+
 def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
     for face in FACES:
         register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
+    register_flop_formula(torch.ops.convext.dgrad_wgrad)(_flops_of_both)
 
 
 class _CounterImport:

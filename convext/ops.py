@@ -1,8 +1,12 @@
-"""The three faces as torch operators: the only file that touches torch.library.
+"""The three faces as torch operators, and dgrad with wgrad as a fourth: the only file that touches torch.library.
 
     convext::fprop(x, w, bias, size of y, stride, pad, dilation, groups, kernel) -> y
     convext::dgrad(y, w, bias, size of x, stride, pad, dilation, groups, kernel) -> x
     convext::wgrad(x, y, None, size of w, stride, pad, dilation, groups, kernel) -> w
+
+and both gradients of an fprop, which some kernels compute together for less than one after the other costs:
+
+    convext::dgrad_wgrad(y, w, x, stride, pad, dilation, groups, kernel) -> x, w
 
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
 `kernel` what `convext.backend` takes. From top to bottom: schema, forward, fake, autograd, autocast, vmap; FLOPs are in
@@ -34,6 +38,11 @@ for _face in FACES:
     _first, _second = OPERANDS[_face]
     _LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {_GEOMETRY}) -> Tensor")
 _OPS = {face: getattr(torch.ops.convext, face).default for face in FACES}
+_LIBRARY.define(
+    "dgrad_wgrad(Tensor y, Tensor w, Tensor x, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, "
+    "str kernel) -> (Tensor, Tensor)"
+)
+_BOTH = torch.ops.convext.dgrad_wgrad.default
 
 
 # ---------------------------------------------------------------------------------------------------- forward
@@ -52,17 +61,20 @@ def _compute(
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
     """Runs a face, below autograd. Every path of every face ends here."""
-    dtype, device = a.dtype, a.device
     _check_operands(face, a, b, bias, groups)
-    on_cuda = device.type == "cuda"
     run, problem = _plan(
         face, a.shape, b.shape, tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups,
-        dtype, layout.is_channels_last(a) or layout.is_channels_last(b), device.type,
-        registry.arch(device) if on_cuda else 0,
-        settings.fp32_precision() if on_cuda and dtype is torch.float32 else "ieee",
-        kernel,
+        a.dtype, layout.is_channels_last(a) or layout.is_channels_last(b), *_machine(a), kernel,
     )  # fmt: skip
     return run(problem, a, b, bias)
+
+
+def _machine(t: Tensor) -> tuple[str, int, str]:
+    """`device`, `arch` and `precision` of a problem with operands like `t`."""
+    device = t.device
+    if device.type != "cuda":
+        return device.type, 0, "ieee"
+    return "cuda", registry.arch(device), settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
 
 
 def _check_operands(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, groups: int) -> None:
@@ -79,15 +91,49 @@ def _check_operands(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, group
         )
 
 
-def _check_alike(face: Face, name: str, a: Tensor, t: Tensor) -> None:
+def _check_alike(face: str, name: str, a: Tensor, t: Tensor) -> None:
     if t.dtype != a.dtype:
         raise RuntimeError(f"{face}: input type ({a.dtype}) and {name} type ({t.dtype}) should be the same")
     if t.device != a.device:
         raise RuntimeError(f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}")
 
 
+@lru_cache(maxsize=8192)
+def _plan_both(
+    y: Ints, w: Ints, x: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int,
+    dtype: torch.dtype, dgrad_last: bool, wgrad_last: bool, device: str, arch: int, precision: str, kernel: str,
+) -> tuple[registry.RunBoth, ConvProblem] | None:  # fmt: skip
+    """The dgrad and the function that computes it together with its wgrad, or None where they are computed apart."""
+    geometry, machine = (stride, pad, dilation, groups, dtype), (device, arch, precision)
+    dgrad = ConvProblem.of("dgrad", y, w, x[2:], *geometry, dgrad_last, *machine)
+    wgrad = ConvProblem.of("wgrad", x, y, w[2:], *geometry, wgrad_last, *machine)
+    both = registry.choose_both(dgrad, wgrad, kernel)
+    return None if both is None else (both.run, dgrad)
+
+
+def _compute_both(
+    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
+) -> tuple[Tensor, Tensor]:
+    """Both gradients of an fprop, below autograd."""
+    _check_alike("dgrad_wgrad", "w", y, w)
+    _check_alike("dgrad_wgrad", "x", y, x)
+    y_last = layout.is_channels_last(y)
+    wgrad_last = y_last or layout.is_channels_last(x)
+    plan = _plan_both(
+        y.shape, w.shape, x.shape, tuple(stride), tuple(pad), tuple(dilation), groups,
+        y.dtype, y_last or layout.is_channels_last(w), wgrad_last, *_machine(y), kernel,
+    )  # fmt: skip
+    if plan is None:
+        tail = (stride, pad, dilation, groups, kernel)
+        return _compute("dgrad", y, w, None, x.shape[2:], *tail), _compute("wgrad", x, y, None, w.shape[2:], *tail)
+    run, dgrad = plan
+    by_x, by_w = run(dgrad, y, w, x)
+    return by_x, layout.dense(by_w, wgrad_last)
+
+
 for _face in FACES:
     _LIBRARY.impl(_face, partial(_compute, _face), "CompositeExplicitAutograd")
+_LIBRARY.impl("dgrad_wgrad", _compute_both, "CompositeExplicitAutograd")
 
 
 # ------------------------------------------------------------------------------------------------------- fake
@@ -104,8 +150,16 @@ def _fake(
     return layout.empty(shape, layout.is_channels_last(a) or layout.is_channels_last(b), a)
 
 
+def _fake_both(y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
+    return (
+        _fake("dgrad", y, w, None, x.shape[2:], *tail),
+        _fake("wgrad", x, y, None, w.shape[2:], *tail),
+    )
+
+
 for _face in FACES:
     torch.library.register_fake(f"convext::{_face}", partial(_fake, _face), lib=_LIBRARY)
+torch.library.register_fake("convext::dgrad_wgrad", _fake_both, lib=_LIBRARY)
 
 
 # --------------------------------------------------------------------------------------------------- autograd
@@ -138,15 +192,18 @@ class _Face(_SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _, *geometry = ctx.geometry
-        roles = OPERANDS[ctx.face]
+        roles, needs = OPERANDS[ctx.face], ctx.needs_input_grad
         tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}
         grads: list[Tensor | None] = [None, None]
-        for i, role in enumerate(roles):
-            if ctx.needs_input_grad[2 + i]:
-                face = FACE_OPENING[role]
-                first, second = (tensors[r] for r in OPERANDS[face])
-                grads[i] = convolve(face, first, second, None, ctx.shapes[i], *geometry)
-        bias = grad.sum([0, *range(2, grad.dim())]) if ctx.needs_input_grad[4] else None
+        if ctx.face == "fprop" and needs[2] and needs[3]:
+            grads[:] = gradients(grad, tensors["w"], tensors["x"], *geometry)
+        else:
+            for i, role in enumerate(roles):
+                if needs[2 + i]:
+                    face = FACE_OPENING[role]
+                    first, second = (tensors[r] for r in OPERANDS[face])
+                    grads[i] = convolve(face, first, second, None, ctx.shapes[i], *geometry)
+        bias = grad.sum([0, *range(2, grad.dim())]) if needs[4] else None
         return (None, None, *grads, bias, None)
 
     @staticmethod
@@ -179,8 +236,20 @@ def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None
         return _OPS[face].redispatch(keyset & torch._C._after_autograd_keyset, a, b, bias, *geometry)
 
 
+def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
+    """Where a derivative of the derivatives is recorded, they are two faces again, each with its rule."""
+    if _differentiable(y, w, x):
+        return (
+            _autograd("dgrad", keyset, y, w, None, x.shape[2:], *tail),
+            _autograd("wgrad", keyset, x, y, None, w.shape[2:], *tail),
+        )
+    with torch._C._AutoDispatchBelowAutograd():
+        return cast("tuple[Tensor, Tensor]", _BOTH.redispatch(keyset & torch._C._after_autograd_keyset, y, w, x, *tail))
+
+
 for _face in FACES:
     _LIBRARY.impl(_face, partial(_autograd, _face), "Autograd", with_keyset=True)
+_LIBRARY.impl("dgrad_wgrad", _autograd_both, "Autograd", with_keyset=True)
 
 
 # ----------------------------------------------------------------------------------------------- without the dispatcher
@@ -245,25 +314,51 @@ def convolve(
     return _compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
 
 
+def gradients(
+    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
+) -> tuple[Tensor, Tensor]:
+    """`torch.ops.convext.dgrad_wgrad`, past the dispatcher as `convolve` is: both gradients of an fprop.
+
+    Args:
+        y: the gradient by its result, [N, K, *O].
+        w, x: its operands, [K, C/groups, *k] and [N, C, *I].
+        stride, pad, dilation, groups, kernel: as for `convolve`.
+
+    Returns:
+        The gradients by x and by w, as "dgrad" and "wgrad" give them.
+
+    Raises:
+        RuntimeError, ValueError: as `convolve`.
+    """
+    if torch.compiler.is_compiling() or not _plain(y, w, x):
+        return cast("tuple[Tensor, Tensor]", _BOTH(y, w, x, stride, pad, dilation, groups, kernel))
+    if _differentiable(y, w, x):
+        tail = (stride, pad, dilation, groups, kernel)
+        return convolve("dgrad", y, w, None, x.shape[2:], *tail), convolve("wgrad", x, y, None, w.shape[2:], *tail)
+    return _compute_both(y, w, x, stride, pad, dilation, groups, kernel)
+
+
 # --------------------------------------------------------------------------------------------------- autocast
 
 
-def _autocast(face: Face, device: str, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+def _autocast(op: Any, device: str, *arguments: Any) -> Any:
     """Casts floating operands to the autocast dtype, as torch's own convolutions do; float64 stays."""
     dtype = torch.get_autocast_dtype(device)
 
-    def cast_operand(t: Tensor | None) -> Tensor | None:
-        eligible = t is not None and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
-        return t.to(dtype) if t is not None and eligible else t
+    def cast_operand(t: Any) -> Any:
+        eligible = (
+            isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
+        )
+        return t.to(dtype) if eligible else t
 
     key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-        return cast(Tensor, _OPS[face](cast_operand(a), cast_operand(b), cast_operand(bias), *geometry))
+        return op(*map(cast_operand, arguments))
 
 
-for _face in FACES:
+for _name, _op in (*_OPS.items(), ("dgrad_wgrad", _BOTH)):
     for _device in ("cpu", "cuda"):
-        _LIBRARY.impl(_face, partial(_autocast, _face, _device), f"Autocast{_device.upper()}")
+        _LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")
 
 
 # ------------------------------------------------------------------------------------------------------- vmap
@@ -320,8 +415,26 @@ def _vmap(
     return result, 0
 
 
+def _vmap_both(
+    info: Any, in_dims: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
+    """Each gradient by the rule of its face."""
+    tensors, dims = dict(zip("ywx", (y, w, x), strict=True)), dict(zip("ywx", in_dims, strict=False))
+
+    def gradient(face: Face) -> tuple[Tensor, int | None]:
+        (a, b), like, dim = OPERANDS[face], tensors[OPEN[face]], dims[OPEN[face]]
+        size = (like if dim is None else like.movedim(dim, 0)[0]).shape[2:]
+        if dims[a] is None and dims[b] is None:
+            return _OPS[face](tensors[a], tensors[b], None, size, *tail), None
+        return _vmap(face, info, (dims[a], dims[b], None), tensors[a], tensors[b], None, size, *tail)
+
+    (by_x, first), (by_w, second) = gradient("dgrad"), gradient("wgrad")
+    return (by_x, by_w), (first, second)
+
+
 for _face in FACES:
     torch.library.register_vmap(f"convext::{_face}", partial(_vmap, _face), lib=_LIBRARY)
+torch.library.register_vmap("convext::dgrad_wgrad", _vmap_both, lib=_LIBRARY)
 
 
 flops.install()

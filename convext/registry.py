@@ -23,11 +23,25 @@ from convext.problem import FACES, ConvProblem, Face
 WhyNot = Callable[[ConvProblem], "str | None"]
 Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
 Copies = Callable[[ConvProblem], "list[str]"]
+RunBoth = Callable[[ConvProblem, Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 
 
 def no_copies(problem: ConvProblem) -> list[str]:
     """For kernels that read their operands where they lie."""
     return []
+
+
+@dataclass(frozen=True)
+class Both:
+    """What computes a convolution's dgrad and wgrad together, for less than one after the other costs.
+
+    Attributes:
+        why_not: None where it takes the dgrad, and with it the wgrad of the same convolution, else one sentence.
+        run: `run(dgrad, y, w, x)` returns the gradients by x, in the format of the problem `dgrad`, and by w, dense.
+    """
+
+    why_not: WhyNot
+    run: RunBoth
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Kernel:
         run: `run(problem, a, b, bias)` computes the open tensor of the problem, in the problem's memory format.
             `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
         copies: the hidden copies that `run` would make, one sentence each.
+        both: how it computes dgrad and wgrad together, if it can.
     """
 
     name: str
@@ -48,25 +63,31 @@ class Kernel:
     why_not: WhyNot
     run: Run
     copies: Copies = no_copies
+    both: Both | None = None
 
     @property
     def provider(self) -> str:
         return self.name.partition(".")[0]
 
 
-def _lazy(name: str, module: str, faces: tuple[Face, ...] = FACES) -> Kernel:
-    """A record whose `why_not`, `run` and `copies` live in a module that is imported at their first use."""
+def _lazy(name: str, module: str, *, both: bool = False) -> Kernel:
+    """A record of all faces whose functions live in a module that is imported at their first use.
+
+    They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
+    """
 
     def attribute(attr: str) -> Callable[..., object]:
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)
 
-    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"))  # type: ignore[arg-type]
+    pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
+    return Kernel(name, FACES, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
 
 
-ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies)
+ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
 
 # In order of preference: the first that takes a problem is the one that "auto" runs.
 KERNELS: list[Kernel] = [
+    _lazy("triton.banded", "convext.triton_kernels.banded"),
     _lazy("triton.stencil", "convext.triton_kernels.stencil"),
     _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
     _lazy("triton.grouped", "convext.triton_kernels.grouped"),
@@ -139,7 +160,7 @@ def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
     if backend == "auto":
         return next(kernel for kernel in _preference(problem) if refusal(kernel, problem) is None)
     reasons = []
-    for kernel in KERNELS:
+    for kernel in _in_order(problem):
         if backend in (kernel.name, kernel.provider):
             reason = refusal(kernel, problem)
             if reason is None:
@@ -148,14 +169,31 @@ def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
     raise ValueError(f"backend {backend!r} does not take this problem\n  {problem}\n" + "\n".join(reasons))
 
 
+def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -> Both | None:
+    """What computes both gradients of a convolution under `backend`: the kernel that is chosen for each, if it can.
+
+    Raises:
+        ValueError: as `choose`.
+    """
+    kernel = choose(dgrad, backend)
+    if choose(wgrad, backend) is not kernel or kernel.both is None or kernel.both.why_not(dgrad) is not None:
+        return None
+    return kernel.both
+
+
 def _preference(problem: ConvProblem) -> list[Kernel]:
     """Every kernel, the one to try first in front."""
     if problem.device != "cuda":
         return [ATEN]
-    measured = choices.nearest(problem)
+    kernels, measured = _in_order(problem), choices.nearest(problem)
     if measured is not None:
-        return [*(kernel for kernel in KERNELS if kernel.name == measured.kernel), *KERNELS]
-    return KERNELS if cudnns_best(problem) is None else [ATEN, *KERNELS]
+        return [*(kernel for kernel in kernels if kernel.name == measured.kernel), *kernels]
+    return kernels if cudnns_best(problem) is None else [ATEN, *kernels]
+
+
+def _in_order(problem: ConvProblem) -> list[Kernel]:
+    """KERNELS, with bands behind FMAs for kernels of fewer than 9 x 9 taps: at 7 x 7 models see them about level."""
+    return sorted(KERNELS, key=lambda kernel: kernel.name == "triton.banded" and problem.taps < 81)
 
 
 def cudnns_best(problem: ConvProblem) -> str | None:

@@ -54,7 +54,8 @@ class PackTile:
 
 
 # From the best to the one that takes the least of a multiprocessor. FMAs (float32 in "ieee") have no zeros to spare, so
-# their packs are narrow; triple TF32 products and float64 keep their operands in registers.
+# their packs are narrow; triple TF32 products and float64 keep their operands in registers, and so do TF32 products
+# without WGMMA. None of these tiles spills (benchmarks/results/inspect.json).
 TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
     0: {
         "image": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
@@ -63,13 +64,26 @@ TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
     80: {
         "image": (PackTile(64, 128, 4, 3), PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
         "weight": (PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 3), PackTile(16, 32, 4, 2)),
+        "image tf32": (PackTile(32, 128, 4, 2), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight tf32": (PackTile(64, 32, 4, 3), PackTile(32, 32, 4, 3), PackTile(16, 32, 4, 2)),
         "image tf32x3": (PackTile(32, 64, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
         "weight tf32x3": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
-        "image float64": (PackTile(32, 64, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight float64": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
-        "image ieee": (PackTile(16, 128, 4, 3), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "image float64": (PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "weight float64": (PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
+        "image ieee": (PackTile(16, 128, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
         "weight ieee": (PackTile(16, 64, 4, 3), PackTile(16, 32, 4, 2)),
     },
+}
+TILES[90] = TILES[80] | {
+    "image tf32": TILES[80]["image"],
+    "weight tf32": TILES[80]["weight"],
+    "image float64": (PackTile(32, 64, 4, 2), *TILES[80]["image float64"]),
+    "weight float64": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
+}
+TILES[120] = TILES[80] | {
+    "image": (PackTile(64, 128, 4, 2), *TILES[80]["image"][1:]),
+    "image tf32": (PackTile(32, 128, 8, 2), *TILES[80]["image tf32"][1:]),
+    "weight float64": (PackTile(32, 32, 4, 1), PackTile(16, 32, 4, 2)),
 }
 
 

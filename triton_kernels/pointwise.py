@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -31,34 +32,49 @@ import triton.language as tl
 from torch import Tensor
 
 from convext import layout
-from convext.problem import FACES, OPERANDS, PRECISIONS, ConvProblem
+from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem
 from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.pixels import Plane, channel_stride, coalesce, pixel_offset, pixel_strides, power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, known, legal, split
 
-# From the largest tile to the smallest: the first that fits the problem and fills the device is taken.
-TILES: dict[int, tuple[Tile, ...]] = {
-    0: (Tile(32, 32, 64, 4, 1), Tile(16, 32, 64, 4, 1), Tile(16, 16, 64, 4, 1)),
-    80: (
-        Tile(128, 128, 64, 4, 4),
-        Tile(64, 128, 64, 4, 4),
-        Tile(128, 64, 64, 4, 4),
-        Tile(64, 64, 128, 4, 3),
-        Tile(32, 64, 128, 4, 4),
-        Tile(16, 64, 128, 4, 4),
-        Tile(16, 16, 128, 1, 4),
-    ),
-    90: (
-        Tile(128, 256, 128, 8, 3),
-        Tile(128, 128, 128, 4, 3),
-        Tile(64, 128, 128, 4, 4),
-        Tile(128, 64, 128, 4, 4),
-        Tile(64, 64, 128, 4, 4),
-        Tile(32, 64, 128, 4, 4),
-        Tile(16, 64, 128, 4, 4),
-        Tile(16, 16, 128, 1, 4),
-    ),
+# From the largest tile to the smallest: the first that fits the problem and fills the device is taken. What multiplies
+# from registers has tables of its own (float32 by its precision), of tiles that do not spill.
+TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
+    0: {"any": (Tile(32, 32, 64, 4, 1), Tile(16, 32, 64, 4, 1), Tile(16, 16, 64, 4, 1))},
+    80: {
+        "any": (
+            Tile(128, 128, 64, 4, 4),
+            Tile(64, 128, 64, 4, 4),
+            Tile(128, 64, 64, 4, 4),
+            Tile(64, 64, 128, 4, 3),
+            Tile(32, 64, 128, 4, 4),
+            Tile(16, 64, 128, 4, 4),
+            Tile(16, 16, 128, 1, 4),
+        ),
+        "ieee": (Tile(64, 64, 64, 4, 3), Tile(32, 64, 64, 4, 2), Tile(16, 64, 64, 4, 3), Tile(16, 16, 64, 1, 3)),
+        "tf32x3": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 128, 4, 4), Tile(16, 16, 128, 1, 4)),
+        "float64": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 128, 4, 2), Tile(16, 16, 128, 1, 3)),
+    },
+    90: {
+        "any": (
+            Tile(128, 256, 128, 8, 3),
+            Tile(128, 128, 128, 4, 3),
+            Tile(64, 128, 128, 4, 4),
+            Tile(128, 64, 128, 4, 4),
+            Tile(64, 64, 128, 4, 4),
+            Tile(32, 64, 128, 4, 4),
+            Tile(16, 64, 128, 4, 4),
+            Tile(16, 16, 128, 1, 4),
+        ),
+        "ieee": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 64, 4, 2), Tile(16, 64, 64, 4, 3), Tile(16, 16, 64, 1, 3)),
+        "float64": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 128, 4, 2), Tile(16, 16, 128, 1, 3)),
+    },
+}
+# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
+TILES[120] = TILES[80] | {
+    "any": (*TILES[80]["any"][:3], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][4:]),
+    "ieee": (Tile(64, 64, 64, 8, 3), *TILES[80]["ieee"][1:]),
 }
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -84,6 +100,13 @@ def why_not(problem: ConvProblem) -> str | None:
 def copies(problem: ConvProblem) -> list[str]:
     """None: operands are read where they lie."""
     return []
+
+
+def tiles_for(problem: ConvProblem) -> tuple[Tile, ...]:
+    """The table's row for a problem."""
+    table = TILES[known(TILES, problem.arch)]
+    kind = problem.precision if problem.dtype == torch.float32 else str(problem.dtype).removeprefix("torch.")
+    return table.get(kind, table["any"])
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -151,7 +174,7 @@ def _channels_plan(
     rows, depth, w_row, w_depth = (k, c, *w_strides) if p.face == "fprop" else (c, k, *reversed(w_strides))
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
-    tile = tile or first_that_fills(TILES[known(TILES, p.arch)], p, rows, count, depth, p.groups)
+    tile = tile or first_that_fills(tiles_for(p), p, rows, count, depth, p.groups)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
@@ -254,7 +277,7 @@ def _pixels_plan(
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = tile or fitting(TILES[known(TILES, p.arch)], p, rows, columns, count)[0]
+    tile = tile or fitting(tiles_for(p), p, rows, columns, count)[0]
     step = tile.steps(itemsize)
     row_blocks, column_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
     blocks = p.groups * row_blocks * column_blocks
@@ -316,30 +339,27 @@ def _accumulate(
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Each tile in bfloat16 and NHWC; the middle one in NCHW and in every other dtype and precision."""
-    tiles = TILES[known(TILES, arch)]
-    middle = next(tile for tile in tiles if tile.rows == tile.columns == 64)
-    cases = [(tile, torch.bfloat16, "ieee", True) for tile in tiles] + [(middle, torch.bfloat16, "ieee", False)]
-    cases += [(middle, torch.float64, "ieee", True)]
-    cases += [(middle, torch.float32, precision, last) for precision in PRECISIONS for last in (True, False)]
-    for tile, dtype, precision, channels_last in cases:
-        x, w, y = (
-            layout.empty(shape, channels_last, torch.empty((), dtype=dtype, device="meta"))
-            for shape in ((64, 256, 56, 56), (512, 256, 1, 1), (64, 512, 56, 56))
-        )
-        where = "NHWC" if channels_last else "NCHW"
-        name = f"{dtype} {precision} {where} {tile.rows}x{tile.columns}".removeprefix("torch.")
-        for face in FACES:
-            a, b = (w if role == "w" else x if role == "x" else y for role in OPERANDS[face])
-            size = (1, 1) if face == "wgrad" else (56, 56)
-            problem = ConvProblem.of(
-                face, a.shape, b.shape, size, (1, 1), (0, 0), (1, 1), 1, dtype, channels_last, "cuda", arch, precision
-            )
+    """Each tile in bfloat16 and NHWC; the largest and the middle one in both layouts, every dtype and precision."""
+    forms = [(torch.bfloat16, "ieee"), (torch.float64, "ieee"), *((torch.float32, how) for how in PRECISIONS)]
+    for (dtype, precision), channels_last, face in product(forms, (True, False), FACES):
+        sizes = {"x": (64, 256, 56, 56), "w": (512, 256, 1, 1), "y": (64, 512, 56, 56)}
+        like = torch.empty((), dtype=dtype, device="meta")
+        tensors = {role: layout.empty(size, channels_last, like) for role, size in sizes.items()}
+        a, b = (tensors[role] for role in OPERANDS[face])
+        problem = ConvProblem.of(
+            face, a.shape, b.shape, sizes[OPEN[face]][2:], (1, 1), (0, 0), (1, 1), 1, dtype, channels_last, "cuda",
+            arch, precision,
+        )  # fmt: skip
+        tiles = [tile for tile in tiles_for(problem) if legal(tile, problem) is None]
+        if (dtype, channels_last) != (torch.bfloat16, True):
+            tiles = [tile for tile in tiles if tile == tiles[0] or tile.rows == tile.columns == 64]
+        for tile in tiles:
             if face == "wgrad":
-                launch, _ = pixels_launch(problem, x, y, w, tile)
+                launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"], tile)
                 trips = launch.arguments[3 + 4]
             else:
-                launch = channels_launch(problem, *((x, w, None, y) if face == "fprop" else (y, w, None, x)), tile)
-                trips = (256 if face == "fprop" else 512) // launch.constants["BD"]
-            if legal(tile, problem) is None:
-                yield Specimen(f"pointwise.{face} {name}", launch, tile.rows * tile.columns, trips)
+                launch = channels_launch(problem, a, b, None, tensors[OPEN[face]], tile)
+                trips = b.shape[0 if face == "dgrad" else 1] // launch.constants["BD"]
+            name = f"{dtype} {precision} {'NHWC' if channels_last else 'NCHW'} {tile.rows}x{tile.columns}"
+            name = f"pointwise.{face} {name}".replace("torch.", "")
+            yield Specimen(name, launch, tile.rows * tile.columns, trips)

@@ -1,219 +1,52 @@
 """What the kernels became: registers, spills, memory accesses and instructions an output, without a GPU.
 
-    python -m convext.benchmarks.inspect            compiles every specimen and writes results/inspect.json
-    python -m convext.benchmarks.inspect --check    compiles, and compares with the committed file
+    python -m convext.benchmarks.inspect            compiles what changed, writes results/inspect.json, prints the table
+    python -m convext.benchmarks.inspect --check    compiles nothing: says whether the file is of this source
 
-`--family stencil` and `--arch 90` restrict either to some rows.
+`--family stencil` and `--arch 90` restrict either to some rows. Without them, both also look at the compiled CUDA
+library, where there is one (inspect_cuda.py).
 
-A module of kernels takes part by being listed in FAMILIES and exporting
+A module of Triton kernels takes part by being listed in FAMILIES and exporting
 
     def specimens(arch: int) -> Iterator[Specimen]      (Specimen and Launch: convext.triton_kernels.launch)
 
 with one specimen for each kernel x tile that it would run on compute capability `arch` / 10: a launch with its tensors
 on "meta", made by the function that makes the real ones. Triton compiles it for that architecture, and the figures are
-read from the machine code by the disassembler that comes with Triton. `figures_of_cubin` reads any other cubin, nvcc's
-too.
+read from the machine code (inspect_sass.py).
 
-`--check` fails where a kernel spills more than in the committed file, where ptxas reports serialised tensor-core
-instructions (C75xx) that it did not before, or where the instructions an output grew by more than 15%. Triton's version
-decides much of this, so the file names the one it is from.
+Each row carries the fingerprint of the source that it was compiled from (inspect_triton.py). CI compares these, so that
+the committed figures are those of the committed kernels, and a slower kernel shows as a line of the file's difference.
+Triton's version decides much of this, so the file names the one it is from; another one compiles everything anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import importlib
 import json
 import os
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+from convext import native
+from convext.benchmarks.inspect_sass import GROWTH
+from convext.benchmarks.inspect_show import show_cuda, show_triton
+from convext.benchmarks.inspect_triton import fingerprint, inspect
 
 if TYPE_CHECKING:
-    from convext.triton_kernels.launch import Launch, Specimen
+    from convext.triton_kernels.launch import Specimen
 
 FAMILIES = tuple(f"convext.triton_kernels.{name}" for name in ("stencil", "pointwise", "igemm", "grouped"))
 ARCHITECTURES = (80, 90, 120)
 RESULTS = Path(__file__).parent / "results" / "inspect.json"
-GROWTH = 1.15
 
-# Opcodes that the table counts, with their widths: memory, barriers, and arithmetic. Loops are ranked by the latter.
-ARITHMETIC = ("FFMA", "FFMA2", "FMUL", "FADD", "HFMA2", "DFMA", "HMMA", "HGMMA", "DMMA", "UTCHMMA")
-MEMORY = ("LDG", "STG", "LDS", "STS", "LDSM", "STSM", "LDL", "STL", "LDGSTS", "UTMALDG", "UTMASTG", "SHFL", "BAR")
-COUNTED = (*MEMORY, *ARITHMETIC)
-Instruction = tuple[str, str]  # opcode, and the whole text
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What machine code says about one kernel.
-
-    Attributes:
-        registers: of a thread.
-        shared: bytes of a block.
-        spills: bytes of a thread's stack.
-        instructions: that the kernel consists of.
-        loop: of these, in its hottest loop; 0 where it has none.
-        per_output: instructions that the threads of a block execute, over the outputs of a block.
-        opcodes: how often each of COUNTED stands in the kernel.
-        warnings: codes of what ptxas says about serialised instructions.
-    """
-
-    registers: int
-    shared: int
-    spills: int
-    instructions: int
-    loop: int
-    per_output: float
-    opcodes: dict[str, int]
-    warnings: tuple[str, ...] = ()
-
-
-# ------------------------------------------------------------------------------------------------ machine code
-
-
-def _tool(name: str) -> str:
-    """A program of NVIDIA's that comes with Triton."""
-    import triton
-
-    return os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", name)
-
-
-def disassemble(cubin: bytes) -> tuple[list[Instruction], dict[str, int], int, int, int]:
-    """Instructions, labels as indices among them, registers, bytes of shared memory and of stack."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-
-        def output(*command: str) -> str:
-            return subprocess.run([*command, file.name], capture_output=True, text=True, check=True).stdout
-
-        text, usage = output(_tool("nvdisasm"), "-c"), output(_tool("cuobjdump"), "-res-usage")
-    instructions: list[Instruction] = []
-    labels: dict[str, int] = {}
-    for line in text.splitlines():
-        if label := re.match(r"\s*(\.L\w+):", line):
-            labels[label[1]] = len(instructions)
-        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?(\S+)(.*?);", line):
-            predicate, opcode, operands = found.groups()
-            if opcode != "NOP" and predicate != "@!PT ":
-                instructions.append((opcode, opcode + operands))
-    numbers = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
-    assert numbers is not None, usage
-    registers, stack, shared = map(int, numbers.groups())
-    return instructions, labels, registers, shared, stack
-
-
-def hottest_loop(instructions: list[Instruction], labels: dict[str, int]) -> list[Instruction]:
-    """The innermost loop with at least half of the arithmetic of the busiest one; empty where there is no loop."""
-    bodies = []
-    for at, (opcode, text) in enumerate(instructions):
-        target = re.search(r"(\.L\w+)", text) if opcode.startswith("BRA") else None
-        if target and labels.get(target[1], at) < at:  # backwards; a branch to itself is padding after the end
-            bodies.append(instructions[labels[target[1]] : at + 1])
-    bodies = [body for body in bodies if not any(opcode == "EXIT" for opcode, _ in body)]
-    busiest = max((_arithmetic(body) for body in bodies), default=0)
-    return min((body for body in bodies if 2 * _arithmetic(body) >= busiest), key=len, default=[])
-
-
-def _arithmetic(body: list[Instruction]) -> int:
-    return sum(opcode.split(".")[0] in ARITHMETIC for opcode, _ in body)
-
-
-def figures_of_cubin(cubin: bytes, threads: int, outputs: float, trips: int, shared: int | None = None) -> Figures:
-    """Figures of a kernel, from its machine code.
-
-    Args:
-        cubin: of one kernel, whoever compiled it.
-        threads: of a block.
-        outputs: results that a block writes.
-        trips: of its hottest loop. ptxas may unroll that: then it is counted with its copies, and so too often.
-        shared: bytes of dynamic shared memory; None: what the cubin says.
-    """
-    instructions, labels, registers, static, stack = disassemble(cubin)
-    loop = hottest_loop(instructions, labels)
-    issued = len(instructions) + len(loop) * (trips - 1 if loop else 0)
-    counts = collections.Counter(opcode for opcode, _ in instructions if opcode.split(".")[0] in COUNTED)
-    return Figures(
-        registers, static if shared is None else shared, stack, len(instructions), len(loop),
-        round(issued * threads / outputs, 2), dict(sorted(counts.items())),
-    )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------ Triton
-
-
-def _signature(launch: Launch) -> tuple[dict[str, Any], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:
-    """(types, constants, divisibility) of a launch's arguments, specialised as Triton does when it launches."""
-    from triton.runtime.jit import mangle_type
-
-    constants: dict[tuple[int, ...], Any] = {}
-    hints: dict[tuple[int, ...], Any] = {}
-
-    def type_of(value: Any, path: tuple[int, ...]) -> Any:
-        if isinstance(value, tuple):
-            return tuple(type_of(element, (*path, i)) for i, element in enumerate(value))
-        if value is None or (isinstance(value, int) and value == 1):
-            constants[path] = value
-            return "constexpr"
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
-            hints[path] = [["tt.divisibility", 16]]
-        return mangle_type(value)
-
-    names = launch.kernel.arg_names  # type: ignore[attr-defined]
-    types = {name: type_of(value, (i,)) for i, (name, value) in enumerate(zip(names, launch.arguments, strict=False))}
-    for name, value in launch.constants.items():
-        types[name] = "constexpr"
-        constants[(names.index(name),)] = value
-    return {name: types[name] for name in names}, constants, hints
-
-
-def inspect(specimen: Specimen, arch: int) -> Figures:
-    """Compiles a specimen for compute capability `arch` / 10, and reads what became of it."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    launch = specimen.launch
-    types, constants, hints = _signature(launch)
-    compiled = triton.compile(
-        ASTSource(launch.kernel, signature=types, constexprs=constants, attrs=hints),
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": launch.warps, "num_stages": launch.stages},
-    )
-    # A producer warp beside the kernel's own, where the compiler adds one, waits most of the time.
-    found = figures_of_cubin(
-        compiled.asm["cubin"], 32 * launch.warps, specimen.outputs, specimen.trips, compiled.metadata.shared
-    )
-    return replace(found, warnings=_warnings(compiled.asm["ptx"], arch))
-
-
-def _warnings(ptx: str, arch: int) -> tuple[str, ...]:
-    """The codes of ptxas' C75xx remarks: it serialised asynchronous tensor-core instructions."""
-    if "wgmma" not in ptx and "tcgen05" not in ptx:
-        return ()
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
-    assert target is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        ptxas = _tool("ptxas-blackwell" if arch >= 100 else "ptxas")
-        command = [ptxas, "-v", f"--gpu-name={target[1]}", file.name, "-o", os.devnull]
-        said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return tuple(sorted(set(re.findall(r"C75\d\d", said.stdout + said.stderr))))
-
-
-# ------------------------------------------------------------------------------------------------------- table
+Row = dict[str, Any]  # the fields of Figures, and "fingerprint"
+Table = dict[str, Any]  # {"triton": version, "kernels": {"sm_90": {name: Row}}}
 
 
 @cache
@@ -221,34 +54,57 @@ def _specimens(family: str, arch: int) -> list[Specimen]:
     return list(importlib.import_module(family).specimens(arch))
 
 
-def _row(family: str, arch: int, index: int) -> tuple[str, str, Figures]:
+def _row(family: str, arch: int, index: int, before: Row | None, compiling: bool) -> Row:
+    """The row of one specimen: `before` where it is of this source, else compiled, or the fingerprint alone."""
     specimen = _specimens(family, arch)[index]
-    return f"sm_{arch}", specimen.name, inspect(specimen, arch)
+    now = fingerprint(specimen, arch)
+    if before is not None and before["fingerprint"] == now:
+        return before
+    return {"fingerprint": now, **(asdict(inspect(specimen, arch)) if compiling else {})}
 
 
-def table(families: Sequence[str] = FAMILIES, architectures: Sequence[int] = ARCHITECTURES) -> dict[str, Any]:
-    """Figures of every specimen: {"triton": version, "kernels": {"sm_90": {name: figures}}}."""
+def table(committed: Table, families: Sequence[str], architectures: Sequence[int], compiling: bool = True) -> Table:
+    """The table of these families and architectures, of which the rows that are not in `committed` are compiled.
+
+    Without `compiling`, those consist of their fingerprint alone.
+    """
     import triton
 
-    work = [(f, arch, i) for f in families for arch in architectures for i in range(len(_specimens(f, arch)))]
-    kernels: dict[str, dict[str, Any]] = {f"sm_{arch}": {} for arch in architectures}
+    rows = committed["kernels"] if committed["triton"] == triton.__version__ else {}
+    kernels: dict[str, dict[str, Row]] = {f"sm_{arch}": {} for arch in architectures}
+    work, names = [], []
+    for family in families:
+        for arch in architectures:
+            for index, specimen in enumerate(_specimens(family, arch)):
+                names.append((f"sm_{arch}", specimen.name))
+                work.append((family, arch, index, rows.get(f"sm_{arch}", {}).get(specimen.name), compiling))
+    assert len(set(names)) == len(names), "two specimens have one name"
     with ProcessPoolExecutor() as pool:
-        for where, name, figures in pool.map(_row, *zip(*work, strict=True)):
-            assert name not in kernels[where], f"two specimens are called {name!r}"
-            kernels[where][name] = asdict(figures)
+        for (where, name), row in zip(names, pool.map(_row, *zip(*work, strict=True)), strict=True):
+            kernels[where][name] = row
     return {"triton": triton.__version__, "kernels": kernels}
 
 
-def complaints(found: dict[str, Any], committed: dict[str, Any]) -> list[str]:
-    """What `--check` holds against `found`, one line each."""
+def stale(found: Table, committed: Table) -> list[str]:
+    """Where `committed` is not of the source that `found` is of, one line each."""
+    if found["triton"] != committed["triton"]:
+        return [f"the table is from Triton {committed['triton']}, and this is {found['triton']}: write it anew"]
     lines = []
-    for where, kernels in found["kernels"].items():
-        before = committed["kernels"].get(where, {})
-        for name in sorted(kernels.keys() | before.keys()):
-            if name not in kernels or name not in before:
-                lines.append(f"{where} {name}: only in the {'table' if name in before else 'code'}: write it anew")
-                continue
-            now, then = kernels[name], before[name]
+    for where, now, then in _by_architecture(found, committed):
+        lines += [f"{where} {name}: only in the code: write it anew" for name in sorted(now.keys() - then.keys())]
+        lines += [f"{where} {name}: only in the table: write it anew" for name in sorted(then.keys() - now.keys())]
+        for name in sorted(now.keys() & then.keys()):
+            if now[name]["fingerprint"] != then[name]["fingerprint"]:
+                lines.append(f"{where} {name}: compiled from another source: write it anew")
+    return lines
+
+
+def worse(found: Table, before: Table) -> list[str]:
+    """Rows with more spills, with serialised tensor-core instructions, or with 15% more instructions an output."""
+    lines = []
+    for where, now_rows, then_rows in _by_architecture(found, before):
+        for name in sorted(now_rows.keys() & then_rows.keys()):
+            now, then = now_rows[name], then_rows[name]
             if now["spills"] > then["spills"]:
                 lines.append(f"{where} {name}: spills {now['spills']} bytes a thread, {then['spills']} before")
             if set(now["warnings"]) - set(then["warnings"]):
@@ -258,7 +114,12 @@ def complaints(found: dict[str, Any], committed: dict[str, Any]) -> list[str]:
     return lines
 
 
-def part(whole: dict[str, Any], families: Sequence[str], architectures: Sequence[int]) -> dict[str, Any]:
+def _by_architecture(found: Table, before: Table) -> list[tuple[str, dict[str, Row], dict[str, Row]]]:
+    """(architecture, rows of `found`, rows of `before`) for those of `found`."""
+    return [(where, rows, before["kernels"].get(where, {})) for where, rows in found["kernels"].items()]
+
+
+def part(whole: Table, families: Sequence[str], architectures: Sequence[int]) -> Table:
     """The rows of a table that belong to some families, by the first word of their names, and architectures."""
     words = tuple(family.rpartition(".")[2] + "." for family in families)
     kernels = {
@@ -268,13 +129,19 @@ def part(whole: dict[str, Any], families: Sequence[str], architectures: Sequence
     return {**whole, "kernels": kernels}
 
 
-def merged(whole: dict[str, Any], found: dict[str, Any], families: Sequence[str]) -> dict[str, Any]:
+def merged(whole: Table, found: Table, families: Sequence[str]) -> Table:
     """`whole` with the rows of `families` on the architectures of `found` replaced by those of `found`."""
     kernels = dict(whole["kernels"])
     for where, rows in found["kernels"].items():
         gone = part(whole, families, [int(where.removeprefix("sm_"))])["kernels"][where]
         kernels[where] = {**{name: row for name, row in kernels.get(where, {}).items() if name not in gone}, **rows}
     return {"triton": found["triton"], "kernels": kernels}
+
+
+def read() -> Table:
+    """The committed table; an empty one where there is none."""
+    table: Table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"triton": "", "kernels": {}}
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -288,20 +155,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET=1 is set: interpreted kernels are not compiled")
     families = [words[word] for word in options.family or words]
     architectures = options.arch or ARCHITECTURES
-    committed = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"triton": "", "kernels": {}}
-    found = table(families, architectures)
+    committed = read()
+    asked_for = part(committed, families, architectures)
+    found = table(committed, families, architectures, compiling=not options.check)
+    lines = stale(found, asked_for) if options.check else worse(found, asked_for)
     if not options.check:
         RESULTS.write_text(_json(merged(committed, found, families)))
+        show_triton(found["kernels"])
+    print("\n".join(lines) or "Triton: as committed, or better")
+    failed = bool(options.check and lines)
+    if options.family or options.arch:
+        return int(failed)
+    return int(_cuda(options.check) or failed)
+
+
+def _cuda(check: bool) -> int:
+    """The same for the CUDA library."""
+    from convext.benchmarks import inspect_cuda
+
+    if reason := native.unavailable():
+        print(f"CUDA: not looked at: {reason}")
         return 0
-    lines = complaints(found, part(committed, families, architectures))
-    print("\n".join(lines) or "as committed, or better")
-    return 1 if lines else 0
+    failed = inspect_cuda.main(["--check"] if check else [])
+    if not check:
+        show_cuda(json.loads(inspect_cuda.RESULTS.read_text()))
+    return failed
 
 
-def _json(found: dict[str, Any]) -> str:
+def _json(found: Table) -> str:
     """One line a kernel, so that a difference is one line too."""
     blocks = []
-    for where, kernels in found["kernels"].items():
+    for where, kernels in sorted(found["kernels"].items(), key=lambda item: int(item[0].removeprefix("sm_"))):
         rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(kernels[name])}" for name in sorted(kernels))
         blocks.append(f' "{where}": {{\n{rows}\n }}')
     return '{"triton": ' + json.dumps(found["triton"]) + ',\n"kernels": {\n' + ",\n".join(blocks) + "\n}}\n"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from convext import native
-from convext.benchmarks.inspect import GROWTH, _tool
+from convext.benchmarks.inspect_sass import GROWTH, tool
 
 RESULTS = Path(__file__).parent / "results" / "inspect_cuda.json"
 ARCHITECTURE = "sm_90a"
@@ -52,7 +52,7 @@ class Kernel:
 
 
 def _dump(library: Path, *options: str) -> str:
-    command = [_tool("cuobjdump"), *options, "-arch", ARCHITECTURE, str(library)]
+    command = [tool("cuobjdump"), *options, "-arch", ARCHITECTURE, str(library)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -50,9 +50,11 @@ class Specimen:
         launch: as for running it, with tensors on "meta".
         outputs: results that one program writes; instructions are counted for each.
         trips: how often the kernel's main loop runs in one program.
+        filling: of these, those that complete no output: they fill the window that later ones slide.
     """
 
     name: str
     launch: Launch
     outputs: float
     trips: int = 1
+    filling: int = 0

@@ -120,4 +120,4 @@ def _specimen(name: str, problem: ConvProblem) -> Specimen:
     else:
         launch, plan = launch_gather(p, a, b, None, result), plan_gather
     found = plan(p, a.stride(), b.stride(), result.stride())
-    return Specimen(name.replace("torch.", ""), launch, found.outputs, found.trips)
+    return Specimen(name.replace("torch.", ""), launch, found.outputs, found.trips, found.filling)

@@ -184,7 +184,8 @@ class Plan:
     """A kernel's grid, its arguments after its tensors, and its constexprs.
 
     `parts` of a weight gradient's sums are added later. A program is for `outputs` elements of y, the result of a
-    gather and what a weight gradient sums over; its innermost loop makes `trips`.
+    gather and what a weight gradient sums over; its innermost loop makes `trips`, of which the first `filling` of each
+    strip complete no row.
     """
 
     programs: int
@@ -193,6 +194,7 @@ class Plan:
     warps: int
     outputs: int
     trips: int
+    filling: int
     parts: int = 1
 
 
@@ -219,7 +221,7 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     planes = 1 if constants["HOLD"] else sources * choice.loop.taps
     return Plan(
         triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps, walk.outputs,
-        walk.steps * planes,
+        walk.steps * planes, (walk.steps - walk.rows) * planes,
     )  # fmt: skip
 
 
@@ -240,5 +242,6 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     )  # fmt: skip
     constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
     return Plan(
-        programs * parts, arguments, constants, choice.tile.warps, walk.outputs * blocks, walk.steps * blocks, parts
-    )
+        programs * parts, arguments, constants, choice.tile.warps, walk.outputs * blocks,
+        walk.steps * blocks, (walk.steps - walk.rows) * blocks, parts,
+    )  # fmt: skip

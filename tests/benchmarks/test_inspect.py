@@ -1,20 +1,22 @@
 """What the offline inspection sees in machine code, and what it holds against it."""
 
-import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from convext.benchmarks.inspect import Instruction, complaints, hottest_loop, merged, part
+from convext.benchmarks.inspect import merged, part, stale, worse
+from convext.benchmarks.inspect_sass import Instruction, hottest_loop, products, widest
+from convext.benchmarks.inspect_show import occupancy
 
-FINE = {"spills": 0, "per_output": 10.0, "warnings": []}
+FINE = {"fingerprint": "a", "spills": 0, "per_output": 10.0, "warnings": []}
 
 
 def table(**kernels: dict[str, object]) -> dict[str, object]:
-    return {"triton": "", "kernels": {"sm_90": kernels}}
+    return {"triton": "1", "kernels": {"sm_90": kernels}}
 
 
 @pytest.mark.parametrize(
@@ -25,14 +27,18 @@ def table(**kernels: dict[str, object]) -> dict[str, object]:
         ({"warnings": ["C7515"]}, "sm_90 k: ptxas says C7515"),
     ],
 )
-def test_what_fails_the_check(changed: dict[str, object], complaint: str) -> None:
-    assert complaints(table(k={**FINE, **changed}), table(k=FINE)) == [complaint]
-    assert complaints(table(k=FINE), table(k={**FINE, **changed})) == []
+def test_what_is_worse(changed: dict[str, object], complaint: str) -> None:
+    assert worse(table(k={**FINE, **changed}), table(k=FINE)) == [complaint]
+    assert worse(table(k=FINE), table(k={**FINE, **changed})) == []
 
 
-def test_a_kernel_that_only_one_side_has() -> None:
-    assert complaints(table(k=FINE, new=FINE), table(k=FINE)) == ["sm_90 new: only in the code: write it anew"]
-    assert complaints(table(k=FINE), table(k=FINE, old=FINE)) == ["sm_90 old: only in the table: write it anew"]
+def test_what_is_stale() -> None:
+    fine = table(k=FINE)
+    assert stale(fine, fine) == []
+    assert stale(table(k=FINE, new=FINE), fine) == ["sm_90 new: only in the code: write it anew"]
+    assert stale(fine, table(k=FINE, old=FINE)) == ["sm_90 old: only in the table: write it anew"]
+    assert stale(table(k={"fingerprint": "b"}), fine) == ["sm_90 k: compiled from another source: write it anew"]
+    assert stale(fine, {**fine, "triton": "0"}) == ["the table is from Triton 0, and this is 1: write it anew"]
 
 
 def test_part_of_a_table_is_replaced_alone() -> None:
@@ -61,24 +67,87 @@ def test_the_hottest_loop_is_the_inner_one_with_the_arithmetic() -> None:
     assert hottest_loop(code[6:], {".L_end": 1}) == []
 
 
-def test_a_depthwise_kernel_moves_16_bytes_at_a_time() -> None:
-    """Compiled for Hopper in a process of its own, since kernels are interpreted in this one."""
-    pytest.importorskip("triton", reason="Triton is not installed")
-    program = """
-import json
-from dataclasses import asdict
-from convext.benchmarks.inspect import inspect
-from convext.triton_kernels import stencil
-(found,) = (s for s in stencil.specimens(90) if s.name == "stencil.fprop causal 4 bfloat16 NCHW")
-print(json.dumps(asdict(inspect(found, 90))))
-"""
+def test_widths_and_products_are_read_from_opcodes() -> None:
+    opcodes = {"LDG.E.U16": 8, "LDG.E": 2, "LDGSTS.E.BYPASS.128": 4, "STG.E.64": 1, "HMMA.16816.F32.BF16": 3, "HMMA": 1}
+    assert widest(opcodes, "LDG", "LDGSTS") == 128
+    assert widest(opcodes, "LDG") == 32
+    assert widest({"LDG.E.U16.CONSTANT": 1}, "LDG") == 16
+    assert widest(opcodes, "STG") == 64
+    assert widest(opcodes, "STS") == 0
+    assert products(opcodes) == "HMMA 4"
+    assert products({"FFMA": 9}) == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "threads", "registers", "shared", "blocks"),
+    [
+        ("sm_90", 256, 32, 0, 8),  # all 64 warps
+        ("sm_90", 32, 16, 0, 32),  # as many blocks as there may be
+        ("sm_90", 128, 64, 0, 8),  # 65,536 registers / (128 * 64)
+        ("sm_90", 128, 168, 0, 3),  # one more register a thread than fits three blocks would be 170
+        ("sm_90", 128, 169, 0, 2),  # counts as 176
+        ("sm_90", 256, 255, 0, 1),
+        ("sm_90", 128, 90, 98_304, 2),  # 228 KB / (96 + 1 KB)
+        ("sm_90", 256, 64, 227 << 10, 1),  # what one block may have at most
+        ("sm_80", 256, 64, 81 << 10, 2),  # 164 KB / (81 + 1 KB)
+        ("sm_120", 128, 32, 0, 12),  # all 48 warps
+        ("sm_120", 128, 64, (99 << 10) + 16, 0),  # more than one block may have
+    ],
+)
+def test_occupancy(where: str, threads: int, registers: int, shared: int, blocks: int) -> None:
+    """By the rules of NVIDIA's occupancy calculator."""
+    assert occupancy(where, threads, registers, shared) == blocks
+
+
+# ------------------------------------------------------------------------- compiled, in processes of their own
+
+
+def python(program: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program where kernels are compiled, not interpreted as in this process."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    figures = json.loads(done.stdout)
-    assert figures["spills"] == 0
-    assert figures["opcodes"]["LDG.E.128"] == figures["opcodes"]["STG.E.128"] == 1
-    # 8 outputs a thread; kernels written by hand for this layout take about 20 instructions for each.
-    assert 0 < figures["per_output"] < 25
+    return subprocess.run(
+        [sys.executable, "-c", program], env={**environment, **more}, capture_output=True, text=True, check=True
+    )
+
+
+HELPER = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def helper(x):
+    return x {op} 2.0
+
+@triton.jit
+def kernel(x, y, B: tl.constexpr):
+    {comment}
+    i = tl.arange(0, B)
+    tl.store(y + i, helper(tl.load(x + i)))
+"""
+PRINT_FINGERPRINT = """
+import kernels, torch
+from convext.benchmarks.inspect_triton import fingerprint
+from convext.triton_kernels.launch import Launch, Specimen
+x = torch.empty(64, device="meta")
+launch = Launch(kernels.kernel, 1, (x, x), {"B": 64}, warps=WARPS)
+print(fingerprint(Specimen("k", launch, 64), 90))
+"""
+
+
+def test_a_fingerprint_is_of_what_the_figures_depend_on(tmp_path: Path) -> None:
+    """The same in every process and for every comment; another one where only a helper changed, or the launch."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+
+    def printed(op: str = "*", comment: str = "# one", warps: int = 4) -> str:
+        (tmp_path / "kernels.py").write_text(HELPER.format(op=op, comment=comment))
+        paths = os.pathsep.join([str(tmp_path), *sys.path])
+        program = PRINT_FINGERPRINT.replace("WARPS", str(warps))
+        return python(program, PYTHONPATH=paths, PYTHONDONTWRITEBYTECODE="1").stdout.strip()
+
+    first = printed()
+    assert len(first) == 16
+    assert printed(comment="# two\n    # lines") == first
+    assert len({first, printed(op="+"), printed(warps=8)}) == 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are interpreted where there is no GPU only")

@@ -25,7 +25,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
 
     Returns:
         For each face: the sizes, the ideal bytes, FLOPs and time, the answer of every kernel record, the hidden
-        copies it would make, and which one `convext.backend` chooses.
+        copies it would make, and which one `convext.backend` chooses. For a layer also whether a backward pass
+        computes both gradients in one call.
 
     Raises:
         ValueError: a layer without its input, or an input that it does not take.
@@ -34,7 +35,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         return _explain(what)
     if input is None:
         raise ValueError("explain needs the layer's input, or its shape")
-    return "\n\n".join(_explain(problem) for problem in problems_of(what, input, arch))
+    problems = problems_of(what, input, arch)
+    return "\n\n".join([*map(_explain, problems), _gradients(problems)])
 
 
 def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:
@@ -95,6 +97,18 @@ def _explain(p: ConvProblem) -> str:
     if chosen == "none":
         lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
     return "\n".join(lines)
+
+
+def _gradients(problems: Sequence[ConvProblem]) -> str:
+    """Whether one kernel computes both gradients of a layer's forward together: the faces that the others are not."""
+    forward, first, second = problems
+    try:
+        both = None if forward.face != "fprop" else registry.choose_both(first, second, settings.BACKEND)
+    except ValueError:
+        both = None
+    if both is None:
+        return f"{first.face} and {second.face}: one after the other"
+    return f"{first.face} and {second.face}: together, by {registry.choose(first, settings.BACKEND).name}"
 
 
 def _ideal_time(p: ConvProblem) -> str:

@@ -146,6 +146,20 @@ def test_explain_names_every_kernel_and_the_choice():
         convext.explain(layer, (2, 5, 9, 8))
 
 
+@pytest.mark.parametrize(
+    ("layer", "last_line"),
+    [
+        (convext.Conv2d(4, 6, 3), "dgrad and wgrad: together, by aten.convolution"),
+        (convext.Conv1d(4, 6, 3, padding="causal"), "dgrad and wgrad: one after the other"),
+        (convext.ConvTranspose2d(4, 6, 3), "fprop and wgrad: one after the other"),
+    ],
+    ids=["ATen's", "asymmetric", "transposed"],
+)
+def test_explain_says_whether_the_gradients_are_one_call(layer, last_line):
+    text = convext.explain(layer, (2, 4, *[9] * (layer.weight.dim() - 2)))
+    assert text.splitlines()[-1] == last_line
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
 def test_a_kernel_by_name_refuses_integers_and_complex_numbers(dtype: torch.dtype) -> None:
     x, w = torch.ones(1, 2, 5, 5).to(dtype), torch.ones(2, 2, 3, 3).to(dtype)

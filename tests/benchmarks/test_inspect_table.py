@@ -1,0 +1,173 @@
+"""The committed table of machine code: whose source it is, and that it holds what the kernels' design promises."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from convext.benchmarks.inspect import ARCHITECTURES, read
+from convext.benchmarks.inspect_sass import GROWTH, widest
+from convext.benchmarks.inspect_show import occupancy
+
+TABLE = read()
+ROWS = [(where, name, row) for where, rows in TABLE["kernels"].items() for name, row in rows.items()]
+FAMILIES = ("stencil.", "pointwise.", "igemm.", "grouped.")
+
+
+def rows(pattern: str, *where: str) -> list[tuple[str, dict[str, Any]]]:
+    """("sm_90 name", figures) of the kernels whose names match, on some architectures or on all."""
+    found = [(f"{a} {name}", row) for a, name, row in ROWS if re.search(pattern, name) and (not where or a in where)]
+    assert found, pattern
+    return found
+
+
+def kinds(row: dict[str, Any]) -> set[str]:
+    return {opcode.split(".")[0] for opcode in row["opcodes"]}
+
+
+# ------------------------------------------------------------------------------------------- of this source
+
+COMPILED = """
+import json, sys
+import triton
+from dataclasses import asdict
+from convext.benchmarks.inspect import FAMILIES, ARCHITECTURES, _specimens, inspect, read, stale, table
+committed = read()
+if committed["triton"] != triton.__version__:
+    print(json.dumps(f"Triton is {triton.__version__}, and the table is from {committed['triton']}"))
+    sys.exit()
+lines = stale(table(committed, FAMILIES, ARCHITECTURES, compiling=False), committed)
+names = json.loads(sys.argv[1])
+sample = [s for f in FAMILIES for s in _specimens(f, 90) if s.name in names]
+kernels = {"sm_90": {} if lines else {s.name: asdict(inspect(s, 90)) for s in sample}}
+print(json.dumps([lines, kernels]))
+"""
+SAMPLE = (
+    "stencil.fprop 3x3 bfloat16 NCHW",
+    "stencil.wgrad 3x3 bfloat16 NHWC",
+    "stencil.fprop causal 4 bfloat16 NCHW",
+    "pointwise.fprop bfloat16 ieee NHWC 128x128",
+    "pointwise.wgrad bfloat16 ieee NHWC 128x128",
+    "igemm.fprop bfloat16 ieee boxes 128x128 of 128 bytes",
+    "igemm.dgrad bfloat16 ieee NHWC 128x128 of 128 bytes",
+    "igemm.wgrad bfloat16 ieee NHWC 128x128 of 128 bytes",
+    "grouped.fprop 8 to 8 channels stride 1 bfloat16 ieee NHWC",
+)
+
+
+def test_the_table_is_of_this_source_and_of_this_compiler(tmp_path: Any) -> None:
+    """Every row's fingerprint; and a sample compiled anew, without Triton's cache, has the figures in the table."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-c", COMPILED, json.dumps(SAMPLE)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if isinstance(found, str):
+        pytest.skip(found)
+    lines, kernels = found
+    assert lines == [], "python -m convext.benchmarks.inspect writes it anew"
+    assert kernels["sm_90"].keys() == set(SAMPLE)
+    for name, row in kernels["sm_90"].items():
+        committed = TABLE["kernels"]["sm_90"][name]
+        assert row == {key: value for key, value in committed.items() if key != "fingerprint"}, name
+
+
+def test_every_family_is_there_for_every_architecture() -> None:
+    assert list(TABLE["kernels"]) == [f"sm_{arch}" for arch in ARCHITECTURES]
+    for names in TABLE["kernels"].values():
+        for family in FAMILIES:
+            assert any(name.startswith(family) for name in names), family
+
+
+# ------------------------------------------------------------------------------------------------- registers
+
+
+def test_nothing_spills() -> None:
+    assert [name for name, row in rows("") if row["spills"]] == []
+
+
+def test_no_tensor_core_instructions_are_serialised() -> None:
+    assert [(name, row["warnings"]) for name, row in rows("") if row["warnings"]] == []
+
+
+def test_a_multiprocessor_holds_a_block() -> None:
+    """Registers and shared memory: tiles that an architecture has no room for are not in its tables."""
+    too_large = [n for n, r in rows("") if occupancy(n.split()[0], r["threads"], r["registers"], r["shared"]) < 1]
+    assert too_large == []
+
+
+# -------------------------------------------------------------------------------------- tensor cores, accesses
+
+
+def test_products_run_on_tensor_cores() -> None:
+    for name, row in rows(r"^(pointwise|igemm|grouped).* (bfloat16 ieee|float32 tf32|float32 tf32x3) "):
+        assert kinds(row) & {"HMMA", "HGMMA"}, name
+
+
+def test_float64_runs_on_tensor_cores_where_there_are_some() -> None:
+    for name, row in rows(r"^(pointwise|igemm|grouped).* float64 ", "sm_80", "sm_90"):
+        assert "DMMA" in kinds(row), name
+
+
+def test_hopper_multiplies_from_shared_memory() -> None:
+    """WGMMA takes 64 rows: where a tile has them, operands of 16 bits never pass through registers."""
+    for name, row in rows(r"^igemm.* boxes ", "sm_90"):
+        assert "HGMMA" in kinds(row), name
+    for name, row in rows(r"^pointwise.* bfloat16 ieee NHWC (64|128)x", "sm_90"):
+        assert "HGMMA" in kinds(row), name
+
+
+def test_boxes_come_by_tma() -> None:
+    for name, row in rows(r"^igemm.* boxes ", "sm_90", "sm_120"):
+        assert any(opcode.startswith("UTMALDG") for opcode in row["opcodes"]), name
+
+
+def test_stencils_move_16_bytes_at_a_time() -> None:
+    """Rows in NCHW, but for rows of 7, of which the second begins at no multiple of 16 bytes; in NHWC four channels."""
+    for name, row in rows(r"^stencil\.(?!.* on 7x7).* NCHW$"):
+        assert widest(row["opcodes"], "LDG") == 128, name
+        if "wgrad" not in name:
+            assert widest(row["opcodes"], "STG") == 128, name
+    for name, row in rows(r"^stencil\.[df]\w+ (3x3|3x3 stride 2|3x3 dilation 4|causal 4) .* NHWC$"):
+        bits = 128 if "float32" in name or "causal" in name else 64
+        assert widest(row["opcodes"], "LDG") == widest(row["opcodes"], "STG") == bits, name
+
+
+# ----------------------------------------------------------------------------------- instructions an output
+
+# The design's figures. Of stencils: instructions an output while a lane slides.
+DESIGN = {
+    "stencil.fprop 3x3 bfloat16 NCHW": 14,
+    "stencil.fprop 5x5 bfloat16 NCHW": 32,
+    "stencil.fprop 7x7 bfloat16 NCHW": 56,
+    "stencil.fprop 3x3 bfloat16 NHWC": 16.5,
+    "stencil.fprop 5x5 bfloat16 NHWC": 36,
+    "stencil.fprop 7x7 bfloat16 NHWC": 70,
+    "stencil.fprop causal 4 bfloat16 NCHW": 20,
+    "stencil.fprop causal 4 bfloat16 NHWC": 11,
+}
+
+
+@pytest.mark.parametrize("name", DESIGN)
+def test_stencils_cost_what_they_were_designed_to(name: str) -> None:
+    for where, row in rows(f"^{re.escape(name)}$"):
+        assert 0.5 * DESIGN[name] < row["per_step"] < GROWTH * DESIGN[name], where
+
+
+def test_packed_groups_cost_what_they_were_designed_to() -> None:
+    """27 instructions an output at most where TMA brings in boxes and WGMMA takes them from there."""
+    for name, row in rows(r"^grouped\.(fprop|dgrad) .* stride 1 bfloat16 ieee NHWC", "sm_90"):
+        assert 0 < row["per_step"] < GROWTH * 27, name
+
+
+def test_a_step_of_an_implicit_product_costs_what_it_was_designed_to() -> None:
+    """128 instructions at most where TMA brings in boxes, and 255 where every pixel has its pointer and its mask."""
+    for name, row in rows(r"^igemm.* bfloat16 ieee boxes ", "sm_90"):
+        assert 0 < row["loop"] < GROWTH * 128, name
+    for name, row in rows(r"^igemm.* bfloat16 ieee NHWC ", "sm_90"):
+        assert 0 < row["loop"] < GROWTH * 255, name

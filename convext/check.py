@@ -99,6 +99,7 @@ def operands(problem: ConvProblem, generator: torch.Generator | None = None) -> 
 _SMALL = (
     (5, 5, 5, (37,), (4,), (1,), (3,), (1,)),  # depthwise 1-D
     (6, 12, 6, (9, 11), (3, 3), (1, 1), (1, 1), (1, 1)),  # depthwise 2-D, two outputs a channel
+    (3, 3, 3, (6, 8), (5, 5), (1, 1), (2, 2), (1, 1)),  # depthwise 2-D, many taps
     (3, 3, 3, (5, 6, 7), (3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1)),  # depthwise 3-D
     (17, 19, 1, (7, 9), (1, 1), (1, 1), (0, 0), (1, 1)),  # pointwise
     (12, 8, 4, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),  # grouped

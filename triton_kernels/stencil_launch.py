@@ -132,19 +132,20 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         return unit([strides[axis] for axis in others], [shape[axis] for axis in others], itemsize)
 
     x_unit, y_unit = unit_of(x_shape, x_strides), unit_of(y_shape, y_strides)
-    choice = choose(p, min(x_unit, y_unit) if x_strides[contiguous] == 1 else 1)
+    x_chunk = x_unit if x_strides[contiguous] == 1 else 1
+    choice = choose(p, min(x_chunk, y_unit))
     if isinstance(choice, str):
         raise ValueError(choice)
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
     if not last and roles.row != p.rank - 1:
-        x_unit = y_unit = 1
+        x_unit = y_unit = x_chunk = 1
 
     def by_role(strides: Strides, divisor: int) -> Strides:
         axes = [0, 1, *(None if r is None else r + 2 for r in roles)]
         return tuple(0 if a is None else strides[a] // (1 if a == contiguous else divisor) for a in axes)
 
     threads, c = 32 * tile.warps, y_shape[1]
-    chunk_in, chunk_out = tile.columns, min(choice.width & -choice.width, y_unit)
+    chunk_in, chunk_out = min(tile.columns, x_chunk), min(choice.width & -choice.width, y_unit)
     channels, lanes = 1, threads
     if last:
         chunk_in = chunk_out = 1

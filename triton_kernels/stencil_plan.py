@@ -98,7 +98,7 @@ class Tile:
     """What one lane holds, and how far it slides.
 
     Attributes:
-        columns: of a lane, before a dgrad's stride multiplies them: in NCHW a chunk of at most 16 bytes.
+        columns: of a lane, before a dgrad's stride multiplies them: in NCHW at most 16 bytes of them.
         channels: of one thread in NHWC, at most 16 bytes; 0 marks a tile for NCHW.
         rows: groups of rows that a lane slides down at most.
         warps: of a program.
@@ -118,6 +118,8 @@ NHWC = tuple(
 )
 TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
 
+# Most chunks of columns, as wide as rows are aligned, that a lane holds in NCHW.
+CHUNKS = 4
 # 32-bit registers for taps and columns in flight, of a thread's 255. Addresses and the row at hand take the rest.
 REGISTERS = 128
 # Products that a step unrolls, for one channel: beyond, code is larger than the instruction cache.
@@ -125,18 +127,23 @@ PRODUCTS = 512
 
 
 def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
-    """The tiles of the problem's architecture and layout that are no wider than a row, nor than a vector.
+    """The tiles of the problem's architecture and layout that are no wider than a row.
+
+    In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with more than
+    four chunks a lane, each access of a warp would touch more lines than the memory next to the multipliers delivers.
 
     Args:
         columns: of an output row.
         aligned: elements that the rows of an NCHW tensor are aligned to.
     """
     widest = 1 << (columns - 1).bit_length()
+    if not problem.channels_last:
+        widest = min(widest, CHUNKS * aligned, 16 // problem.dtype.itemsize)
     return [
         tile
         for tile in TILES[known(TILES, problem.arch)]
         if (tile.channels > 0) == problem.channels_last
-        and tile.columns <= (widest if problem.channels_last else aligned)
+        and tile.columns <= widest
         and tile.channels * problem.dtype.itemsize <= 16
     ]
 

@@ -111,9 +111,9 @@ class Tile:
 
 
 # The first legal tile is taken: the widest.
-NCHW = tuple(Tile(columns, 0, 16, 4) for columns in (8, 4, 2, 1))
+NCHW = tuple(Tile(columns, 0, 32, 4) for columns in (8, 4, 2, 1))
 NHWC = tuple(
-    Tile(columns, channels, 16, 4)
+    Tile(columns, channels, 32, 4)
     for columns, channels in ((4, 4), (2, 4), (4, 2), (2, 2), (4, 1), (2, 1), (1, 8), (1, 4), (1, 2), (1, 1))
 )
 TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
@@ -129,8 +129,8 @@ PRODUCTS = 512
 def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
     """The tiles of the problem's architecture and layout that are no wider than a row.
 
-    In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with more than
-    four chunks a lane, each access of a warp would touch more lines than the memory next to the multipliers delivers.
+    In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with more
+    than CHUNKS of them, each access of a warp would touch more lines of the L1 cache than that delivers in time.
 
     Args:
         columns: of an output row.

@@ -1,7 +1,8 @@
 """cuda.stencil: depthwise convolutions in CUDA C++ (csrc/stencil.cu), all three faces, in 1-D, 2-D and 3-D.
 
 The kernels read operands of any strides where they lie, and write the result in its memory format. The common taps are
-compiled in (csrc/stencil_launch.cuh lists them); every other problem takes a general path, one result a thread.
+compiled in; every other problem takes a general path, one result a thread. With compiled taps, dgrad and wgrad can be
+had at once, which reads the output's gradient once instead of twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from convext import native
 from convext.problem import ConvProblem
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Taps of depth, height and width, stride and dilation that are compiled in: `CompiledTaps` of csrc/stencil_launch.cuh.
+COMPILED = {
+    (1, 3, 3, 1, 1), (1, 3, 3, 2, 1), (1, 3, 3, 1, 2), (1, 5, 5, 1, 1), (1, 7, 7, 1, 1),
+    (3, 3, 3, 1, 1),
+    (1, 1, 3, 1, 1), (1, 1, 4, 1, 1), (1, 1, 5, 1, 1),
+}  # fmt: skip
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -43,3 +51,43 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         bias = bias.contiguous()
     op = native.operators(a.device.type).stencil
     return cast(Tensor, op(p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, p.channels_last))
+
+
+def why_not_both(problem: ConvProblem) -> str | None:
+    """One output a channel, and taps that are compiled in: dgrad `problem` and its wgrad in one kernel."""
+    if reason := why_not(problem):
+        return reason
+    if problem.k != problem.c:
+        return f"has both gradients in one kernel for one output a channel, but got c={problem.c}, k={problem.k}"
+    if not _is_compiled(problem):
+        return (
+            "has both gradients in one kernel for its compiled taps, but got "
+            f"kernel={problem.kernel}, stride={problem.stride}, dilation={problem.dilation}"
+        )
+    return None
+
+
+def _is_compiled(problem: ConvProblem) -> bool:
+    """Height and width share a stride and a dilation, which mean nothing along an absent axis; depth's are free."""
+    absent = 3 - problem.rank
+    kernel = (1,) * absent + problem.kernel
+    stride, dilation = ((v[-1],) * absent + v for v in (problem.stride, problem.dilation))
+    steps = {d for k, d in zip(kernel[1:], dilation[1:], strict=True) if k > 1}
+    return len({*stride[1:]}) == 1 and len(steps) == 1 and (*kernel, stride[2], *steps) in COMPILED
+
+
+def run_both(problem: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Both gradients of an fprop, in one kernel.
+
+    Args:
+        problem: the dgrad.
+        y: gradient of the output, of `problem.y_shape`.
+        w, x: operands of the fprop, of `problem.w_shape` and `problem.x_shape`.
+
+    Returns:
+        The gradient of x, in the memory format of `problem`, and that of w, contiguous.
+    """
+    p = problem
+    op = native.operators(y.device.type).stencil_backward
+    geometry = (p.input, p.stride, p.pad, p.dilation, p.groups, p.channels_last)
+    return cast("tuple[Tensor, Tensor]", op(y, w, x, *geometry))

@@ -4,6 +4,12 @@
 
 namespace convext {
 
+Ints shape(const Tensor& t) {
+  Ints sizes;
+  for (int64_t axis = 0; axis < t.dim(); ++axis) sizes.push_back(t.size(axis));
+  return sizes;
+}
+
 namespace {
 
 std::string list(const Ints& values) {
@@ -12,12 +18,6 @@ std::string list(const Ints& values) {
   for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "") << values[i];
   text << "]";
   return text.str();
-}
-
-Ints shape(const Tensor& t) {
-  Ints sizes;
-  for (int64_t axis = 0; axis < t.dim(); ++axis) sizes.push_back(t.size(axis));
-  return sizes;
 }
 
 void check_tensor(const Arguments& g, const char* name, const Tensor& t, int64_t dim) {
@@ -109,6 +109,13 @@ Problem checked_problem(const Arguments& g) {
           list(g.size), ", ", list(g.stride), ", ", list(g.pad), ", ", list(g.dilation), " give ", last);
   }
   return p;
+}
+
+void check_x(const Arguments& g, const Problem& p, const Tensor& x) {
+  check_tensor(g, "x", x, g.a.dim());
+  Ints expected{p.n, p.c};
+  expected.insert(expected.end(), g.size.begin(), g.size.end());
+  check(shape(x) == expected, g.op, ": expected x of shape ", list(expected), ", but got shape ", list(shape(x)));
 }
 
 Tensor empty_result(const Problem& p, const Arguments& g) {

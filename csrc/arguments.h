@@ -28,6 +28,11 @@ struct Arguments {
 // tensors on this library's device in float32, float16 or bfloat16.
 Problem checked_problem(const Arguments& arguments);
 
+// Raises RuntimeError unless `x` is the input of dgrad's convolution.
+void check_x(const Arguments& arguments, const Problem& problem, const Tensor& x);
+
+Ints shape(const Tensor& tensor);
+
 // Uninitialised, dense, in the memory format asked for.
 Tensor empty_result(const Problem& problem, const Arguments& arguments);
 

@@ -100,7 +100,7 @@ struct GatheredRows {
 template <class T, bool REDUCTION_MINOR>
 struct Weights2d {
   struct Cursor {
-    const T* row;
+    int k;  // negative: beyond the last column
   };
   const GemmArguments& g;
   const BlockTile& block;
@@ -111,16 +111,17 @@ struct Weights2d {
   __device__ Cursor begin(int major) const {
     const GemmProblem& p = g.problem;
     const int k = REDUCTION_MINOR ? block.first_column + major : major;
-    const int64_t group = int64_t(block.group) * (REDUCTION_MINOR ? p.columns : p.channels);
+    const int group = block.group * (REDUCTION_MINOR ? p.columns : p.channels);
     const bool inside = !REDUCTION_MINOR || k < p.columns;
-    return {inside ? static_cast<const T*>(p.b.data) + (group + k) * p.b.stride[0] : nullptr};
+    return {inside ? group + k : -1};
   }
 
   __device__ const T* find(const Cursor& cursor, int major, int minor, const TapStep& step) const {
     const GemmProblem& p = g.problem;
-    if (!cursor.row || (!REDUCTION_MINOR && step.channel + major >= p.channels)) return nullptr;
-    const T* address = cursor.row + minor_position(minor, step) * minor_stride();
-    if (!REDUCTION_MINOR) address += step.channel * p.b.stride[0];
+    if (cursor.k < 0 || (!REDUCTION_MINOR && step.channel + major >= p.channels)) return nullptr;
+    const int64_t k = cursor.k + (REDUCTION_MINOR ? 0 : step.channel);
+    const T* address =
+        static_cast<const T*>(p.b.data) + k * p.b.stride[0] + minor_position(minor, step) * minor_stride();
     for (int axis = 0; axis < AXES; ++axis)
       address += (p.axis[axis].first_tap + step.tap[axis] * p.axis[axis].tap_stride) * p.b.stride[2 + axis];
     return address;

@@ -10,5 +10,9 @@
 
 STABLE_TORCH_LIBRARY(CONVEXT_NAMESPACE, m) {
   m.def("stencil(" CONVEXT_FACE_ARGUMENTS ") -> Tensor");
+  // dgrad of (a, b) and, for its operand x, wgrad.
+  m.def(
+      "stencil_backward(Tensor a, Tensor b, Tensor x, int[] size, int[] stride, int[] pad, int[] dilation, "
+      "int groups, bool channels_last) -> (Tensor, Tensor)");
   m.def("igemm(" CONVEXT_FACE_ARGUMENTS ", str precision) -> Tensor");
 }

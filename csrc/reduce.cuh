@@ -6,7 +6,7 @@
 
 namespace convext {
 
-constexpr int SUM_THREADS = 128;
+constexpr int SUM_SLICES = 8, SUM_THREADS = SUM_SLICES * WARP;  // a warp takes every eighth partial of 32 weights
 
 struct SumArguments {
   const float* partial;  // [splits, k, c / groups, taps]
@@ -18,10 +18,16 @@ struct SumArguments {
 
 template <class T>
 __global__ void __launch_bounds__(SUM_THREADS) sum_partials_kernel(const SumArguments p) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * SUM_THREADS + threadIdx.x;
-  if (i >= p.count) return;
+  __shared__ float of_slice[SUM_SLICES][WARP];
+  const int lane = threadIdx.x % WARP, slice = threadIdx.x / WARP;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * WARP + lane;
   float total = 0;
-  for (int split = 0; split < p.splits; ++split) total += p.partial[split * p.count + i];
+  if (i < p.count)
+    for (int split = slice; split < p.splits; split += SUM_SLICES) total += p.partial[split * p.count + i];
+  of_slice[slice][lane] = total;
+  __syncthreads();
+  if (slice > 0 || i >= p.count) return;
+  for (int other = 1; other < SUM_SLICES; ++other) total += of_slice[other][lane];
   int64_t rest = i;
   int tap[AXES];
   for (int axis = AXES - 1; axis >= 0; --axis) {
@@ -38,7 +44,7 @@ template <class T>
 void sum_partials(const Problem& p, const float* partial, int splits, const View& result, Stream stream) {
   SumArguments a{partial, splits, p.c / p.groups, int64_t(p.k) * (p.c / p.groups) * taps(p), {}, result};
   for (int axis = 0; axis < AXES; ++axis) a.kernel[axis] = p.kernel[axis];
-  const dim3 grid = grid_of((a.count + SUM_THREADS - 1) / SUM_THREADS, 1, "sum_partials");
+  const dim3 grid = grid_of((a.count + WARP - 1) / WARP, 1, "sum_partials");
   check_launch(launch(sum_partials_kernel<T>, grid, SUM_THREADS, 0, stream, a), "sum_partials");
 }
 

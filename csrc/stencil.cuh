@@ -28,6 +28,14 @@ struct StencilItem {
   int n, channel, depth, first_row, first_column;
 };
 
+// Takes the tile's place in its plane, innermost first, out of `index`.
+template <class Tile>
+__device__ __forceinline__ void take_tile(const StencilArguments& p, unsigned& index, StencilItem& item) {
+  item.first_column = p.by_column.take(index) * Tile::COLUMNS - p.column_shift;
+  item.first_row = p.by_strip.take(index) * p.rows - p.row_shift;
+  item.depth = p.by_depth.take(index);
+}
+
 template <class Tile>
 __device__ __forceinline__ bool find_item(const StencilArguments& p, StencilItem& item) {
   constexpr bool LANES = Tile::CHANNELS > 1;
@@ -35,23 +43,23 @@ __device__ __forceinline__ bool find_item(const StencilArguments& p, StencilItem
   unsigned index = thread;
   if (LANES) item.channel = (blockIdx.y * p.lanes + threadIdx.x % p.lanes) * Tile::CHANNELS;
   if (!LANES && p.channel_first) item.channel = p.by_channel.take(index);
-  item.first_column = p.by_column.take(index) * Tile::COLUMNS - p.column_shift;
-  item.first_row = p.by_strip.take(index) * p.rows - p.row_shift;
-  item.depth = p.by_depth.take(index);
+  take_tile<Tile>(p, index, item);
   if (!LANES && !p.channel_first) item.channel = p.by_channel.take(index);
   item.n = static_cast<int>(index);
   return thread < p.items && item.channel < p.channels;
 }
 
-// One channel's weights, in registers.
+// One channel's weights and its bias, in registers.
 template <class Tile, class Taps, bool CHANNEL_VECTORS = (Tile::CHANNELS > 1)>
 struct Weights {
-  float value[Taps::COUNT];
+  float value[Taps::COUNT], bias;
 
-  __device__ void stage(const StencilArguments&, const unsigned char*) {}
+  __device__ void stage(const StencilArguments&, const unsigned char*, int) {}
 
   __device__ void read(const StencilArguments& p, const unsigned char*, int channel) {
-    const auto* from = static_cast<const typename Tile::T*>(p.weight.data) + channel * p.weight.stride[0];
+    using T = typename Tile::T;
+    bias = p.bias ? to_float(static_cast<const T*>(p.bias)[channel]) : 0;
+    const T* from = static_cast<const T*>(p.weight.data) + channel * p.weight.stride[0];
     CONVEXT_UNROLL
     for (int tap = 0; tap < Taps::COUNT; ++tap)
       value[tap] = to_float(
@@ -60,27 +68,32 @@ struct Weights {
   }
 
   __device__ void get(int tap, float (&weight)[1]) const { weight[0] = value[tap]; }
+  __device__ void get_bias(float (&to)[1]) const { to[0] = bias; }
 };
 
-// The weights of all channels of a block in shared memory, float [taps][lanes * CHANNELS].
+// Those of all channels of a block in shared memory, float [taps + 1][lanes * CHANNELS]; the last row is the bias.
 template <class Tile, class Taps>
 struct Weights<Tile, Taps, true> {
-  static_assert(Tile::CHANNELS % 4 == 0, "shared memory is read four floats at a time");
+  static constexpr int PART = Tile::CHANNELS < 4 ? Tile::CHANNELS : 4;  // floats of one access to shared memory
 
   const float* own;
   int pitch;
 
-  __device__ void stage(const StencilArguments& p, unsigned char* shared) {
+  // `first`: the block's first channel.
+  __device__ void stage(const StencilArguments& p, unsigned char* shared, int first) {
     float* staged = reinterpret_cast<float*>(shared);
     pitch = p.lanes * Tile::CHANNELS;
-    const int first = blockIdx.y * pitch;
-    const auto* from = static_cast<const typename Tile::T*>(p.weight.data);
-    for (int i = threadIdx.x; i < Taps::COUNT * pitch; i += STENCIL_THREADS) {
+    using T = typename Tile::T;
+    const T *from = static_cast<const T*>(p.weight.data), *bias = static_cast<const T*>(p.bias);
+    for (int i = threadIdx.x; i < (Taps::COUNT + 1) * pitch; i += STENCIL_THREADS) {
       const int tap = i / pitch, channel = first + i % pitch;
       if (channel >= p.channels) continue;
-      staged[i] = to_float(
-          from[channel * p.weight.stride[0] + tap / Taps::WIDTH / Taps::HEIGHT * p.weight.stride[2] +
-               tap / Taps::WIDTH % Taps::HEIGHT * p.weight.stride[3] + tap % Taps::WIDTH * p.weight.stride[4]]);
+      if (tap == Taps::COUNT)
+        staged[i] = bias ? to_float(bias[channel]) : 0;
+      else
+        staged[i] = to_float(
+            from[channel * p.weight.stride[0] + tap / Taps::WIDTH / Taps::HEIGHT * p.weight.stride[2] +
+                 tap / Taps::WIDTH % Taps::HEIGHT * p.weight.stride[3] + tap % Taps::WIDTH * p.weight.stride[4]]);
     }
     __syncthreads();
   }
@@ -91,13 +104,15 @@ struct Weights<Tile, Taps, true> {
 
   __device__ void get(int tap, float (&weight)[Tile::CHANNELS]) const {
     CONVEXT_UNROLL
-    for (int i = 0; i < Tile::CHANNELS; i += 4) {
-      float quad[4];
-      load<float, 4>(own + tap * pitch + i, quad);
+    for (int i = 0; i < Tile::CHANNELS; i += PART) {
+      float part[PART];
+      load<float, PART>(own + tap * pitch + i, part);
       CONVEXT_UNROLL
-      for (int j = 0; j < 4; ++j) weight[i + j] = quad[j];
+      for (int j = 0; j < PART; ++j) weight[i + j] = part[j];
     }
   }
+
+  __device__ void get_bias(float (&bias)[Tile::CHANNELS]) const { get(Taps::COUNT, bias); }
 };
 
 // The source plane that tap kd of the depth reads for result plane `depth`, or -1.
@@ -139,25 +154,25 @@ __device__ __forceinline__ void accumulate(Accumulator& sum, const float (&windo
   }
 }
 
-template <class Tile, class Taps, bool TRANSPOSED>
-__global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilArguments p) {
+// What else a walk down a strip may compute from the windows that it reads: here nothing, in csrc/stencil_backward.cuh
+// the weights' gradient.
+struct Nothing {
+  __device__ void next_rows(int, int) {}
+  template <class Window>
+  __device__ void see(const Window&, int, int) {}
+};
+
+// Computes and stores one item. Before each step, `also` learns which result rows the accumulators stand for and where
+// the strip ends; then it sees each window.
+template <class Tile, class Taps, bool TRANSPOSED, class Also>
+__device__ __forceinline__ void walk_strip(const StencilArguments& p, const StencilItem& item,
+                                           const Weights<Tile, Taps>& weights, Also& also) {
   using T = typename Tile::T;
   using Shape = Rows<Taps, TRANSPOSED>;
-  CONVEXT_DYNAMIC_SHARED(shared);
-  Weights<Tile, Taps> weights;
-  weights.stage(p, shared);
-  StencilItem item;
-  if (!find_item<Tile>(p, item)) return;
-  weights.read(p, shared, item.channel);
-
   const T* source =
       static_cast<const T*>(p.source.data) + item.n * p.source.stride[0] + item.channel * p.source.stride[1];
   T* result = static_cast<T*>(p.result.data) + item.n * p.result.stride[0] + item.channel * p.result.stride[1] +
               item.depth * p.result.stride[2];
-  float bias[Tile::CHANNELS] = {};
-  if (p.bias)
-    for (int channel = 0; channel < Tile::CHANNELS; ++channel)
-      bias[channel] = to_float(static_cast<const T*>(p.bias)[item.channel + channel]);
 
   // The tile's origin in the source, and the source rows of the first step. Tiles without PAD begin where the
   // padding is a multiple of the stride, so these divisions are exact.
@@ -175,6 +190,7 @@ __global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilA
 
   float sum[Shape::SLOTS][Tile::COLUMNS][Tile::CHANNELS] = {};
   for (int row = item.first_row - Shape::WARM_UP * Shape::OUT; row < end_row; row += Shape::OUT) {
+    also.next_rows(row, end_row);
     CONVEXT_UNROLL
     for (int phase = 0; phase < Shape::IN; ++phase, ++source_row) {
       if (source_row < 0 || source_row >= p.source_size[1]) continue;
@@ -185,27 +201,36 @@ __global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilA
         Tile::load_window(planes[kd] + source_row * p.source.stride[3], p.source.stride[4], origin, p.source_size[2],
                           window);
         accumulate<Tile, Taps, TRANSPOSED>(sum, window, weights, kd, phase);
+        also.see(window, kd, phase);
       }
     }
     CONVEXT_UNROLL
-    for (int slot = 0; slot < Shape::SLOTS; ++slot) {
-      if (slot < Shape::OUT && row + slot >= max(item.first_row, 0) && row + slot < end_row) {
-        CONVEXT_UNROLL
-        for (int v = 0; v < Tile::COLUMNS; ++v) {
-          CONVEXT_UNROLL
-          for (int channel = 0; channel < Tile::CHANNELS; ++channel) sum[slot][v][channel] += bias[channel];
-        }
-        Tile::store_columns(result + (row + slot) * p.result.stride[3], p.result.stride[4], item.first_column,
-                            p.result_size[2], sum[slot]);
-      }
+    for (int slot = 0; slot < Shape::OUT; ++slot) {
+      if (row + slot < max(item.first_row, 0) || row + slot >= end_row) continue;
+      float bias[Tile::CHANNELS];
+      weights.get_bias(bias);
       CONVEXT_UNROLL
       for (int v = 0; v < Tile::COLUMNS; ++v) {
         CONVEXT_UNROLL
-        for (int channel = 0; channel < Tile::CHANNELS; ++channel)
-          sum[slot][v][channel] = slot + Shape::OUT < Shape::SLOTS ? sum[slot + Shape::OUT][v][channel] : 0;
+        for (int channel = 0; channel < Tile::CHANNELS; ++channel) sum[slot][v][channel] += bias[channel];
       }
+      Tile::store_columns(result + (row + slot) * p.result.stride[3], p.result.stride[4], item.first_column,
+                          p.result_size[2], sum[slot]);
     }
+    move_up<Shape::OUT>(sum);
   }
+}
+
+template <class Tile, class Taps, bool TRANSPOSED>
+__global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilArguments p) {
+  CONVEXT_DYNAMIC_SHARED(shared);
+  Weights<Tile, Taps> weights;
+  weights.stage(p, shared, blockIdx.y * p.lanes * Tile::CHANNELS);
+  StencilItem item;
+  if (!find_item<Tile>(p, item)) return;
+  weights.read(p, shared, item.channel);
+  Nothing nothing;
+  walk_strip<Tile, Taps, TRANSPOSED>(p, item, weights, nothing);
 }
 
 }  // namespace convext

@@ -4,6 +4,6 @@
 namespace convext {
 
 template void stencil<half>(const Problem&, const View&, const View&, const void*, const View&, Stream);
-template void stencil_wgrad<half>(const Problem&, const View&, const View&, float*, const View&, Stream);
+template void stencil_wgrad<half>(const Problem&, const View&, const View&, const Allocate&, const View&, Stream);
 
 }  // namespace convext

@@ -45,9 +45,10 @@ inline unsigned count_items(int64_t items, const char* kernel) {
   return static_cast<unsigned>(items);
 }
 
+// All but `lanes`; `items` are those of one channel.
 template <class Tile, class Taps, bool TRANSPOSED>
-void launch_stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-                    Stream stream) {
+StencilArguments stencil_arguments(const Problem& p, const View& source, const View& weight, const void* bias,
+                                   const View& result) {
   const int (&size)[AXES] = TRANSPOSED ? p.input : p.output;
   StencilArguments a{};
   a.source = source, a.weight = weight, a.result = result, a.bias = bias;
@@ -62,17 +63,30 @@ void launch_stencil(const Problem& p, const View& source, const View& weight, co
   a.row_shift = TRANSPOSED ? p.pad[1] % Taps::STRIDE : 0;
   a.column_shift = TRANSPOSED ? (p.pad[2] - Tile::PAD) % Taps::STRIDE : 0;
 
-  const bool lanes = Tile::CHANNELS > 1;
   const int columns = ceil_div(size[2] + a.column_shift, Tile::COLUMNS);
   const int64_t others = int64_t(p.n) * size[0] * columns * (p.c / Tile::CHANNELS);
   a.rows = strip_rows(others, size[1]);
   const int strips = ceil_div(size[1] + a.row_shift, a.rows);
   a.by_channel = Divisor(p.c), a.by_column = Divisor(columns), a.by_strip = Divisor(strips);
   a.by_depth = Divisor(size[0]);
-  a.lanes = lanes ? channel_lanes(p.c / Tile::CHANNELS, CHANNEL_LANES) : 1;
-  a.items = count_items(int64_t(p.n) * size[0] * columns * strips * (lanes ? 1 : p.c), "stencil");
+  a.items = count_items(int64_t(p.n) * size[0] * columns * strips, "stencil");
+  return a;
+}
 
-  const size_t shared = lanes ? sizeof(float) * Taps::COUNT * a.lanes * Tile::CHANNELS : 0;
+// Bytes of shared memory that `Weights` takes.
+template <class Tile, class Taps>
+size_t weight_bytes(int lanes) {
+  return Tile::CHANNELS > 1 ? sizeof(float) * (Taps::COUNT + 1) * lanes * Tile::CHANNELS : 0;
+}
+
+template <class Tile, class Taps, bool TRANSPOSED>
+void launch_stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
+                    Stream stream) {
+  StencilArguments a = stencil_arguments<Tile, Taps, TRANSPOSED>(p, source, weight, bias, result);
+  const bool lanes = Tile::CHANNELS > 1;
+  a.lanes = lanes ? channel_lanes(p.c / Tile::CHANNELS, CHANNEL_LANES) : 1;
+  if (!lanes) a.items = count_items(int64_t(a.items) * p.c, "stencil");
+  const size_t shared = weight_bytes<Tile, Taps>(a.lanes);
   const dim3 grid = grid_of((int64_t(a.items) * a.lanes + STENCIL_THREADS - 1) / STENCIL_THREADS,
                             lanes ? ceil_div(p.c / Tile::CHANNELS, a.lanes) : 1, "stencil");
   check_launch(launch(stencil_kernel<Tile, Taps, TRANSPOSED>, grid, STENCIL_THREADS, shared, stream, a), "stencil");
@@ -130,10 +144,18 @@ void stencil(const Problem& p, const View& source, const View& weight, const voi
 
 // ------------------------------------------------------------------------------------------------------------- wgrad
 
+// The blocks that share the sums of the same channels: enough to fill a GPU, each with products enough to be worth it.
+inline int wgrad_splits(const Problem& p, int channel_blocks) {
+  constexpr int64_t BLOCKS = 1024, LEAST_OUTPUTS = 4096;  // of the grid; of a block
+  const int64_t outputs = int64_t(p.n) * p.k * p.output[0] * p.output[1] * p.output[2];
+  return static_cast<int>(std::max<int64_t>(1, std::min(BLOCKS, outputs / LEAST_OUTPUTS) / channel_blocks));
+}
+
 template <class Tile, class Taps>
-void launch_stencil_wgrad(const Problem& p, const View& x, const View& y, float* partial, int splits, Stream stream) {
+void launch_stencil_wgrad(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
+                          Stream stream) {
   WgradArguments a{};
-  a.x = x, a.y = y, a.partial = partial;
+  a.x = x, a.y = y;
   for (int axis = 0; axis < AXES; ++axis)
     a.x_size[axis] = p.input[axis], a.y_size[axis] = p.output[axis], a.pad[axis] = p.pad[axis];
   a.depth_stride = p.stride[0], a.depth_dilation = p.dilation[0];
@@ -144,12 +166,16 @@ void launch_stencil_wgrad(const Problem& p, const View& x, const View& y, float*
   a.lanes = x.stride[1] == 1 ? channel_lanes(vectors, WGRAD_LANES) : 1;
   a.items = count_items(int64_t(p.n) * p.output[0] * columns * strips, "stencil_wgrad");
   a.by_column = Divisor(columns), a.by_strip = Divisor(strips), a.by_depth = Divisor(p.output[0]);
-  const dim3 grid = grid_of(ceil_div(vectors, a.lanes), splits, "stencil_wgrad");
+  const int channel_blocks = ceil_div(vectors, a.lanes), splits = wgrad_splits(p, channel_blocks);
+  a.partial = allocate(splits);
+  const dim3 grid = grid_of(channel_blocks, splits, "stencil_wgrad");
   check_launch(launch(stencil_wgrad_kernel<Tile, Taps>, grid, WGRAD_THREADS, 0, stream, a), "stencil_wgrad");
+  sum_partials<typename Tile::T>(p, a.partial, splits, result, stream);
 }
 
 template <class T, class Taps>
-bool stencil_wgrad_with(const Problem& p, const View& x, const View& y, float* partial, int splits, Stream stream) {
+bool stencil_wgrad_with(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
+                        Stream stream) {
   if (!has_taps<Taps>(p)) return false;
   constexpr int channels = wgrad_channels<T, Taps>();
   const auto both_have_vectors = [&](int axis, int x_length, int y_length, int elements) {
@@ -157,30 +183,35 @@ bool stencil_wgrad_with(const Problem& p, const View& x, const View& y, float* p
   };
   const int vector = VECTOR_BYTES / sizeof(T), width = 1 + AXES;
   if (channels > 1 && both_have_vectors(1, p.c, p.c, channels))
-    launch_stencil_wgrad<ChannelTile<T, Taps, false, channels>, Taps>(p, x, y, partial, splits, stream);
+    launch_stencil_wgrad<ChannelTile<T, Taps, false, channels>, Taps>(p, x, y, allocate, result, stream);
   else if (p.pad[2] == Taps::PAD && both_have_vectors(width, p.input[2], p.output[2], vector))
-    launch_stencil_wgrad<RowTile<T, Taps, false>, Taps>(p, x, y, partial, splits, stream);
+    launch_stencil_wgrad<RowTile<T, Taps, false>, Taps>(p, x, y, allocate, result, stream);
   else
-    launch_stencil_wgrad<ScalarTile<T, Taps, false>, Taps>(p, x, y, partial, splits, stream);
+    launch_stencil_wgrad<ScalarTile<T, Taps, false>, Taps>(p, x, y, allocate, result, stream);
   return true;
 }
 
 template <class T, class... Each>
-bool stencil_wgrad_compiled(TapsList<Each...>, const Problem& p, const View& x, const View& y, float* partial,
-                            int splits, Stream stream) {
-  return (stencil_wgrad_with<T, Each>(p, x, y, partial, splits, stream) || ...);
+bool stencil_wgrad_compiled(TapsList<Each...>, const Problem& p, const View& x, const View& y, const Allocate& allocate,
+                            const View& result, Stream stream) {
+  return (stencil_wgrad_with<T, Each>(p, x, y, allocate, result, stream) || ...);
 }
 
 template <class T>
-void stencil_wgrad(const Problem& p, const View& x, const View& y, float* partial, const View& result, Stream stream) {
-  const int splits = stencil_wgrad_splits(p);
-  if (!stencil_wgrad_compiled<T>(CompiledTaps(), p, x, y, partial, splits, stream)) {
-    const GeneralArguments a{p, x, result, y, nullptr, partial, false, 0};
-    const dim3 grid = grid_of(int64_t(p.k) * taps(p), splits, "stencil_wgrad (general)");
-    check_launch(launch(stencil_wgrad_general_kernel<T>, grid, GENERAL_THREADS, 0, stream, a),
-                 "stencil_wgrad (general)");
-  }
-  sum_partials<T>(p, partial, splits, result, stream);
+void stencil_wgrad_general(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
+                           Stream stream) {
+  const int splits = wgrad_splits(p, p.k);
+  const GeneralArguments a{p, x, result, y, nullptr, allocate(splits), false, 0};
+  const dim3 grid = grid_of(int64_t(p.k) * taps(p), splits, "stencil_wgrad (general)");
+  check_launch(launch(stencil_wgrad_general_kernel<T>, grid, GENERAL_THREADS, 0, stream, a), "stencil_wgrad (general)");
+  sum_partials<T>(p, a.partial, splits, result, stream);
+}
+
+template <class T>
+void stencil_wgrad(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
+                   Stream stream) {
+  if (!stencil_wgrad_compiled<T>(CompiledTaps(), p, x, y, allocate, result, stream))
+    stencil_wgrad_general<T>(p, x, y, allocate, result, stream);
 }
 
 }  // namespace convext

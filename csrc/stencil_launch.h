@@ -1,5 +1,7 @@
 // The stencils' launchers: what csrc/stencil.cu, which checks the arguments, calls for each dtype.
 #pragma once
+#include <functional>
+
 #include "launch.h"
 #include "problem.h"
 
@@ -12,10 +14,17 @@ template <class T>
 void stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
              Stream stream);
 
-// The float32 partial sums that `stencil_wgrad` needs: this many, each [k, taps].
-int stencil_wgrad_splits(const Problem& p);
+// Gives a launcher room for float32 partial sums, [splits, k, taps], until its kernels are launched.
+using Allocate = std::function<float*(int splits)>;
 
 template <class T>
-void stencil_wgrad(const Problem& p, const View& x, const View& y, float* partial, const View& result, Stream stream);
+void stencil_wgrad(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
+                   Stream stream);
+
+// dgrad and wgrad at once, where these taps have such a kernel; else returns false, and nothing was launched. `p` is
+// the dgrad.
+template <class T>
+bool stencil_backward(const Problem& p, const View& y, const View& w, const View& x, const Allocate& allocate,
+                      const View& dx, const View& dw, Stream stream);
 
 }  // namespace convext

@@ -1,6 +1,6 @@
 // What a thread of a stencil holds: how its vectors lie in memory.
 //
-//     RowTile      NCHW: 16-byte vectors along the width, one channel
+//     RowTile      NCHW: vectors along the width, of 16 bytes where registers allow, one channel
 //     ChannelTile  NHWC: vectors along the channels, two columns
 //     ScalarTile   any strides, any width: single elements
 //
@@ -11,10 +11,10 @@
 
 namespace convext {
 
-template <class T_, class Taps, bool TRANSPOSED>
+template <class T_, class Taps, bool TRANSPOSED, int VECTOR_ = VECTOR_BYTES / sizeof(T_)>
 struct RowTile {
   using T = T_;
-  static constexpr int VECTOR = VECTOR_BYTES / sizeof(T);
+  static constexpr int VECTOR = VECTOR_;
   static constexpr int CHANNELS = 1, COLUMNS = TRANSPOSED ? VECTOR * Taps::STRIDE : VECTOR, PAD = Taps::PAD;
   using Geometry = Columns<Taps, TRANSPOSED, COLUMNS, PAD>;
   static constexpr int WINDOW = Geometry::WINDOW;
@@ -22,7 +22,7 @@ struct RowTile {
   // The window in whole vectors: those from the one that holds its first column to the one that holds its last.
   static constexpr int LEAD = Geometry::FIRST - floor_div(Geometry::FIRST, VECTOR) * VECTOR;
   static constexpr int CHUNKS = ceil_div(LEAD + WINDOW, VECTOR);
-  static_assert(COLUMNS * int(sizeof(T)) % VECTOR_BYTES == 0, "a thread stores whole vectors");
+  static_assert(VECTOR * int(sizeof(T)) <= VECTOR_BYTES, "one access of at most 16 bytes");
 
   __device__ static void load_window(const T* row, int64_t, int origin, int width, float (&window)[WINDOW][1]) {
     CONVEXT_UNROLL
@@ -39,10 +39,13 @@ struct RowTile {
   }
 
   __device__ static void load_columns(const T* row, int64_t, int first, int width, float (&columns)[COLUMNS][1]) {
-    float values[COLUMNS] = {};
-    if (first < width) load<T, COLUMNS>(row + first, values);
     CONVEXT_UNROLL
-    for (int v = 0; v < COLUMNS; ++v) columns[v][0] = values[v];
+    for (int chunk = 0; chunk < COLUMNS; chunk += VECTOR) {
+      float values[VECTOR] = {};
+      if (first + chunk < width) load<T, VECTOR>(row + first + chunk, values);
+      CONVEXT_UNROLL
+      for (int i = 0; i < VECTOR; ++i) columns[chunk + i][0] = values[i];
+    }
   }
 
   __device__ static void store_columns(T* row, int64_t, int first, int width, const float (&columns)[COLUMNS][1]) {
@@ -101,5 +104,19 @@ using ChannelTile = StridedTile<T, Taps, TRANSPOSED, CHANNELS, 2>;
 
 template <class T, class Taps, bool TRANSPOSED>
 using ScalarTile = StridedTile<T, Taps, TRANSPOSED, 1, TRANSPOSED ? Taps::STRIDE : 1>;
+
+// Every row moves up by BY slots; the rows that become free are 0.
+template <int BY, int SLOTS, int COLUMNS, int CHANNELS>
+__device__ __forceinline__ void move_up(float (&rows)[SLOTS][COLUMNS][CHANNELS]) {
+  CONVEXT_UNROLL
+  for (int slot = 0; slot < SLOTS; ++slot) {
+    CONVEXT_UNROLL
+    for (int v = 0; v < COLUMNS; ++v) {
+      CONVEXT_UNROLL
+      for (int channel = 0; channel < CHANNELS; ++channel)
+        rows[slot][v][channel] = slot + BY < SLOTS ? rows[slot + BY][v][channel] : 0;
+    }
+  }
+}
 
 }  // namespace convext

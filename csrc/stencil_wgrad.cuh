@@ -35,13 +35,13 @@ struct WgradArguments {
   Divisor by_column, by_strip, by_depth;
 };
 
-// Adds the products of one window of x with the rows of y that it meets.
-template <class Tile, class Taps>
-__device__ __forceinline__ void correlate(float (&sum)[Taps::COUNT][Tile::CHANNELS],
-                                          const float (&window)[Tile::WINDOW][Tile::CHANNELS],
-                                          const float (&y)[Rows<Taps, false>::SLOTS][Tile::COLUMNS][Tile::CHANNELS],
-                                          int kd, int phase) {
-  using Shape = Rows<Taps, false>;
+// Adds the products of one window of an operand with the rows of the other that it meets: of x with y, or, TRANSPOSED,
+// of y with x.
+template <class Tile, class Taps, bool TRANSPOSED>
+__device__ __forceinline__ void correlate(
+    float (&sum)[Taps::COUNT][Tile::CHANNELS], const float (&window)[Tile::WINDOW][Tile::CHANNELS],
+    const float (&rows)[Rows<Taps, TRANSPOSED>::SLOTS][Tile::COLUMNS][Tile::CHANNELS], int kd, int phase) {
+  using Shape = Rows<Taps, TRANSPOSED>;
   CONVEXT_UNROLL
   for (int slot = 0; slot < Shape::SLOTS; ++slot) {
     const int a = Shape::tap(slot, phase);
@@ -50,10 +50,11 @@ __device__ __forceinline__ void correlate(float (&sum)[Taps::COUNT][Tile::CHANNE
     for (int b = 0; b < Taps::WIDTH; ++b) {
       CONVEXT_UNROLL
       for (int v = 0; v < Tile::COLUMNS; ++v) {
+        const int j = Tile::Geometry::element(v, b);
+        if (j < 0) continue;
         CONVEXT_UNROLL
         for (int channel = 0; channel < Tile::CHANNELS; ++channel)
-          sum[(kd * Taps::HEIGHT + a) * Taps::WIDTH + b][channel] +=
-              window[Tile::Geometry::element(v, b)][channel] * y[slot][v][channel];
+          sum[(kd * Taps::HEIGHT + a) * Taps::WIDTH + b][channel] += window[j][channel] * rows[slot][v][channel];
       }
     }
   }
@@ -70,14 +71,7 @@ __device__ __forceinline__ void correlate_strip(const WgradArguments& p, const t
   int x_row = first_row * Taps::STRIDE - p.pad[1];
   float kept[Shape::SLOTS][Tile::COLUMNS][Tile::CHANNELS] = {};
   for (int y_row = first_row; y_row < end_row + Shape::WARM_UP; ++y_row) {
-    CONVEXT_UNROLL
-    for (int slot = 0; slot + 1 < Shape::SLOTS; ++slot) {
-      CONVEXT_UNROLL
-      for (int v = 0; v < Tile::COLUMNS; ++v) {
-        CONVEXT_UNROLL
-        for (int channel = 0; channel < Tile::CHANNELS; ++channel) kept[slot][v][channel] = kept[slot + 1][v][channel];
-      }
-    }
+    move_up<1>(kept);
     Tile::load_columns(y + y_row * p.y.stride[3], p.y.stride[4], first_column, y_row < end_row ? p.y_size[2] : 0,
                        kept[Shape::SLOTS - 1]);
     CONVEXT_UNROLL
@@ -85,31 +79,33 @@ __device__ __forceinline__ void correlate_strip(const WgradArguments& p, const t
       if (x_row < 0 || x_row >= p.x_size[1]) continue;
       float window[Tile::WINDOW][Tile::CHANNELS];
       Tile::load_window(x + x_row * p.x.stride[3], p.x.stride[4], origin, p.x_size[2], window);
-      correlate<Tile, Taps>(sum, window, kept, kd, phase);
+      correlate<Tile, Taps, false>(sum, window, kept, kd, phase);
     }
   }
 }
 
-// Sums over the threads of a block that share a channel; the first `lanes` threads write.
+// Sums over the threads of a block that share a channel, into the block's share of `partial`: [splits, channels,
+// COUNT].
 template <int COUNT, int CHANNELS>
-__device__ __forceinline__ void write_partial(const WgradArguments& p, float (&sum)[COUNT][CHANNELS], int channel) {
+__device__ __forceinline__ void write_partial(float (&sum)[COUNT][CHANNELS], float* partial, int channels, int lanes,
+                                              int channel) {
   __shared__ float of_warp[WGRAD_WARPS][COUNT * CHANNELS][WGRAD_LANES];
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   CONVEXT_UNROLL
   for (int i = 0; i < COUNT * CHANNELS; ++i) {
     float value = sum[i / CHANNELS][i % CHANNELS];
-    for (int distance = WARP / 2; distance >= p.lanes; distance /= 2)
+    for (int distance = WARP / 2; distance >= lanes; distance /= 2)
       value += __shfl_xor_sync(FULL_WARP, value, distance);
-    if (lane < p.lanes) of_warp[warp][i][lane] = value;
+    if (lane < lanes) of_warp[warp][i][lane] = value;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < COUNT * CHANNELS * p.lanes; i += WGRAD_THREADS) {
-    const int which = i / p.lanes, source = i % p.lanes;
-    const int owner = channel + (source - threadIdx.x % p.lanes) * CHANNELS + which % CHANNELS;
-    if (owner >= p.channels) continue;
+  for (int i = threadIdx.x; i < COUNT * CHANNELS * lanes; i += WGRAD_THREADS) {
+    const int which = i / lanes, source = i % lanes;
+    const int owner = channel + (source - threadIdx.x % lanes) * CHANNELS + which % CHANNELS;
+    if (owner >= channels) continue;
     float total = 0;
     for (int w = 0; w < WGRAD_WARPS; ++w) total += of_warp[w][which][source];
-    p.partial[(static_cast<int64_t>(blockIdx.y) * p.channels + owner) * COUNT + which / CHANNELS] = total;
+    partial[(static_cast<int64_t>(blockIdx.y) * channels + owner) * COUNT + which / CHANNELS] = total;
   }
 }
 
@@ -136,7 +132,7 @@ __global__ void __launch_bounds__(WGRAD_THREADS) stencil_wgrad_kernel(const Wgra
         correlate_strip<Tile, Taps>(p, x + plane * p.x.stride[2], y, first_row, first_column, kd, sum);
     }
   }
-  write_partial(p, sum, channel);
+  write_partial(sum, p.partial, p.channels, p.lanes, channel);
 }
 
 }  // namespace convext

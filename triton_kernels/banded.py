@@ -146,7 +146,7 @@ def image_launches(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | No
                 *_places(plan, a, result), plan.window_rows,
             ),
             {**shape, **_constants(plan, a, result)},
-            plan.warps, tile.stages,
+            plan.warps, tile.stages, plan.window_rows,
         ),
     ]  # fmt: skip
 
@@ -165,7 +165,7 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) ->
             "R": tile.rows, "BW": tile.columns, "WINDOW": plan.window, "WINDOW_ROWS": tile.window_rows,
             **_constants(plan, x, y),
         },
-        plan.warps, tile.stages,
+        plan.warps, tile.stages, trips,
     )  # fmt: skip
     return launch, sums
 

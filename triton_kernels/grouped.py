@@ -272,7 +272,7 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
             "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": _index(a, w, y),
         },
-        tile.warps, tile.stages,
+        tile.warps, tile.stages, max(p.taps / phases, 1),
     )  # fmt: skip
 
 
@@ -283,7 +283,7 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
     k, c = p.k // p.groups, p.c // p.groups
     box = best_box((p.n, *three_axes(p.output, 1)), tile.pixels)
     blocks = -(-p.groups // pack) * p.taps
-    _, parts = split(p, p.n * math.prod(p.output), tile.pixels, blocks)
+    share, parts = split(p, p.n * math.prod(p.output), tile.pixels, blocks)
     partial = None if parts == 1 else partial_sums(parts, w)
     unit = power_of_two(*_outer_strides(x), *_outer_strides(y))
     launch = Launch(
@@ -300,7 +300,7 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
             "UNIT": unit, "PRECISION": p.precision, "INDEX": _index(x, y, w),
         },
-        tile.warps, tile.stages,
+        tile.warps, tile.stages, share / tile.pixels,
     )  # fmt: skip
     return launch, partial
 

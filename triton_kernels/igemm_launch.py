@@ -34,6 +34,7 @@ class Recipe:
         kernel: image_kernel, box_kernel or weight_kernel.
         plan: what it was made for.
         programs: length of the grid.
+        trips: of the loop in one block, on average.
         numbers: the arguments that follow the tensors.
         constants: the `tl.constexpr` arguments.
         descriptors: of box_kernel's operands: (shape, strides, box) each.
@@ -42,6 +43,7 @@ class Recipe:
     kernel: Callable[..., Any]
     plan: Plan
     programs: int
+    trips: float
     numbers: tuple[Any, ...]
     constants: dict[str, Any]
     descriptors: tuple[tuple[list[int], list[int], list[int]], ...] = ()
@@ -59,8 +61,8 @@ class Recipe:
             tensors = (target, bias, *(TensorDescriptor(t, *description) for t, description in operands))
         else:
             tensors = (a, b, bias, target)
-        tile = self.plan.tile
-        return Launch(self.kernel, self.programs, (*tensors, *self.numbers), self.constants, tile.warps, tile.stages)
+        tile, arguments = self.plan.tile, (*tensors, *self.numbers)
+        return Launch(self.kernel, self.programs, arguments, self.constants, tile.warps, tile.stages, self.trips)
 
 
 @lru_cache(maxsize=4096)
@@ -168,7 +170,7 @@ def _image_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> R
     image, tile, unit = _Image.of(p), plan.tile, unit_of(p, a, w, y)
     depth = tile.steps(p.dtype.itemsize)
     return Recipe(
-        image_kernel, plan, igemm_tiles.blocks(p, plan),
+        image_kernel, plan, igemm_tiles.blocks(p, plan), igemm_tiles.trips(p, plan),
         (
             p.n, p.groups, *_in_units(unit, (image.summed, image.channels)),
             *_geometry(p, image.a_size, image.y_size), image.period,
@@ -194,7 +196,7 @@ def _box_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Rec
     depth = tile.steps(p.dtype.itemsize)
     w_box = (1, tile.columns, depth) if p.face == "fprop" else (1, depth, tile.columns)
     return Recipe(
-        box_kernel, plan, igemm_tiles.blocks(p, plan),
+        box_kernel, plan, igemm_tiles.blocks(p, plan), igemm_tiles.trips(p, plan),
         (
             p.n, p.groups, image.summed, image.channels,
             *_geometry(p, image.a_size, image.y_size), image.period,
@@ -224,7 +226,7 @@ def _description(shape: Ints, strides: Ints, box: Ints) -> tuple[list[int], list
 def _weight_recipe(p: ConvProblem, plan: Plan, x: Lying, y: Lying, w: Lying) -> Recipe:
     tile, unit = plan.tile, unit_of(p, x, y)
     return Recipe(
-        weight_kernel, plan, igemm_tiles.blocks(p, plan),
+        weight_kernel, plan, igemm_tiles.blocks(p, plan), igemm_tiles.trips(p, plan),
         (
             p.n, p.groups, *_in_units(unit, (p.k // p.groups, p.c // p.groups)),
             *_geometry(p, p.input, p.output),

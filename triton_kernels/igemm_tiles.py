@@ -163,6 +163,11 @@ def blocks(problem: ConvProblem, plan: Plan) -> int:
     return boxes * -(-product.columns // plan.tile.columns) * product.count * plan.parts
 
 
+def trips(problem: ConvProblem, plan: Plan) -> float:
+    """Steps that a block of a plan makes, on average."""
+    return product_of(problem).steps(plan.tile.steps(problem.dtype.itemsize)) / plan.parts
+
+
 def cost(problem: ConvProblem, plan: Plan) -> float:
     """What a plan costs, in multiply-adds of one multiprocessor."""
     product, tile = product_of(problem), plan.tile

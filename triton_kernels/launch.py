@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+_collected: list[Launch] | None = None
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Launch:
             and tuples of these.
         constants: its `tl.constexpr` arguments.
         warps, stages: `num_warps` and `num_stages`.
+        trips: how often the innermost loop runs in one program, on average. Nothing that runs depends on it: it is for
+            counting instructions.
     """
 
     kernel: Callable[..., Any]
@@ -29,9 +33,13 @@ class Launch:
     constants: Mapping[str, Any]
     warps: int = 4
     stages: int = 1
+    trips: float = 1
 
     def __call__(self) -> None:
         """Launches on the device of the first argument, current or not. An empty grid launches nothing."""
+        if _collected is not None:
+            _collected.append(self)
+            return
         if self.programs == 0:
             return
         device = self.arguments[0].device
@@ -39,6 +47,17 @@ class Launch:
             self.kernel[(self.programs,)](  # type: ignore[index]
                 *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
             )
+
+
+@contextmanager
+def collecting() -> Iterator[list[Launch]]:
+    """Launches called in here do not run, but are the elements of the list: how to see what tensors on "meta" cause."""
+    global _collected
+    before, _collected = _collected, []
+    try:
+        yield _collected
+    finally:
+        _collected = before
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,9 @@ def channels_launch(
         target.stride(1), pixel_strides(target),
     )  # fmt: skip
     arguments = (source, w, target, None if bias is None else bias.contiguous(), *arguments)
-    return Launch(_multiply, programs, arguments, constants, tile.warps, tile.stages)
+    depth = (problem.c if problem.face == "fprop" else problem.k) // problem.groups
+    trips = -(-depth // constants["BD"])
+    return Launch(_multiply, programs, arguments, constants, tile.warps, tile.stages, trips)
 
 
 @lru_cache(maxsize=4096)
@@ -264,7 +266,8 @@ def pixels_launch(
     )
     partial = None if parts == 1 else partial_sums(parts, w)
     arguments = (x, y, w if partial is None else partial, *arguments)
-    return Launch(_accumulate, programs, arguments, constants, tile.warps, tile.stages), partial
+    trips = math.prod(pixels) / (parts * constants["BQ"])
+    return Launch(_accumulate, programs, arguments, constants, tile.warps, tile.stages, trips), partial
 
 
 @lru_cache(maxsize=4096)

@@ -72,14 +72,15 @@ def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | Non
         plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
     constants = {**plan.constants, "BIAS": bias is not None}
-    return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.warps)
+    return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.warps, trips=plan.trips)
 
 
 def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> tuple[Launch, Tensor]:
     """The launch that computes a wgrad, and what it writes: partial sums of `result`, or `result` itself."""
     plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
     sums = partial_sums(plan.parts, result) if plan.parts > 1 else result
-    return Launch(weight_sums, plan.programs, (x, y, sums, *plan.arguments), plan.constants, plan.warps), sums
+    arguments = (x, y, sums, *plan.arguments)
+    return Launch(weight_sums, plan.programs, arguments, plan.constants, plan.warps, trips=plan.trips), sums
 
 
 # -------------------------------------------------------------------------------------------------- specimens

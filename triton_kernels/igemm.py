@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from convext import layout
-from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
+from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem
 from convext.triton_kernels import igemm_tiles
 from convext.triton_kernels.igemm_launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm_tiles import Plan, planned
@@ -157,8 +157,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
     bfloat16, float32, float64 = torch.bfloat16, torch.float32, torch.float64
     rows = {
         "16-bit": [(bfloat16, "ieee")],
-        "tf32": [(float32, "tf32")],
-        "float32": [(float32, "ieee"), (float32, "tf32x3")],
+        **{precision: [(float32, precision)] for precision in PRECISIONS},
         "float64": [(float64, "ieee")],
     }
     pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]

@@ -33,7 +33,8 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(32, 32, 128, 4, 3),
         ),
         "tf32": (Tile(128, 64, 128, 8, 3), Tile(64, 64, 128, 4, 3), Tile(128, 16, 128, 4, 3), Tile(32, 32, 128, 4, 3)),
-        "float32": (Tile(64, 64, 64, 8, 3), Tile(64, 16, 64, 4, 3), Tile(32, 32, 64, 4, 3)),
+        "tf32x3": (Tile(64, 64, 128, 4, 3), Tile(64, 16, 64, 4, 3), Tile(32, 32, 128, 4, 3)),
+        "ieee": (Tile(64, 64, 64, 8, 3), Tile(64, 16, 64, 4, 3), Tile(32, 32, 64, 4, 3)),
         "float64": (Tile(64, 64, 128, 8, 3), Tile(32, 32, 128, 4, 3), Tile(64, 16, 128, 4, 3)),
     },
     90: {
@@ -50,7 +51,13 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
             Tile(64, 16, 128, 4, 4),
         ),
         "tf32": (Tile(128, 128, 128, 8, 3), Tile(128, 64, 128, 4, 4), Tile(64, 64, 128, 4, 4), Tile(64, 16, 128, 4, 4)),
-        "float32": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 8, 2), Tile(64, 16, 64, 4, 3)),
+        "tf32x3": (
+            Tile(128, 128, 128, 8, 3),
+            Tile(128, 64, 128, 8, 2),
+            Tile(64, 64, 128, 4, 3),
+            Tile(64, 16, 128, 4, 3),
+        ),
+        "ieee": (Tile(128, 64, 64, 8, 3), Tile(64, 64, 64, 8, 2), Tile(64, 16, 64, 4, 3)),
         "float64": (Tile(64, 64, 128, 8, 3), Tile(32, 32, 128, 4, 3), Tile(64, 16, 128, 4, 3)),
     },
 }
@@ -97,7 +104,7 @@ def tiles_for(problem: ConvProblem, scalar: bool) -> tuple[Tile, ...]:
     if scalar:
         return SCALAR_TILES
     if problem.dtype.itemsize == 4:
-        return table["tf32" if problem.precision == "tf32" else "float32"]
+        return table[problem.precision]
     return table["16-bit" if problem.dtype.itemsize == 2 else "float64"]
 
 

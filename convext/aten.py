@@ -135,7 +135,8 @@ def _wgrad(p: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
     pad = p.pad
     if not p.symmetric:
         x, pad = _pad_input(p, x), (0,) * p.rank
-    w = y.new_empty(p.w_shape)  # only its shape is read
+    # Only its shape and order are read: the result comes in the same order. torch has none for channels last in 1-D.
+    w = empty(p.w_shape, p.channels_last and p.rank > 1, y)
     return torch.ops.aten.convolution_backward(
         y, x, w, None, p.stride, pad, p.dilation, False, (0,) * p.rank, p.groups, (False, True, False)
     )[1]

@@ -79,7 +79,7 @@ def _bench(args: argparse.Namespace, device: str) -> int:
         raise SystemExit(f"no layer has one of {args.layers} in its id, name or family")
     peaks = peaks_of(device, {case.dtype for case in cases}, int(plan.bytes) if device == "cpu" else 2**30)
     path = default_path(args.out, device)
-    if args.warm:
+    if args.warm and plan.device == "cuda":  # on a CPU nothing is compiled
         done = warm(cases, args.warm, 30 * plan.minutes)
         print(f"the kernels of {done} cases are compiled")
     rows, interrupted = _run(cases, plan, peaks, args.compiled, path)

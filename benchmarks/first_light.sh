@@ -9,6 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/first_light}
 PYTHON=${PYTHON:-python3}
+export ONEDNN_MAX_CPU_ISA=${ONEDNN_MAX_CPU_ISA:-AVX512_CORE_FP16} # without a GPU: see "SIGILL" in docs/design.md
 END=530 # seconds from the start
 STATUS=0
 mkdir -p "$OUT"

@@ -12,13 +12,13 @@ Both in two dimensions, at stride 1. A row of w as a band, one column for each o
                                           [ . . c b ]
                                           [ . . . c ]
 
-which tensor cores multiply sooner than others the rest. Thread-instructions an output, compiled for sm_90 in bfloat16,
-where rows are multiples of 16 bytes:
+and tensor cores multiply those zeros in less time than FMAs take for the rest. Thread-instructions an output of images
+of 64 x 64 in bfloat16, compiled for sm_90:
 
     kernel      fprop     as FMAs (stencil.py)     wgrad     as FMAs
-    7 x 7          23          106                    27         140
-    13 x 13        32                                 36
-    31 x 31        44         1735                    97        1772
+    7 x 7          21          106                    36         140
+    13 x 13        30          354                    47         440
+    31 x 31        43         1735                   105        1772
 
 Zeros that are multiplied are not inert: an infinite or NaN input makes NaN of every output whose window it is in, not
 only of those that its kernel reaches, as in other convolutions by transforms.
@@ -76,8 +76,8 @@ def why_not(problem: ConvProblem) -> str | None:
         return f"indices up to {reach:,} on one axis, of {LONGEST_AXIS:,}"
     if p.dtype == torch.float32 and p.device == "cuda" and not 90 <= p.arch < 120:
         return f"float32 on compute capability {p.arch / 10}, where three TF32 products cost more than FMAs"
-    if not p.empty and choose(p, 1) is None:
-        return f"a kernel of {p.kernel}, and no tile has shared memory for windows of as many columns"
+    if not p.empty and any(choose(p, unit) is None for unit in (1, 16 // p.dtype.itemsize)):
+        return f"a kernel of {p.kernel}, and no tile has room for windows of as many columns"
     return None
 
 
@@ -125,10 +125,11 @@ def _columns_adjacent(t: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------------------------- launches
 
 
-def image_launches(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> list[Launch]:
+def image_launches(
+    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor, plan: Plan | None = None
+) -> list[Launch]:
     """The launches that write the bands of w, and then fprop (from x) or dgrad (from y) into `result`."""
-    p = problem
-    plan = _plan(p, a)
+    p, plan = problem, plan or _plan(problem, a)
     (rows, columns), tile = plan.axes, plan.tile
     bands = torch.empty(plan.band_shape, dtype=w.dtype, device=w.device)
     shape = {"R": tile.rows, "BW": tile.columns, "WINDOW": plan.window}
@@ -151,10 +152,11 @@ def image_launches(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | No
     ]  # fmt: skip
 
 
-def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> tuple[Launch, Tensor]:
+def weight_launch(
+    problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor, plan: Plan | None = None
+) -> tuple[Launch, Tensor]:
     """The launch that writes partial sums of w, and these: as many as it has parts, times the rows of a patch."""
-    p = problem
-    plan = _plan(p, x)
+    p, plan = problem, plan or _plan(problem, x)
     (rows, columns), tile = plan.axes, plan.tile
     trips, parts = plan.share
     sums = partial_sums(parts * tile.rows, result)
@@ -221,24 +223,26 @@ def _constants(plan: Plan, source: Tensor, target: Tensor) -> dict[str, Any]:
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Kernels of 7, 13 and 31 in bfloat16; of 13 in float32 where it is taken, of 31 on odd rows in float16."""
-    cases = [(size, 64, torch.bfloat16) for size in (7, 13, 31)] + [(13, 64, torch.float32), (31, 63, torch.float16)]
-    for (size, width, dtype), face in ((case, face) for case in cases for face in FACES):
-        image, pad = (64, width), (size // 2,) * 2
-        shapes = {"x": (32, 64, *image), "w": (64, 1, size, size), "y": (32, 64, *image)}
+    """Small and large kernels, few and many images, and rows that are not aligned: every tile of the tables."""
+    bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
+    cases = [(size, 32, 64, bf16) for size in (7, 13, 31, 51)] + [(13, 1, 64, bf16), (27, 32, 14, bf16)]
+    cases += [(size, 32, 63, fp16) for size in (13, 31)] + [(size, 32, 64, fp32) for size in (13, 31)]
+    for (size, images, side, dtype), face in ((case, face) for case in cases for face in FACES):
+        shapes = {"x": (images, 64, side, side), "w": (64, 1, size, size), "y": (images, 64, side, side)}
         tensors = {role: torch.empty(shape, dtype=dtype, device="meta") for role, shape in shapes.items()}
         (a, b), result = (tensors[role] for role in OPERANDS[face]), tensors[OPEN[face]]
         problem = ConvProblem.of(
-            face, a.shape, b.shape, result.shape[2:], (1, 1), pad, (1, 1), 64, dtype, False, "cuda", arch, "tf32"
-        )
+            face, a.shape, b.shape, result.shape[2:], (1, 1), (size // 2,) * 2, (1, 1), 64, dtype, False, "cuda", arch,
+            "tf32",
+        )  # fmt: skip
         if why_not(problem) is not None:
             continue
         plan = _plan(problem, a)
-        outputs = plan.tile.patches * plan.tile.rows * plan.tile.columns
+        outputs: float = plan.tile.patches * plan.tile.rows * plan.tile.columns
         if face == "wgrad":
             launch, trips = weight_launch(problem, a, b, result)[0], plan.share[0]
-            outputs = outputs * trips // plan.row_blocks
+            outputs = outputs * trips / plan.row_blocks
         else:
             launch, trips = image_launches(problem, a, b, None, result)[-1], plan.window_rows
-        name = f"banded.{face} {size}x{size} on 64x{width} {dtype}".replace("torch.", "")
+        name = f"banded.{face} {size}x{size} on {images}x{side}x{side} {dtype}".replace("torch.", "")
         yield Specimen(name, launch, outputs, trips)

@@ -12,7 +12,7 @@ A window begins where vectors of `unit` elements do, so that it can be loaded in
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -20,7 +20,8 @@ import torch
 from convext.problem import ConvProblem
 from convext.triton_kernels.igemm_tiles import LOAD, best_box
 from convext.triton_kernels.stencil_plan import Axis, gather_axes
-from convext.triton_kernels.tiles import Tile, known, legal, multiprocessors, split
+from convext.triton_kernels.tiles import Tile, known, multiprocessors, split
+from convext.triton_kernels.tiles import legal as legal_product
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,32 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
     },
     80: {
         "image": (BandTile(4, 32, 128, 4, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
-        "weight": (BandTile(4, 32, 64, 8, 3, 2), BandTile(4, 16, 64, 4, 3, 4), BandTile(4, 16, 64, 4, 3, 2)),
+        "weight": (
+            BandTile(4, 32, 64, 8, 3, 2),
+            BandTile(4, 32, 64, 8, 3, 1),
+            BandTile(4, 16, 64, 4, 3, 4),
+            BandTile(4, 16, 64, 4, 3, 2),
+            BandTile(4, 32, 32, 8, 3, 2),
+            BandTile(4, 16, 32, 4, 3, 1),
+        ),
     },
     90: {
         "image": (BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
-        "weight": (BandTile(4, 32, 64, 4, 3, 2), BandTile(4, 16, 64, 4, 3, 4), BandTile(4, 16, 64, 4, 3, 2)),
+        "weight": (
+            BandTile(4, 32, 64, 4, 3, 2),
+            BandTile(4, 32, 64, 4, 3, 1),
+            BandTile(4, 16, 64, 4, 3, 4),
+            BandTile(4, 16, 64, 4, 3, 2),
+            BandTile(4, 32, 32, 8, 3, 2),
+            BandTile(4, 16, 32, 4, 3, 1),
+        ),
         "image float32": (BandTile(4, 32, 128, 8, 2), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 2)),
-        "weight float32": (BandTile(4, 32, 32, 8, 2, 2), BandTile(4, 16, 32, 8, 2, 4), BandTile(4, 16, 32, 4, 2, 2)),
+        "weight float32": (
+            BandTile(4, 32, 32, 8, 2, 2),
+            BandTile(4, 16, 32, 8, 2, 4),
+            BandTile(4, 16, 32, 4, 2, 2),
+            BandTile(4, 16, 32, 4, 2, 1),
+        ),
     },
 }
 TILES[120] = TILES[80]
@@ -156,6 +176,20 @@ class Plan:
         return waves * steps * product.steps(problem.dtype.itemsize) * step
 
 
+def legal(plan: Plan) -> str | None:
+    """None where a block can hold what a step of `plan` multiplies, else one sentence with the numbers in it."""
+    problem, product = plan.problem, plan.product
+    if problem.face == "wgrad" and product.rows > 128:
+        return f"{plan.tile} sums {product.rows} columns of windows, whose diagonals spill beyond 128"
+    if problem.dtype.itemsize == 2 and plan.unit == 1:
+        # No asynchronous copy is that small: a step's elements pass through registers, one by one.
+        sides = product.rows + (product.columns if problem.face == "wgrad" else 0)
+        held = sides * product.steps(2) // (32 * product.warps)
+        if held > 32:
+            return f"{plan.tile} holds {held} elements of each step in a thread's registers, and more than 32 spill"
+    return legal_product(product, replace(problem, precision="tf32x3"))
+
+
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, unit: int) -> Plan | None:
     """The legal plan with the least cost, the earlier in the table between equals, or None where no tile is legal.
@@ -166,6 +200,5 @@ def choose(problem: ConvProblem, unit: int) -> Plan | None:
     """
     table, kind = TILES[known(TILES, problem.arch)], "weight" if problem.face == "wgrad" else "image"
     tiles = table.get(f"{kind} float32", table[kind]) if problem.dtype == torch.float32 else table[kind]
-    plans = [Plan(problem, tile, unit) for tile in tiles]
-    plans = [plan for plan in plans if legal(plan.product, problem) is None]
+    plans = [plan for plan in (Plan(problem, tile, unit) for tile in tiles) if legal(plan) is None]
     return min(plans, key=lambda plan: plan.cost, default=None)

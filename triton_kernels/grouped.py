@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -28,6 +27,7 @@ from convext.triton_kernels.grouped_weight import packed_weight_kernel
 from convext.triton_kernels.igemm_tiles import best_box, phase_sizes
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch, Specimen
+from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import Tile, known, legal, split
@@ -193,14 +193,8 @@ def _product(problem: ConvProblem, tile: PackTile) -> Tile:
 # -------------------------------------------------------------------------------------------------- launches
 
 
-def _outer_strides(t: Tensor) -> tuple[int, int, int, int]:
-    """Strides of the first axis and of three axes of space; 0 for axes of size 1, and for those `t` does not have."""
-    first, _, *space = (stride if size > 1 else 0 for size, stride in zip(t.shape, t.stride(), strict=True))
-    return (first, *three_axes(space, 0))
-
-
-def _in_units(unit: int, t: Tensor) -> tuple[int, ...]:
-    return tuple(stride // unit for stride in _outer_strides(t))
+def _in_units(unit: int, t: Lying) -> tuple[int, ...]:
+    return tuple(stride // unit for stride in t.outer)
 
 
 def _in_boxes(problem: ConvProblem, t: Tensor) -> bool:
@@ -225,19 +219,13 @@ def _descriptor(t: Tensor, box: tuple[int, int, int, int], depth: int) -> Tensor
     n, channels, *space = t.shape
     shape = [n, *three_axes(space, 1)]
     unit = 16 // t.element_size()
-    strides = [s or triton.cdiv(channels, unit) * unit for s in _outer_strides(t)]
+    strides = [s or triton.cdiv(channels, unit) * unit for s in Lying.of(t).outer]
     return TensorDescriptor(t, [*shape, channels], [*strides, 1], [*box, depth])
 
 
 def _scalar(*tensors: Tensor) -> bool:
     """Whether a tensor's neighbours in memory are 2-byte pixels, which taps shift off any alignment."""
     return any(t.stride(1) != 1 and t.element_size() == 2 for t in tensors)
-
-
-def _index(*tensors: Tensor) -> tl.dtype:
-    """64-bit offsets where a tensor reaches over 2^31 elements."""
-    extents = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in tensors)
-    return tl.int64 if max(extents) >= 1 << 31 else tl.int32
 
 
 def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
@@ -249,7 +237,8 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
     summed, channels = (c, k) if p.face == "fprop" else (k, c)
     a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
-    unit, w_unit = power_of_two(*_outer_strides(a), *_outer_strides(y)), power_of_two(*_outer_strides(w))
+    lying = a_lying, w_lying, y_lying = Lying.of(a), Lying.of(w), Lying.of(y)
+    unit, w_unit = power_of_two(*a_lying.outer, *y_lying.outer), power_of_two(*w_lying.outer)
     phases = math.prod(p.stride) if p.face == "dgrad" else 1
     sizes = phase_sizes(p)
     box = best_box(sizes, tile.pixels)
@@ -263,14 +252,15 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
             p.n, p.groups,
             *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
             three_axes(period, 1),
-            _in_units(unit, a), _in_units(unit, y), _in_units(w_unit, w), a.stride(1), w.stride(1), y.stride(1),
+            _in_units(unit, a_lying), _in_units(unit, y_lying), _in_units(w_unit, w_lying),
+            a_lying.channel, w_lying.channel, y_lying.channel,
         ),
         {
             "DGRAD": p.face == "dgrad", "BOXED": boxed, "RANK": p.rank, "PACK": pack,
             "SUMMED": summed, "SUMMED_PADDED": _padded(summed),
             "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
-            "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": _index(a, w, y),
+            "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": offset_type(*lying),
         },
         tile.warps, tile.stages, max(p.taps / phases, 1),
     )  # fmt: skip
@@ -285,20 +275,22 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
     blocks = -(-p.groups // pack) * p.taps
     share, parts = split(p, p.n * math.prod(p.output), tile.pixels, blocks)
     partial = None if parts == 1 else partial_sums(parts, w)
-    unit = power_of_two(*_outer_strides(x), *_outer_strides(y))
+    lying = x_lying, y_lying, w_lying = Lying.of(x), Lying.of(y), Lying.of(w)
+    unit = power_of_two(*x_lying.outer, *y_lying.outer)
     launch = Launch(
         packed_weight_kernel,
         blocks * parts,
         (
             x, y, w if partial is None else partial, p.n, p.groups,
             *(three_axes(v, 1) for v in (p.input, p.output, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            _in_units(unit, x), _in_units(unit, y), _outer_strides(w), x.stride(1), y.stride(1), w.stride(1),
+            _in_units(unit, x_lying), _in_units(unit, y_lying), w_lying.outer,
+            x_lying.channel, y_lying.channel, w_lying.channel,
             parts, w.numel(),
         ),
         {
             "PACK": pack, "K": k, "K_PADDED": _padded(k), "C": c, "C_PADDED": _padded(c),
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
-            "UNIT": unit, "PRECISION": p.precision, "INDEX": _index(x, y, w),
+            "UNIT": unit, "PRECISION": p.precision, "INDEX": offset_type(*lying),
         },
         tile.warps, tile.stages, share / tile.pixels,
     )  # fmt: skip

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.igemm_image import FAR_OUTSIDE, in_bounds, offset_of
-from convext.triton_kernels.igemm_lines import axis_of, first_step, next_step, phases_of
+from convext.triton_kernels.igemm_lines import axis_of, first_step, next_step, phases_of, pixels_of_a_box
 from convext.triton_kernels.index import unravel
 
 
@@ -61,12 +61,8 @@ def packed_image_kernel(
     phase0, phase1 = unravel(phase, phases1)
 
     # Its pixels, a box of BATCH images and BOX0 x BOX1 x BOX2; their sides are known, so this divides by nothing else.
-    r = tl.arange(0, BATCH * BOX0 * BOX1 * BOX2)  # [PIXELS]
     n_first, first0, first1, first2 = bn * BATCH, b0 * BOX0, b1 * BOX1, b2 * BOX2
-    rn = r // (BOX2 * BOX1 * BOX0)
-    r0 = r // (BOX2 * BOX1) % BOX0
-    r1 = r // BOX2 % BOX1
-    r2 = r % BOX2
+    rn, r0, r1, r2 = pixels_of_a_box(BATCH, BOX0, BOX1, BOX2)  # [PIXELS]
     exists = (n_first + rn < batch) & (first0 + r0 < q0_size) & (first1 + r1 < q1_size) & (first2 + r2 < q2_size)
     out0, in0, in_tap0, tap0, tap_step0, begin0, end0 = axis_of(
         DGRAD,

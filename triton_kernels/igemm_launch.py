@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -23,7 +22,8 @@ from convext.triton_kernels.igemm_tiles import Plan
 from convext.triton_kernels.igemm_weight import weight_kernel
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.pixels import coalesce, power_of_two
+from convext.triton_kernels.lying import Lying, offset_type
+from convext.triton_kernels.pixels import power_of_two
 
 
 @dataclass(frozen=True)
@@ -75,49 +75,6 @@ def recipe(problem: ConvProblem, plan: Plan, a: tuple[int, ...], b: tuple[int, .
     return (_image_recipe if plan.box is None else _box_recipe)(problem, plan, *tensors)
 
 
-# ------------------------------------------------------------------------------------------------- tensors as they lie
-
-
-@dataclass(frozen=True)
-class Lying:
-    """Shape and strides of a tensor [first, channels, *space]."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def channel(self) -> int:
-        """Stride of the channels."""
-        return self.strides[1]
-
-    @property
-    def pixels_inner(self) -> bool:
-        """Whether neighbours in memory are pixels (or taps) rather than channels."""
-        return self.shape[1] > 1 and self.channel != 1
-
-    @property
-    def outer(self) -> tuple[int, int, int, int]:
-        """Strides of the first axis and of three axes of space; 0 for axes of size 1, and for missing ones."""
-        first, _, *space = (stride if size > 1 else 0 for size, stride in zip(self.shape, self.strides, strict=True))
-        return (first, *three_axes(space, 0))
-
-    @property
-    def extent(self) -> int:
-        """Elements from its first to its last."""
-        return sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-
-    @property
-    def tap_stride(self) -> int | None:
-        """What leads from every place to the next, where one stride does."""
-        sizes, strides = coalesce(self.shape[2:], self.strides[2:])
-        return strides[0] if len(sizes) == 1 else None
-
-    def addressable(self, itemsize: int) -> bool:
-        """Whether TMA can address it: channels side by side, everything else at multiples of 16 bytes."""
-        steps = [stride for size, stride in zip(self.shape, self.strides, strict=True) if size > 1 and stride != 1]
-        return self.channel == 1 and all(step > 0 and step * itemsize % 16 == 0 for step in steps)
-
-
 def unit_of(problem: ConvProblem, *tensors: Lying) -> int:
     """The largest power of two up to 16 that divides the channels of a group and all strides but the channels'."""
     strides = [stride for t in tensors for stride in t.outer]
@@ -126,11 +83,6 @@ def unit_of(problem: ConvProblem, *tensors: Lying) -> int:
 
 def _in_units(unit: int, values: Sequence[int]) -> tuple[int, ...]:
     return tuple(value // unit for value in values)
-
-
-def _index(*tensors: Lying) -> tl.dtype:
-    """64-bit offsets where a tensor reaches over 2^31 elements."""
-    return tl.int64 if max(t.extent for t in tensors) >= 1 << 31 else tl.int32
 
 
 def _geometry(problem: ConvProblem, *sizes: Ints) -> tuple[tuple[int, int, int], ...]:
@@ -184,7 +136,7 @@ def _image_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> R
             "EVEN": image.summed % depth == 0,
             "UNIT": unit,
             "A_PIXELS_INNER": a.pixels_inner, "Y_PIXELS_INNER": y.pixels_inner,
-            "PRECISION": p.precision, "INDEX": _index(a, w, y),
+            "PRECISION": p.precision, "INDEX": offset_type(a, w, y),
         },
     )  # fmt: skip
 
@@ -207,7 +159,7 @@ def _box_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Rec
             "DGRAD": p.face == "dgrad",
             **_box_constants(plan),
             "COLUMNS": tile.columns, "DEPTH": depth, "UNIT": unit, "Y_PIXELS_INNER": y.pixels_inner,
-            "PRECISION": p.precision, "INDEX": _index(y),
+            "PRECISION": p.precision, "INDEX": offset_type(y),
         },
         (
             _description((p.n, *three_axes(image.a_size, 1), a.shape[1]), a.outer, (*plan.box, depth)),
@@ -239,6 +191,6 @@ def _weight_recipe(p: ConvProblem, plan: Plan, x: Lying, y: Lying, w: Lying) -> 
             **_box_constants(plan),
             "UNIT": unit,
             "X_PIXELS_INNER": x.pixels_inner, "Y_PIXELS_INNER": y.pixels_inner,
-            "PRECISION": p.precision, "INDEX": _index(x, y, w),
+            "PRECISION": p.precision, "INDEX": offset_type(x, y, w),
         },
     )  # fmt: skip

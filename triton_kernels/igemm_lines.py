@@ -68,6 +68,39 @@ def outputs_reading_inside(t, size, outputs, stride, dilation, pad):
 
 
 @triton.jit
+def boxes_of_a_part(
+    tap, part, parts, batch, x_size, y_size, stride, dilation, pad,
+    BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
+):  # fmt: skip
+    """The boxes of BATCH x BOX0 x BOX1 x BOX2 outputs for which a tap reads inside x, and one part's share of them.
+
+    Returns first and end of the outputs on each axis, the number of boxes along each, the part's first box and how many
+    it has. A part always has one: where nothing is to be summed, the batch that comes back last is 0, so that every
+    load is masked (ptxas serialises asynchronous products in a loop that may not run).
+    """
+    first0, end0 = outputs_reading_inside(tap[0], x_size[0], y_size[0], stride[0], dilation[0], pad[0])
+    first1, end1 = outputs_reading_inside(tap[1], x_size[1], y_size[1], stride[1], dilation[1], pad[1])
+    first2, end2 = outputs_reading_inside(tap[2], x_size[2], y_size[2], stride[2], dilation[2], pad[2])
+    boxes0, boxes1, boxes2 = tl.cdiv(end0 - first0, BOX0), tl.cdiv(end1 - first1, BOX1), tl.cdiv(end2 - first2, BOX2)
+    boxes = tl.cdiv(batch, BATCH) * boxes0 * boxes1 * boxes2
+    share = tl.cdiv(boxes, parts)
+    start = part * share
+    trips = tl.minimum(share, boxes - start)
+    batch_read = tl.where(trips > 0, batch, 0)
+    return (
+        (first0, first1, first2), (end0, end1, end2), (boxes0, boxes1, boxes2),
+        start, tl.maximum(trips, 1), batch_read,
+    )  # fmt: skip
+
+
+@triton.jit
+def pixels_of_a_box(BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr):
+    """Image and position within a box of each of its pixels, the last axis fastest."""
+    r = tl.arange(0, BATCH * BOX0 * BOX1 * BOX2)
+    return r // (BOX2 * BOX1 * BOX0), r // (BOX2 * BOX1) % BOX0, r // BOX2 % BOX1, r % BOX2
+
+
+@triton.jit
 def axis_of(DGRAD: tl.constexpr, phase, q, q_first, q_last, size, kernel, stride, dilation, pad, period):
     """One axis of a block whose pixels have the indices q, all from q_first to q_last.
 

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.igemm_image import offset_of
-from convext.triton_kernels.igemm_lines import outputs_reading_inside
+from convext.triton_kernels.igemm_lines import boxes_of_a_part, pixels_of_a_box
 from convext.triton_kernels.index import unravel
 
 
@@ -48,29 +48,16 @@ def weight_kernel(
     block, t0 = unravel(block, kernel[0])
     part, group = unravel(block, groups)
 
-    # The outputs for which this tap reads inside x, and this part's share of their boxes.
-    first0, end0 = outputs_reading_inside(t0, x_size[0], y_size[0], stride[0], dilation[0], pad[0])
-    first1, end1 = outputs_reading_inside(t1, x_size[1], y_size[1], stride[1], dilation[1], pad[1])
-    first2, end2 = outputs_reading_inside(t2, x_size[2], y_size[2], stride[2], dilation[2], pad[2])
-    boxes0, boxes1, boxes2 = tl.cdiv(end0 - first0, BOX0), tl.cdiv(end1 - first1, BOX1), tl.cdiv(end2 - first2, BOX2)
-    boxes = tl.cdiv(batch, BATCH) * boxes0 * boxes1 * boxes2
-    share = tl.cdiv(boxes, parts)
-    start = part * share
-    trips = tl.minimum(share, boxes - start)
-    # A block with nothing to sum runs one step with every load masked: see image_kernel.
-    batch_read = tl.where(trips > 0, batch, 0)
-    trips = tl.maximum(trips, 1)
+    first, end, boxes, start, trips, batch_read = boxes_of_a_part(
+        (t0, t1, t2), part, parts, batch, x_size, y_size, stride, dilation, pad, BATCH, BOX0, BOX1, BOX2
+    )
     tl.assume(trips > 0)
-    box, b2 = unravel(start, tl.maximum(boxes2, 1))
-    box, b1 = unravel(box, tl.maximum(boxes1, 1))
-    bn, b0 = unravel(box, tl.maximum(boxes0, 1))
+    box, b2 = unravel(start, tl.maximum(boxes[2], 1))
+    box, b1 = unravel(box, tl.maximum(boxes[1], 1))
+    bn, b0 = unravel(box, tl.maximum(boxes[0], 1))
 
     # Where each pixel of a box lies, from the box's first.
-    r = tl.arange(0, PIXELS)  # [PIXELS]
-    r2 = r % BOX2
-    r1 = r // BOX2 % BOX1
-    r0 = r // (BOX2 * BOX1) % BOX0
-    rn = r // (BOX2 * BOX1 * BOX0)
+    rn, r0, r1, r2 = pixels_of_a_box(BATCH, BOX0, BOX1, BOX2)  # [PIXELS]
     y_row = offset_of(rn, r0, r1, r2, y_strides, INDEX) * UNIT
     x_row = offset_of(rn, r0 * stride[0], r1 * stride[1], r2 * stride[2], x_strides, INDEX) * UNIT
     k = row_tile * ROWS + tl.arange(0, ROWS)  # [ROWS]
@@ -83,11 +70,11 @@ def weight_kernel(
     ACC: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((ROWS, COLUMNS), ACC)
     for _ in range(trips):
-        n, o0, o1, o2 = bn * BATCH, first0 + b0 * BOX0, first1 + b1 * BOX1, first2 + b2 * BOX2
+        n, o0, o1, o2 = bn * BATCH, first[0] + b0 * BOX0, first[1] + b1 * BOX1, first[2] + b2 * BOX2
         i0 = o0 * stride[0] + t0 * dilation[0] - pad[0]
         i1 = o1 * stride[1] + t1 * dilation[1] - pad[1]
         i2 = o2 * stride[2] + t2 * dilation[2] - pad[2]
-        seen = (rn < batch_read - n) & (r0 < end0 - o0) & (r1 < end1 - o1) & (r2 < end2 - o2)  # [PIXELS]
+        seen = (rn < batch_read - n) & (r0 < end[0] - o0) & (r1 < end[1] - o1) & (r2 < end[2] - o2)  # [PIXELS]
         y_offset = y_row + offset_of(n, o0, o1, o2, y_strides, INDEX) * UNIT
         x_offset = x_row + offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
         if Y_PIXELS_INNER:
@@ -104,13 +91,13 @@ def weight_kernel(
             x_tile = tl.load(x_group + x_offset[:, None] + x_c[None, :], mask=mask, other=0.0)
         acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=ACC)  # [ROWS, PIXELS] [PIXELS, COLUMNS]
         b2 += 1
-        next_row = b2 == boxes2
+        next_row = b2 == boxes[2]
         b2 = tl.where(next_row, 0, b2)
         b1 += tl.cast(next_row, tl.int32)
-        next_plane = b1 == boxes1
+        next_plane = b1 == boxes[1]
         b1 = tl.where(next_plane, 0, b1)
         b0 += tl.cast(next_plane, tl.int32)
-        next_image = b0 == boxes0
+        next_image = b0 == boxes[0]
         b0 = tl.where(next_image, 0, b0)
         bn += tl.cast(next_image, tl.int32)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convext.benchmarks import table
 from convext.benchmarks.layers import model_layers
-from convext.benchmarks.prediction import INSTRUCTIONS, predictions
+from convext.benchmarks.prediction import INSTRUCTIONS, Prediction, predictions
 from convext.benchmarks.results import Results, Row
 from convext.benchmarks.stats import geomean
 from convext.benchmarks.sweep import PREFIX
@@ -147,29 +147,42 @@ def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
 def _predictions() -> list[str]:
     """What the layers should take on an H100, whatever device the results are from."""
     headers = (
-        "layer",
-        "family",
-        "kernel",
-        "ideal",
-        "bound",
-        "instructions an output",
-        "registers",
-        "predicted",
-        "limit",
-    )
-    lines = []
-    for layer, p in predictions(model_layers()):
-        counted = [""] * 4
-        if p.per_output is not None and p.seconds is not None:
-            counted = [f"{p.per_output:.1f}", str(p.registers), table.microseconds(1e6 * p.seconds), p.limit]
-        ideal = table.microseconds(1e6 * p.ideal)
-        name = f"{layer.id} {layer.name}"[:44]
-        lines.append([Cell(t) for t in (name, layer.family, p.kernel, ideal, p.bound, *counted)])
+        "layer", "family", "kernel", "ideal", "predicted", "of ideal", "limit", "instr. an output", "registers",
+        "input gradient", "weight gradient",
+    )  # fmt: skip
+    body = []
+    for layer, faces in predictions(model_layers()):
+        backward = "fprop" if layer.transposed else "dgrad"
+        name = Cell(f"{layer.id} {layer.name}"[:44])
+        gradients = (_predicted(faces[face]) for face in (backward, "wgrad"))
+        body.append([name, Cell(layer.family), *_forward(faces[layer.forward]), *gradients])
     note = (
-        "<p class=note>Prediction, not measured: no kernel ran for this table. The ideal time is that of the bytes at "
-        f"{H100.bandwidth / 1e12:g} TB/s or of the products at their peak, for whole layers in bfloat16. The predicted "
-        f"one is that of the instructions in the machine code, at {INSTRUCTIONS / 1e12:g}e12 a second, where it is "
-        "longer; it is given where the kernel's tile was compiled.</p>"
+        "<p class=note>Prediction, not measured: no kernel ran for this table. The Triton kernels that would run each "
+        "layer, at full size, in bfloat16 and its network's layout, were compiled for sm_90. They take as long as "
+        f"the bytes at {H100.bandwidth / 1e12:g} TB/s, the products at their peak (both: ideal) or the "
+        f"instructions in the machine code at {INSTRUCTIONS / 1e12:g}e12 a second, whichever is longest, and then the "
+        'copies that they need. In brackets: layers that "auto" leaves to torch until measured. Gradients: predicted '
+        "time, ideal time's share of it, and what takes longest. Red: more than twice the ideal time.</p>"
     )
-    heading, body = _section("Forward on an H100: prediction, not measured", headers, lines)
-    return [heading, note, body]
+    heading, lines = _section("An H100: prediction, not measured", headers, body)
+    return [heading, note, lines]
+
+
+def _forward(p: Prediction) -> list[Cell]:
+    """The kernel of a layer's forward, and what is predicted of it."""
+    short = p.kernel.removeprefix("triton.")
+    kernel = Cell(short if p.auto == p.kernel else f"({short})")
+    ideal = Cell(table.microseconds(1e6 * p.ideal))
+    if not p.kernel:
+        return [Cell(p.auto), ideal, Cell(), Cell(), Cell(p.bound), Cell(), Cell()]
+    share = Cell(f"{p.ideal / p.seconds:.0%}", "slower" if p.ideal < 0.5 * p.seconds else "same")
+    predicted = Cell(table.microseconds(1e6 * p.seconds))
+    return [kernel, ideal, predicted, share, Cell(p.limit), Cell(f"{p.per_output:,.1f}"), Cell(str(p.registers))]
+
+
+def _predicted(p: Prediction) -> Cell:
+    """A gradient in one cell."""
+    if not p.kernel:
+        return Cell()
+    kind = "slower" if p.ideal < 0.5 * p.seconds else "same"
+    return Cell(f"{table.microseconds(1e6 * p.seconds)} {p.ideal / p.seconds:.0%} {p.limit}", kind)

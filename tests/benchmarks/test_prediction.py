@@ -1,58 +1,101 @@
-"""Predictions for an H100 come from the counted instructions of the very tile, and from nothing else."""
+"""Predictions for an H100 come from the machine code of the launches that would run, and from nothing else."""
 
 import json
-from dataclasses import replace
+import math
 
 import pytest
-import torch
 
 from convext.benchmarks import prediction, report
-from convext.benchmarks.inspect import RESULTS
 from convext.benchmarks.layers import model_layers
-from convext.benchmarks.prediction import INSTRUCTIONS, predict
+from convext.benchmarks.prediction import INSTRUCTIONS, kernel_of, launches_of, predict, problem_of, stale
+from convext.problem import FACES, Face
+from convext.registry import choose
 from convext.roofline import H100, ideal_seconds
 
-pytest.importorskip("triton", reason="Triton is not installed: ATEN is chosen everywhere, and has no figures")
+pytest.importorskip("triton", reason="Triton is not installed: ATen is chosen everywhere, and has no figures")
 LAYERS = {layer.id: layer for layer in model_layers()}
+FIGURES = {"threads": 128, "registers": 40, "spills": 0, "instructions": 1000, "loop": 100}
 
 
-@pytest.fixture(autouse=True)
-def _read_anew() -> None:
-    prediction._compiled.cache_clear()
+def table_of(*launches: tuple[int, float], copied: int = 0) -> prediction.Table:
+    """A table where MobileNetV2's 3x3 has these launches, (programs, trips) each."""
+    runs = [["code", programs, trips] for programs, trips in launches]
+    return {
+        "triton": "",
+        "launches": {"code": FIGURES},
+        "layers": {"7 fprop": {"kernel": "triton.stencil", "launches": runs, "copied": copied}},
+    }
 
 
-def test_a_specimens_own_problem_has_its_figures() -> None:
-    """31x31 on 64x64 maps, 32 images of 64 channels, is compiled: the committed figure is that layer's."""
-    figures = json.loads(RESULTS.read_text())["kernels"]["sm_90"]["stencil.fprop 31x31 bfloat16 NCHW"]
-    layer = replace(LAYERS["481"], input=(32, 64, 64, 64), weight=(64, 1, 31, 31), groups=64)
-    found = predict(layer)
-    assert found.per_output == pytest.approx(figures["per_output"], abs=0.01)
-    assert found.registers == figures["registers"]
-    outputs = 32 * 64 * 64 * 64
-    assert found.seconds == pytest.approx(outputs * figures["per_output"] / INSTRUCTIONS, rel=1e-4)
+def test_instructions_are_those_of_all_launches_and_trips() -> None:
+    found = predict(LAYERS["7"], "fprop", table_of((1_000_000, 11), (500_000, 1)))
+    issued = 128 * (1_000_000 * (1000 + 100 * 10) + 500_000 * 1000)
+    assert found.instructions == pytest.approx(issued / INSTRUCTIONS)
+    assert found.per_output == pytest.approx(issued / math.prod(problem_of(LAYERS["7"], "fprop").open_shape))
+    assert found.seconds == found.instructions > found.ideal
     assert found.limit == "instructions"
 
 
 def test_memory_limits_where_instructions_are_few() -> None:
-    found = predict(LAYERS["7"])  # 3x3 in MobileNetV2
-    assert found.per_output is not None
-    assert found.per_output < 39  # what the bandwidth leaves time for in bfloat16
-    assert found.seconds == found.ideal
+    found = predict(LAYERS["7"], "fprop", table_of((1, 1)))
+    assert found.seconds == found.ideal == ideal_seconds(problem_of(LAYERS["7"], "fprop"), H100)
     assert found.limit == "memory"
 
 
-@pytest.mark.parametrize("family", ["pointwise", "dense", "grouped"])
-def test_products_on_matrix_units_have_their_ideal_only(family: str) -> None:
-    layer = next(layer for layer in LAYERS.values() if layer.family == family)
-    found = predict(layer)
-    problem = layer.problem("fprop", torch.bfloat16, layer.layout == "cl", "cuda", 90)
-    assert found.ideal == ideal_seconds(problem, H100)
-    assert (found.per_output, found.registers, found.seconds) == (None, None, None)
+def test_copies_come_on_top() -> None:
+    found = predict(LAYERS["7"], "fprop", table_of((1, 1), copied=3_000_000_000))
+    assert found.seconds == pytest.approx(found.ideal + 1e-3)
+    assert found.limit == "copies"
 
 
-def test_a_tile_that_was_not_compiled_has_its_ideal_only(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(prediction, "RESULTS", tmp_path / "none.json")
-    assert predict(LAYERS["7"]).seconds is None
+def test_a_layer_without_a_row_has_its_ideal_only() -> None:
+    found = predict(LAYERS["7"], "dgrad", table_of((1, 1)))
+    assert (found.kernel, found.limit, found.ideal > 0) == ("", "memory", True)
+    assert math.isnan(found.seconds)
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("id", ["7", "220", "6", "1483"])  # depthwise, grouped, pointwise, transposed
+def test_what_is_counted_is_what_runs(id: str, face: Face) -> None:
+    """The kernel of "auto", where that is one of Triton's, with a grid that covers the result."""
+    problem = problem_of(LAYERS[id], face)
+    kernel, auto = kernel_of(problem), choose(problem)
+    assert kernel is not None
+    assert kernel.name == auto.name or auto.provider != "triton"
+    launches, _ = launches_of(kernel, problem)
+    assert all(launch.programs > 0 and launch.trips >= 1 for launch in launches)
+    committed = prediction.read()["layers"][f"{id} {face}"]
+    assert committed["kernel"] == kernel.name
+    assert [programs for _, programs, _ in committed["launches"]] == [launch.programs for launch in launches]
+
+
+def test_copies_are_counted_as_read_and_written() -> None:
+    """An implicit GEMM of NCHW operands that copies both of them to channels last first."""
+    problem = problem_of(LAYERS["267"], "fprop")
+    kernel = kernel_of(problem)
+    assert kernel is not None
+    assert len(kernel.copies(problem)) == 2
+    elements = math.prod(problem.x_shape) + math.prod(problem.w_shape)
+    assert launches_of(kernel, problem)[1] == 2 * 2 * elements
+
+
+def test_every_layer_that_triton_takes_is_in_the_table() -> None:
+    committed = prediction.read()
+    work = [(layer, face) for layer in LAYERS.values() for face in FACES]
+    taken = {f"{layer.id} {face}" for layer, face in work if kernel_of(problem_of(layer, face)) is not None}
+    assert committed["layers"].keys() == taken
+    used = {code for row in committed["layers"].values() for code, *_ in row["launches"]}
+    assert used == committed["launches"].keys()
+    assert prediction._json(committed) == prediction.RESULTS.read_text()
+    assert json.loads(prediction._json(committed)) == committed
+
+
+def test_stale_tables_are_told() -> None:
+    fine = table_of((1, 1))
+    assert stale(fine, fine) == []
+    assert stale(table_of((2, 1)), fine) == ["7 fprop: launches something else: write it anew"]
+    assert stale({**fine, "layers": {}}, fine) == ["7 fprop: launches something else: write it anew"]
+    assert stale(fine, {**fine, "triton": "0"}) == ["the table is from Triton 0, and this is : write it anew"]
 
 
 def test_the_report_says_that_it_is_a_prediction() -> None:

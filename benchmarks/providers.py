@@ -91,9 +91,11 @@ def chosen(case: Case, layout_name: str) -> str:
 
 
 def _kernel_call(case: Case, kernel: Kernel) -> Callable[[Tensors], Results]:
-    """The public operator with this kernel named, as a user would call it."""
+    """The public operator with this kernel named, as a user would call it; off CUDA, a layer's forward as it is."""
     face = case.work
     assert face != "step"
+    if case.device != "cuda" and kernel is registry.ATEN and face == case.layer.forward:
+        return _forward_call(case)
     first, second = OPERANDS[face]
     problem, layer = case.problem(face), case.layer
     size = problem.open_shape[2:]
@@ -107,6 +109,19 @@ def _kernel_call(case: Case, kernel: Kernel) -> Callable[[Tensors], Results]:
         )  # fmt: skip
 
     return call
+
+
+def _forward_call(case: Case) -> Callable[[Tensors], Results]:
+    """The layer's forward as its module calls it under "auto": off CUDA by torch's own function."""
+    layer = case.layer
+    rank = len(layer.stride)
+    if layer.transposed:
+        transpose = getattr(convext.functional, f"conv_transpose{rank}d")
+        tail = (None, layer.stride, layer.begin, layer.output_padding, layer.groups, layer.dilation)
+        return lambda t: (transpose(t["y"], t["w"], *tail),)
+    convolve = getattr(convext.functional, f"conv{rank}d")
+    padding = layer.begin if layer.begin == layer.end else tuple(zip(layer.begin, layer.end, strict=True))
+    return lambda t: (convolve(t["x"], t["w"], None, layer.stride, padding, layer.dilation, layer.groups),)
 
 
 def _shift(case: Case) -> Iterator[Contender]:

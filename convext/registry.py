@@ -92,7 +92,7 @@ KERNELS: list[Kernel] = [
     _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
     _lazy("triton.grouped", "convext.triton_kernels.grouped"),
     _lazy("triton.igemm", "convext.triton_kernels.igemm"),
-    _lazy("cuda.stencil", "convext.cuda_stencil"),
+    _lazy("cuda.stencil", "convext.cuda_stencil", both=True),
     _lazy("cuda.igemm", "convext.cuda_igemm"),
     ATEN,
 ]

@@ -25,6 +25,7 @@ _DTYPES = {
 # family: (channels of x, channels of y, groups, kernel, dilation)
 _FAMILIES = {
     "depthwise": (64, 64, 64, 3, 1),
+    "large depthwise": (64, 64, 64, 9, 1),
     "pointwise": (64, 64, 1, 1, 1),
     "grouped": (64, 64, 8, 3, 1),
     "dilated": (64, 64, 1, 3, 2),
@@ -32,16 +33,17 @@ _FAMILIES = {
 }
 
 
-def problems() -> Iterator[ConvProblem]:
-    """Every face x family x rank x stride x dtype x layout, of one small convolution each."""
-    grid = product(FACES, _FAMILIES.values(), (1, 2, 3), (1, 2), _DTYPES.values(), (False, True))
-    for face, (c, k, groups, taps, dilation), rank, stride, (dtype, precision), channels_last in grid:
+def problems() -> Iterator[tuple[str, ConvProblem]]:
+    """Every face x family x rank x stride x dtype x layout, of one small convolution each, with its family."""
+    grid = product(FACES, _FAMILIES.items(), (1, 2, 3), (1, 2), _DTYPES.values(), (False, True))
+    for face, (family, (c, k, groups, taps, dilation)), rank, stride, (dtype, precision), channels_last in grid:
         input, kernel, s, d = (16,) * rank, (taps,) * rank, (stride,) * rank, (dilation,) * rank
         pad = (dilation * (taps // 2),) * rank
         output = output_size(input, kernel, s, pad, pad, d)
-        yield ConvProblem(
+        problem = ConvProblem(
             face, 2, c, k, groups, input, kernel, output, s, pad, d, dtype, channels_last, "cuda", 90, precision
-        )  # fmt: skip
+        )
+        yield family, problem
 
 
 def markdown() -> str:
@@ -50,20 +52,20 @@ def markdown() -> str:
     grid = list(problems())
     for kernel in registry.kernels():
         for face in kernel.faces:
-            taken = [p for p in grid if p.face == face and kernel.why_not(p) is None]
+            taken = [(family, p) for family, p in grid if p.face == face and kernel.why_not(p) is None]
             lines.append(f"| `{kernel.name}` | {face} | {' | '.join(_cells(taken))} |")
     return "\n".join(lines)
 
 
-def _cells(taken: list[ConvProblem]) -> list[str]:
+def _cells(taken: list[tuple[str, ConvProblem]]) -> list[str]:
     def listed(values: list[str], order: list[str]) -> str:
         return "all" if set(values) == set(order) else ", ".join(v for v in order if v in values) or "none"
 
     names = {value: name for name, value in _DTYPES.items()}
     return [
-        listed([p.family for p in taken], list(_FAMILIES)),
-        listed([f"{p.rank}-D" for p in taken], ["1-D", "2-D", "3-D"]),
-        listed([names[p.dtype, p.precision] for p in taken], list(_DTYPES)),
-        listed(["channels last" if p.channels_last else "channels first" for p in taken],
+        listed([family for family, _ in taken], list(_FAMILIES)),
+        listed([f"{p.rank}-D" for _, p in taken], ["1-D", "2-D", "3-D"]),
+        listed([names[p.dtype, p.precision] for _, p in taken], list(_DTYPES)),
+        listed(["channels last" if p.channels_last else "channels first" for _, p in taken],
                ["channels first", "channels last"]),
     ]  # fmt: skip

@@ -62,6 +62,7 @@ __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
   for (int i = 0; i < N; ++i) to[i] = to_float(element[i]);
 }
 
+// Writes N elements as one access: an intrinsic, because the compiler takes plain stores of a vector apart.
 template <class T, int N>
 __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
   using Raw = typename Register<N * sizeof(T)>::Type;
@@ -70,7 +71,7 @@ __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
   for (int i = 0; i < N; ++i) element[i] = from_float<T>(from[i]);
   Raw raw;
   memcpy(&raw, static_cast<const void*>(element), sizeof raw);
-  *reinterpret_cast<Raw*>(to) = raw;
+  __stwb(reinterpret_cast<Raw*>(to), raw);
 }
 
 // Division of an index below 2^31 by a number that the host knows: a multiplication and a shift.

@@ -85,7 +85,7 @@ struct WeightSums {
 };
 
 template <class Tile, class Taps>
-__global__ void __launch_bounds__(WGRAD_THREADS) stencil_backward_kernel(const BackwardArguments p) {
+__global__ void __launch_bounds__(WGRAD_THREADS, 2) stencil_backward_kernel(const BackwardArguments p) {
   CONVEXT_DYNAMIC_SHARED(shared);
   const StencilArguments& dgrad = p.dgrad;
   const int first_channel = blockIdx.x * dgrad.lanes * Tile::CHANNELS;

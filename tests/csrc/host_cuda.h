@@ -96,6 +96,10 @@ inline unsigned __float_as_uint(float value) {
   return bits;
 }
 using std::isinf;
+template <class T>
+void __stwb(T* to, T value) {
+  *to = value;
+}
 inline const char* cudaGetErrorString(cudaError_t) {
   return "see the host build's message";
 }

@@ -55,8 +55,8 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
         "weight": (
             BandTile(4, 32, 64, 8, 3, 2),
             BandTile(4, 32, 64, 8, 3, 1),
-            BandTile(4, 16, 64, 4, 3, 4),
-            BandTile(4, 16, 64, 4, 3, 2),
+            BandTile(4, 16, 64, 4, 2, 4),
+            BandTile(4, 16, 64, 4, 2, 2),
             BandTile(4, 32, 32, 8, 3, 2),
             BandTile(4, 16, 32, 4, 3, 1),
         ),

@@ -15,17 +15,19 @@ from convext.benchmarks.results import Results, Row
 from convext.benchmarks.stats import geomean
 from convext.benchmarks.sweep import PREFIX
 from convext.benchmarks.table import Cell
+from convext.problem import Face
 from convext.roofline import H100
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 82rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
 th { position: sticky; top: 0; background: white }
 td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
 td.failed { color: white; background: #c0392b }
-img { max-width: 100% } .note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
+img { max-width: min(100%, 62rem); display: block } .note, .facts { max-width: 60rem }
+.note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 .wide { overflow-x: auto } .facts { color: #555 }
 """
 
@@ -147,13 +149,13 @@ def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
 def _predictions() -> list[str]:
     """What the layers should take on an H100, whatever device the results are from."""
     headers = (
-        "layer", "family", "kernel", "ideal", "predicted", "of ideal", "limit", "instr. an output", "registers",
+        "layer", "family", "kernel", "ideal", "predicted", "of ideal", "limit", "instr./output", "registers",
         "input gradient", "weight gradient",
     )  # fmt: skip
     body = []
     for layer, faces in predictions(model_layers()):
-        backward = "fprop" if layer.transposed else "dgrad"
-        name = Cell(f"{layer.id} {layer.name}"[:44])
+        backward: Face = "fprop" if layer.transposed else "dgrad"
+        name = Cell(f"{layer.id} {layer.name}"[:36])
         gradients = (_predicted(faces[face]) for face in (backward, "wgrad"))
         body.append([name, Cell(layer.family), *_forward(faces[layer.forward]), *gradients])
     note = (

@@ -1,8 +1,9 @@
 """Compiles a specimen for an architecture that need not be here, and tells which source it came from.
 
 The fingerprint of a specimen is a hash of what Triton's front end makes of the kernel, its helpers, its constants and
-its arguments' types (the "TTIR"), of the launch, and of how its outputs are counted. That takes a tenth of a second,
-compiling takes up to ten: rows whose fingerprint is the committed one need not be compiled to be true.
+its arguments' types (the "TTIR", with helpers inlined), of the launch, and of how its outputs are counted. That takes a
+tenth of a second, compiling takes up to ten: rows whose fingerprint is the committed one need not be compiled to be
+true.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _source(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
 def fingerprint(specimen: Specimen, arch: int) -> str:
     """16 hexadecimal digits that change with whatever the figures of a specimen depend on, but for the compiler."""
     from triton._C.libtriton import ir
-    from triton.backends.compiler import GPUTarget
+    from triton.backends.compiler import GPUTarget, Language
     from triton.compiler.compiler import make_backend
 
     source, given = _source(specimen.launch)
@@ -75,6 +76,9 @@ def fingerprint(specimen: Specimen, arch: int) -> str:
     module = source.make_ir(
         target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
     )
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, Language.TRITON)
+    module = stages["ttir"](module, {})
     counted = specimen.outputs, specimen.trips, specimen.filling
     parts = (module.str_nodebug(), arch, given, counted)  # without source lines: comments may come and go
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

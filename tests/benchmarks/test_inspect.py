@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from convext.benchmarks import inspect as command
 from convext.benchmarks.inspect import merged, part, stale, worse
-from convext.benchmarks.inspect_sass import Instruction, hottest_loop, products, widest
+from convext.benchmarks.inspect_sass import Figures, Instruction, hottest_loop, products, widest
 from convext.benchmarks.inspect_show import occupancy
 
 FINE = {"fingerprint": "a", "spills": 0, "per_output": 10.0, "warnings": []}
@@ -39,6 +40,19 @@ def test_what_is_stale() -> None:
     assert stale(fine, table(k=FINE, old=FINE)) == ["sm_90 old: only in the table: write it anew"]
     assert stale(table(k={"fingerprint": "b"}), fine) == ["sm_90 k: compiled from another source: write it anew"]
     assert stale(fine, {**fine, "triton": "0"}) == ["the table is from Triton 0, and this is 1: write it anew"]
+
+
+def test_only_what_changed_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = Figures(128, 32, 0, 0, 100, 10, per_output=1.0, per_step=0.5, opcodes={})
+    monkeypatch.setattr(command, "_specimens", lambda family, arch: [None])
+    monkeypatch.setattr(command, "fingerprint", lambda specimen, arch: "b")
+    monkeypatch.setattr(command, "inspect", lambda specimen, arch: figures)
+    same, changed = {"fingerprint": "b", "registers": 7}, {"fingerprint": "a", "registers": 7}
+    assert command._row("k", 90, 0, same, compiling=True) is same
+    for before in (changed, None):
+        compiled = command._row("k", 90, 0, before, compiling=True)
+        assert (compiled["fingerprint"], compiled["registers"]) == ("b", 32)
+        assert command._row("k", 90, 0, before, compiling=False) == {"fingerprint": "b"}
 
 
 def test_part_of_a_table_is_replaced_alone() -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from convext.benchmarks.inspect import ARCHITECTURES, read
+from convext.benchmarks.inspect import ARCHITECTURES, FAMILIES, read
 from convext.benchmarks.inspect_sass import GROWTH, widest
 from convext.benchmarks.inspect_show import occupancy
 
 TABLE = read()
 ROWS = [(where, name, row) for where, rows in TABLE["kernels"].items() for name, row in rows.items()]
-FAMILIES = ("stencil.", "pointwise.", "igemm.", "grouped.")
 
 
 def rows(pattern: str, *where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -80,8 +79,7 @@ def test_the_table_is_of_this_source_and_of_this_compiler(tmp_path: Any) -> None
 def test_every_family_is_there_for_every_architecture() -> None:
     assert list(TABLE["kernels"]) == [f"sm_{arch}" for arch in ARCHITECTURES]
     for names in TABLE["kernels"].values():
-        for family in FAMILIES:
-            assert any(name.startswith(family) for name in names), family
+        assert {name.split(".")[0] for name in names} == {family.split(".")[-1] for family in FAMILIES}
 
 
 # ------------------------------------------------------------------------------------------------- registers
@@ -105,7 +103,7 @@ def test_a_multiprocessor_holds_a_block() -> None:
 
 
 def test_products_run_on_tensor_cores() -> None:
-    for name, row in rows(r"^(pointwise|igemm|grouped).* (bfloat16 ieee|float32 tf32|float32 tf32x3) "):
+    for name, row in rows(r"^(pointwise|igemm|grouped).* (bfloat16 ieee|float32 tf32|float32 tf32x3) |^banded"):
         assert kinds(row) & {"HMMA", "HGMMA"}, name
 
 
@@ -116,7 +114,7 @@ def test_float64_runs_on_tensor_cores_where_there_are_some() -> None:
 
 def test_hopper_multiplies_from_shared_memory() -> None:
     """WGMMA takes 64 rows: where a tile has them, operands of 16 bits never pass through registers."""
-    for name, row in rows(r"^igemm.* boxes ", "sm_90"):
+    for name, row in rows(r"^igemm.* boxes |^banded", "sm_90"):
         assert "HGMMA" in kinds(row), name
     for name, row in rows(r"^pointwise.* bfloat16 ieee NHWC (64|128)x", "sm_90"):
         assert "HGMMA" in kinds(row), name
@@ -157,6 +155,19 @@ DESIGN = {
 def test_stencils_cost_what_they_were_designed_to(name: str) -> None:
     for where, row in rows(f"^{re.escape(name)}$"):
         assert 0.5 * DESIGN[name] < row["per_step"] < GROWTH * DESIGN[name], where
+
+
+@pytest.mark.parametrize(("size", "design"), [(7, 21), (13, 30), (31, 42)])
+def test_banded_products_cost_what_they_were_designed_to(size: int, design: float) -> None:
+    """All of a block's instructions, over its outputs, in the best of the tiles."""
+    found = rows(rf"^banded\.fprop {size}x{size} on 64x64 bfloat16", "sm_90")
+    assert 0.5 * design < min(row["per_output"] for _, row in found) < GROWTH * design
+
+
+def test_three_tf32_products_cost_what_they_were_designed_to() -> None:
+    """0.22 instructions a multiply-add, where a step is 128 x 128 x 32."""
+    ((_, row),) = rows(r"^igemm\.fprop float32 tf32x3 NHWC 128x128 of 128 bytes", "sm_90")
+    assert row["loop"] * row["threads"] < GROWTH * 0.22 * 128 * 128 * 32
 
 
 def test_packed_groups_cost_what_they_were_designed_to() -> None:

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels: registers, spills, access widths and tensor-core instructions, without a GPU.
+"""What nvcc made of the CUDA kernels: registers, spills, occupancy, access widths and tensor-core instructions.
 
     python -m convext.benchmarks.inspect_cuda            reads the built library and writes results/inspect_cuda.json
     python -m convext.benchmarks.inspect_cuda --check    reads it, and compares with the committed file
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import math
 import re
 import subprocess
 import sys
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from convext import native
-from convext.benchmarks.inspect_sass import GROWTH, tool
+from convext.benchmarks.inspect_sass import GROWTH, Instruction, hottest_loop, tool
+from convext.benchmarks.inspect_show import occupancy
 
 RESULTS = Path(__file__).parent / "results" / "inspect_cuda.json"
 ARCHITECTURE = "sm_90a"
+RESERVED = 1024  # bytes of shared memory that the system takes of every block; cuobjdump counts them
 Table = dict[str, dict[str, Any]]
 
 
@@ -36,19 +39,27 @@ class Kernel:
     Attributes:
         registers: of a thread.
         spills: bytes of a thread's stack.
+        threads: of a block, at most.
         shared: bytes of static shared memory of a block.
+        blocks: that a multiprocessor holds at a time, for `threads`, `registers` and `shared`; dynamic shared memory,
+            which only a launch knows, may allow fewer.
         instructions: that the kernel consists of.
         load, store: bits of the widest access to global memory; cp.async counts as a load.
         mma: tensor-core instructions.
+        per_step: of a stencil's loop over rows, instructions an element of the row that it completes, as a thread
+            executes them; None for other kernels, whose loops depend on the problem.
     """
 
     registers: int
     spills: int
+    threads: int
     shared: int
+    blocks: int
     instructions: int
     load: int
     store: int
     mma: int
+    per_step: float | None
 
 
 def _dump(library: Path, *options: str) -> str:
@@ -63,12 +74,39 @@ def _names(mangled: Sequence[str]) -> dict[str, str]:
     return {old: shorten.sub("", new) for old, new in zip(mangled, plain.splitlines(), strict=True)}
 
 
-def _functions(sass: str) -> Iterator[tuple[str, list[str]]]:
-    """Each function's mangled name and opcodes."""
+def _functions(sass: str) -> Iterator[tuple[str, list[Instruction], dict[str, int]]]:
+    """Each function's mangled name, instructions, and the targets of its branches as indices among them."""
     for part in sass.split("Function : ")[1:]:
         name, _, body = part.partition("\n")
-        found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(@\S+\s+)?([A-Z][\w.]*)", body)
-        yield name.strip(), [opcode for predicate, opcode in found if opcode != "NOP" and predicate != "@!PT "]
+        instructions: list[Instruction] = []
+        labels: dict[str, int] = {}
+        for line in re.finditer(r"/\*([0-9a-f]{4,})\*/\s+(@\S+\s+)?([A-Z][\w.]*)(.*?);", body):
+            address, predicate, opcode, operands = line.groups()
+            labels[f".L{int(address, 16):x}"] = len(instructions)
+            if opcode != "NOP" and predicate != "@!PT ":
+                instructions.append((opcode, opcode + operands.replace("0x", ".L")))
+        yield name.strip(), instructions, labels
+
+
+def _elements_of_a_step(kernel: str) -> int | None:
+    """Elements that a thread of a stencil completes with each step down its rows; None for other kernels."""
+    tile = re.match(
+        r"stencil(?:_backward)?_kernel<(?:RowTile|StridedTile)<\w+, Taps<\d+, \d+, \d+, (\d+), \d+, \d+>, "
+        r"(true|false|0|1), (\d+)(?:, (\d+))?>",
+        kernel,
+    )
+    if tile is None:
+        return None
+    stride = int(tile[1]) if tile[2] in ("true", "1") else 1  # of a transposed stencil: rows that a step completes
+    columns = int(tile[4]) if tile[4] else stride
+    return int(tile[3]) * columns * stride
+
+
+def _threads(elf: str) -> dict[str, int]:
+    """Threads of each kernel's block, by mangled name: its launch bounds."""
+    pattern = re.compile(r"(\S+)\n.*?EIATTR_MAX_THREADS\s+Format:\s+\w+\s+Value:\s+(\w+) (\w+) (\w+)", re.DOTALL)
+    found = [pattern.match(part) for part in elf.split("\n.nv.info.")[1:]]
+    return {bounds[1]: math.prod(int(size, 16) for size in bounds.groups()[1:]) for bounds in found if bounds}
 
 
 def _width(opcodes: Sequence[str], *kinds: str) -> int:
@@ -85,16 +123,22 @@ def table(library: Path = native.LIBRARY) -> Table:
     """Every kernel of the library, for ARCHITECTURE: {name: Kernel's fields}."""
     usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", _dump(library, "-res-usage"))
     resources = {name: [int(number) for number in numbers] for name, *numbers in usage}
-    bodies = dict(_functions(_dump(library, "-sass")))
+    bodies = {name: body for name, *body in _functions(_dump(library, "-sass"))}
+    threads = _threads(_dump(library, "-elf"))
     names = _names(sorted(resources))
     rows: Table = {}
     for mangled, (registers, stack, shared) in resources.items():
-        opcodes = bodies[mangled]
+        instructions, labels = bodies[mangled]
+        opcodes = [opcode for opcode, _ in instructions]
         kinds = collections.Counter(opcode.partition(".")[0] for opcode in opcodes)
+        static = shared - RESERVED
+        blocks = occupancy(ARCHITECTURE.rstrip("a"), threads[mangled], registers, static)
+        elements = _elements_of_a_step(names[mangled])
+        per_step = round(len(hottest_loop(instructions, labels)) / elements, 2) if elements else None
         rows[names[mangled]] = asdict(
             Kernel(
-                registers, stack, shared, len(opcodes), _width(opcodes, "LDG", "LDGSTS"), _width(opcodes, "STG"),
-                kinds["HMMA"],
+                registers, stack, threads[mangled], static, blocks, len(opcodes),
+                _width(opcodes, "LDG", "LDGSTS"), _width(opcodes, "STG"), kinds["HMMA"], per_step,
             )
         )  # fmt: skip
     return dict(sorted(rows.items()))

@@ -1,7 +1,6 @@
 """The compiled library: what it depends on, where it loads, and what is said where it is not there."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -46,6 +45,9 @@ def test_needs_no_cuda_library(library: Path) -> None:
 def test_schemas_are_registered(library: Path) -> None:
     schema = str(native.operators("cuda").stencil.default._schema)
     assert schema.startswith("convext_cuda::stencil(str face, Tensor a, Tensor b, Tensor? bias, int[] size")
+    backward = str(native.operators("cuda").stencil_backward.default._schema)
+    assert backward.startswith("convext_cuda::stencil_backward(Tensor a, Tensor b, Tensor x, int[] size")
+    assert backward.endswith("-> (Tensor, Tensor)")
 
 
 def test_loads_on_the_other_torch(library: Path) -> None:
@@ -111,17 +113,3 @@ def test_install_fails_without_nvcc_where_cuda_was_asked_for(tmp_path: Path) -> 
     done = install(tmp_path, CONVEXT_CUDA="1")
     assert done.returncode != 0
     assert "CONVEXT_CUDA=1, but the CUDA kernels cannot be built: nvcc was not found" in done.stderr
-
-
-def test_machine_code_is_as_committed(library: Path) -> None:
-    """No more spills than there were, accesses as wide as they were, and the GEMMs on tensor cores."""
-    pytest.importorskip("triton", reason="the disassembler comes with Triton")
-    from convext.benchmarks import inspect_cuda
-
-    found = inspect_cuda.table()
-    assert inspect_cuda.complaints(found, json.loads(inspect_cuda.RESULTS.read_text())) == []
-    for name, row in found.items():
-        if name.startswith("igemm_kernel"):
-            assert row["mma"] > 0, name
-        if "RowTile" in name or (name.startswith("igemm_kernel") and name.endswith(", true>")):
-            assert row["load"] == 128, name

@@ -36,7 +36,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from convext import layout
@@ -45,6 +44,7 @@ from convext.triton_kernels.banded_image import band_kernel, image_kernel
 from convext.triton_kernels.banded_tiles import Plan, choose
 from convext.triton_kernels.banded_weight import weight_kernel
 from convext.triton_kernels.launch import Launch, Specimen
+from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_plan import gather_axes
@@ -212,10 +212,9 @@ def _constants(plan: Plan, source: Tensor, target: Tensor) -> dict[str, Any]:
     """What both kernels are compiled for: the box of patches, vectors, precision and the width of offsets."""
     unit, target_unit = _units(plan, source, target)
     images, _, rows, columns = plan.box
-    extents = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in (source, target))
     return {
         "IMAGES": images, "ROWS": rows, "COLUMNS": columns, "X_UNIT": unit, "Y_UNIT": target_unit,
-        "PRECISION": "tf32x3", "INDEX": tl.int64 if max(extents) >= 1 << 31 else tl.int32,
+        "PRECISION": "tf32x3", "INDEX": offset_type(Lying.of(source), Lying.of(target)),
     }  # fmt: skip
 
 

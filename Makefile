@@ -25,7 +25,7 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
+	.ci/types $(PY)
 	git ls-files 'csrc/*.cu*' '*.h' '*.cpp' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
 
 # --no-build-isolation: the compiled library is built against the torch that it will run with.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convext import layout, settings
 from convext.benchmarks.layers import Layer
-from convext.problem import FACES, OPERANDS, ConvProblem, Face
+from convext.problem import FACES, ConvProblem, Face
 from convext.roofline import Peaks, bound, ideal_seconds
 
 Work = Literal["fprop", "dgrad", "wgrad", "step"]
@@ -51,11 +51,6 @@ class Case:
     def faces(self) -> tuple[Face, ...]:
         """The faces that the work consists of."""
         return FACES if self.work == "step" else (self.work,)
-
-    @property
-    def roles(self) -> str:
-        """The tensors that it reads: of a step, the layer's input, its weight and the gradient of its output."""
-        return "xwy" if self.work == "step" else OPERANDS[self.work]
 
     @property
     def bytes(self) -> int:

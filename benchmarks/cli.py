@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
     """Does what the arguments ask for; returns 0, or 1 where a result disagreed or a comparison failed."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.compare:
-        return compare.main(*args.compare, args.fail_below)
+        before, after = args.compare
+        return compare.main(before, after, args.fail_below)
     if args.report:
         from convext.benchmarks import report
 

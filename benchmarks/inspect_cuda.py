@@ -123,7 +123,7 @@ def table(library: Path = native.LIBRARY) -> Table:
     """Every kernel of the library, for ARCHITECTURE: {name: Kernel's fields}."""
     usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", _dump(library, "-res-usage"))
     resources = {name: [int(number) for number in numbers] for name, *numbers in usage}
-    bodies = {name: body for name, *body in _functions(_dump(library, "-sass"))}
+    bodies = {name: (code, labels) for name, code, labels in _functions(_dump(library, "-sass"))}
     threads = _threads(_dump(library, "-elf"))
     names = _names(sorted(resources))
     rows: Table = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,11 +33,11 @@ def builders() -> dict[str, Callable[[], torch.nn.Module]]:
     if importlib.util.find_spec("torchvision"):
         from torchvision import models
 
-        found |= {f"torchvision {name}": lambda name=name: getattr(models, name)() for name in TORCHVISION}
+        found |= {f"torchvision {name}": partial(models.get_model, name) for name in TORCHVISION}
     if importlib.util.find_spec("timm"):
         import timm
 
-        found |= {f"timm {name}": lambda name=name: timm.create_model(name) for name in TIMM}
+        found |= {f"timm {name}": partial(timm.create_model, name) for name in TIMM}
     return found
 
 
@@ -46,7 +47,8 @@ def contenders(build: Callable[[], torch.nn.Module], device: str, dtype: torch.d
     result = {}
     for layout in ("nc", "cl"):
         form = torch.channels_last if layout == "cl" else torch.contiguous_format
-        result[f"torch/{layout}"] = copy.deepcopy(network).to(memory_format=form)
+        # torch's hints of Module.to leave memory_format out.
+        result[f"torch/{layout}"] = copy.deepcopy(network).to(memory_format=form)  # type: ignore[call-overload]
         result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"])).model
     return result
 

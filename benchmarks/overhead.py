@@ -20,7 +20,7 @@ import convext
 from convext import aten, ops, settings
 from convext.benchmarks.stats import Spread
 from convext.benchmarks.table import Cell, show
-from convext.problem import ConvProblem
+from convext.problem import ConvProblem, Face
 
 CALLS, ROUNDS = 200, 15
 LAYERS: dict[str, tuple[str, tuple[int, ...], dict[str, int]]] = {
@@ -81,8 +81,8 @@ def _under(backend: str, call: Callable[[], object]) -> Callable[[], object]:
     return under
 
 
-def _operator(layer: torch.nn.Module, x: Tensor) -> Callable[[], object]:
-    weight, bias = layer.weight.detach(), layer.bias.detach()
+def _operator(layer: convext.Conv1d | convext.Conv2d, x: Tensor) -> Callable[[], object]:
+    weight, bias = (parameter.detach() for parameter in layer.parameters())
     size = layer(x).shape[2:]
     geometry = (tuple(size), layer.stride, layer.padding, layer.dilation, layer.groups, "aten")
     return lambda: ops.convolve("fprop", x, weight, bias, *geometry)
@@ -92,8 +92,9 @@ def parts() -> dict[str, float]:
     """Where the microseconds of one depthwise forward through the operator go, from the inside out."""
     x, w, b = torch.randn(1, 8, 8, 8), torch.randn(8, 1, 3, 3), torch.randn(8)
     one = (1, 1)
-    problem = ConvProblem.of("fprop", x.shape, w.shape, (8, 8), one, one, one, 8, x.dtype)
-    arguments = ("fprop", x, w, b, (8, 8), one, one, one, 8, "aten")
+    face: Face = "fprop"
+    problem = ConvProblem.of(face, x.shape, w.shape, (8, 8), one, one, one, 8, x.dtype)
+    arguments = (face, x, w, b, (8, 8), one, one, one, 8, "aten")
     layer = convext.Conv2d(8, 8, 3, padding=1, groups=8)
     return microseconds(
         {

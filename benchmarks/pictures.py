@@ -176,10 +176,11 @@ def _speed(row: Row | None) -> float | None:
     return None if row is None else _ratio(row)
 
 
-LAYERS = {"speed_by_family": speed_by_family, "share_of_ideal": share_of_ideal, "heat_map": heat_map}
-SWEEP = {"sweep": sweep_map}
+Draw = Callable[[Sequence[Row], str], Figure]  # rows, and the name of their device
+LAYERS: dict[str, Draw] = {"speed_by_family": speed_by_family, "share_of_ideal": share_of_ideal, "heat_map": heat_map}
+SWEEP: dict[str, Draw] = {"sweep": sweep_map}
 
 
-def pictures(rows: Sequence[Row]) -> dict[str, Callable[[Sequence[Row], str], Figure]]:
+def pictures(rows: Sequence[Row]) -> dict[str, Draw]:
     """What is drawn of some rows, by name."""
     return SWEEP if all(position(row.layer) for row in rows) else LAYERS

@@ -62,18 +62,23 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
         return
     eager = torch_calls.face(case)
     for layout_name in LAYOUTS:
-        yield Contender("torch.eager", layout_name, lambda t: (eager(t),))
+        yield Contender("torch.eager", layout_name, _single(eager))
         if compiled:
             for mode in ("default", "max-autotune-no-cudagraphs"):
                 fast = torch.compile(eager, mode=mode, dynamic=False)
-                yield Contender(f"torch.compile.{mode}", layout_name, lambda t, fast=fast: (fast(t),))
+                yield Contender(f"torch.compile.{mode}", layout_name, _single(fast))
     if compiled:
         yield from _shift(case)
     for layout_name in LAYOUTS:
         for kernel in kernels(case, layout_name):
             yield Contender(kernel.name, layout_name, _kernel_call(case, kernel))
     for provider, layout_name, call in others(case, compiled):
-        yield Contender(provider, layout_name, lambda t, call=call: (call(t),))
+        yield Contender(provider, layout_name, _single(call))
+
+
+def _single(compute: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Results]:
+    """A contender's call that computes one face."""
+    return lambda t: (compute(t),)
 
 
 def kernels(case: Case, layout_name: str) -> list[Kernel]:

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 import torch
 
 import convext
+from convext import settings
 from convext.benchmarks.stats import NOISE
 
 FOLDER = Path(__file__).parent / "results"
@@ -175,7 +176,7 @@ def describe(device: str, peaks: Any) -> dict[str, Any]:
         "triton": version("triton"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
-        "float32": "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" and device == "cuda" else "ieee",
+        "float32": settings.fp32_precision() if device == "cuda" else "ieee",
         "convext": convext.__version__,
         "commit": commit(),
         "command": " ".join(["python -m convext", *sys.argv[1:]]),

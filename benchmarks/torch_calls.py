@@ -16,8 +16,10 @@ from torch.nn.functional import pad as constant_pad
 from convext.benchmarks.case import Case, Tensors, Work
 from convext.benchmarks.layers import Layer
 
-CONV = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
-CONV_TRANSPOSE = {1: torch.nn.ConvTranspose1d, 2: torch.nn.ConvTranspose2d, 3: torch.nn.ConvTranspose3d}
+Modules = dict[int, Callable[..., torch.nn.Module]]  # by rank
+CONV: Modules = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+CONV_TRANSPOSE: Modules = {1: torch.nn.ConvTranspose1d, 2: torch.nn.ConvTranspose2d, 3: torch.nn.ConvTranspose3d}
+PAD: Modules = {1: torch.nn.ConstantPad1d, 2: torch.nn.ConstantPad2d, 3: torch.nn.ConstantPad3d}
 
 
 def face(case: Case) -> Callable[[Tensors], Tensor]:
@@ -92,6 +94,5 @@ def module(layer: Layer, dtype: torch.dtype, device: str) -> torch.nn.Module:
         settings |= {"padding": layer.begin, "output_padding": layer.output_padding}
         return CONV_TRANSPOSE[rank](channels_in, channels_out, **settings)
     if pads := torch_pads(layer):
-        pad = {1: torch.nn.ConstantPad1d, 2: torch.nn.ConstantPad2d, 3: torch.nn.ConstantPad3d}[rank]
-        return torch.nn.Sequential(pad(tuple(pads), 0.0), CONV[rank](channels_in, channels_out, **settings))
+        return torch.nn.Sequential(PAD[rank](tuple(pads), 0.0), CONV[rank](channels_in, channels_out, **settings))
     return CONV[rank](channels_in, channels_out, padding=layer.begin, **settings)

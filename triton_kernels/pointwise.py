@@ -71,6 +71,9 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
         "float64": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 128, 4, 2), Tile(16, 16, 128, 1, 3)),
     },
 }
+# WGMMA takes TF32 operands from shared memory along their depth only: where they lie otherwise they pass through
+# registers, of which 128x128 in 4 warps has too few.
+TILES[90]["tf32"] = (TILES[90]["any"][0], Tile(128, 128, 128, 8, 3), *TILES[90]["any"][2:])
 # WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
 TILES[120] = TILES[80] | {
     "any": (*TILES[80]["any"][:3], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][4:]),
@@ -127,13 +130,14 @@ def _paired(p: ConvProblem, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Views of the pixels i of x and o of y that the tap pairs, `i = o * stride - pad`: the same number of each."""
     if all(s == 1 for s in p.stride) and not any(p.pad) and p.input == p.output:
         return x, y
-    inputs, outputs = [], []
+    inputs: list[slice] = [slice(None), slice(None)]  # all images and channels
+    outputs: list[slice] = [slice(None), slice(None)]
     for size, count, s, pad in zip(p.input, p.output, p.stride, p.pad, strict=True):
         first = min(-(-pad // s), count)
         last = max(min((size - 1 + pad) // s + 1, count), first)
         outputs.append(slice(first, last))
         inputs.append(slice(first * s - pad, (last - 1) * s - pad + 1, s) if last > first else slice(0, 0))
-    return x[(..., *inputs)], y[(..., *outputs)]
+    return x[tuple(inputs)], y[tuple(outputs)]
 
 
 def _fill(result: Tensor, bias: Tensor | None) -> None:
@@ -342,7 +346,10 @@ def _accumulate(
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Each tile in bfloat16 and NHWC; the largest and the middle one in both layouts, every dtype and precision."""
+    """Each tile in bfloat16 and NHWC; those of 64x64 and more in both layouts, every dtype and precision.
+
+    bfloat16 stands for float16 too. Smaller tiles are the last to spill: a thread has at most half the accumulators.
+    """
     forms = [(torch.bfloat16, "ieee"), (torch.float64, "ieee"), *((torch.float32, how) for how in PRECISIONS)]
     for (dtype, precision), channels_last, face in product(forms, (True, False), FACES):
         sizes = {"x": (64, 256, 56, 56), "w": (512, 256, 1, 1), "y": (64, 512, 56, 56)}
@@ -353,10 +360,10 @@ def specimens(arch: int) -> Iterator[Specimen]:
             face, a.shape, b.shape, sizes[OPEN[face]][2:], (1, 1), (0, 0), (1, 1), 1, dtype, channels_last, "cuda",
             arch, precision,
         )  # fmt: skip
-        tiles = [tile for tile in tiles_for(problem) if legal(tile, problem) is None]
-        if (dtype, channels_last) != (torch.bfloat16, True):
-            tiles = [tile for tile in tiles if tile == tiles[0] or tile.rows == tile.columns == 64]
-        for tile in tiles:
+        for tile in tiles_for(problem):
+            small = tile.rows * tile.columns < 64 * 64
+            if legal(tile, problem) is not None or (small and (dtype, channels_last) != (torch.bfloat16, True)):
+                continue
             if face == "wgrad":
                 launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"], tile)
                 trips = launch.arguments[3 + 4]

@@ -153,18 +153,24 @@ def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2."""
-    bfloat16, float32, float64 = torch.bfloat16, torch.float32, torch.float64
-    rows = {
-        "16-bit": [(bfloat16, "ieee")],
-        **{precision: [(float32, precision)] for precision in PRECISIONS},
-        "float64": [(float64, "ieee")],
+    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2.
+
+    Of those for operands without vectors, the smaller ones in bfloat16 only: they are the last to spill.
+    bfloat16 stands for float16, of which the largest tile is here: both take the same tiles, and the instructions that
+    multiply them differ only in the type they name.
+    """
+    forms = {
+        "16-bit": (torch.bfloat16, "ieee"),
+        **{precision: (torch.float32, precision) for precision in PRECISIONS},
+        "float64": (torch.float64, "ieee"),
     }
     pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]
-    cases = [(tile, False, *form, True) for row, forms in rows.items() for tile in pointers[row] for form in forms]
-    cases += [(tile, False, bfloat16, "ieee", False) for tile in igemm_tiles.SCALAR_TILES]
+    cases = [(tile, False, *form, True) for row, form in forms.items() for tile in pointers[row]]
+    cases += [(tile, False, *forms["16-bit"], False) for tile in igemm_tiles.SCALAR_TILES]
+    cases += [(igemm_tiles.scalar_tiles(arch, row)[0], False, *forms[row], False) for row in forms if row != "16-bit"]
+    cases += [(pointers["16-bit"][0], False, torch.float16, "ieee", True)]
     boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)]
-    cases += [(tile, True, *form, True) for tile in boxes for form in ((bfloat16, "ieee"), (float32, "tf32"))]
+    cases += [(tile, True, *form, True) for tile in boxes for form in (forms["16-bit"], forms["tf32"])]
     for tile, boxed, dtype, precision, channels_last in cases:
         for face in FACES:
             kernel, stride = ((4, 4), (2, 2)) if face == "dgrad" else ((3, 3), (1, 1))

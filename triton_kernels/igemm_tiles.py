@@ -101,11 +101,13 @@ def tiles_for(problem: ConvProblem, scalar: bool) -> tuple[Tile, ...]:
     table = TILES[known(TILES, problem.arch)]
     if "any" in table:
         return table["any"]
-    if scalar:
-        return SCALAR_TILES
-    if problem.dtype.itemsize == 4:
-        return table[problem.precision]
-    return table["16-bit" if problem.dtype.itemsize == 2 else "float64"]
+    row = problem.precision if problem.dtype.itemsize == 4 else "16-bit" if problem.dtype.itemsize == 2 else "float64"
+    return scalar_tiles(problem.arch, row) if scalar else table[row]
+
+
+def scalar_tiles(arch: int, row: str) -> tuple[Tile, ...]:
+    """SCALAR_TILES, without the largest where it spills: on 12.0, with elements of two registers each."""
+    return SCALAR_TILES[1:] if arch >= 120 and row in ("tf32x3", "float64") else SCALAR_TILES
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@
     wgrad   w[k, c, t] = sum over o of     y[k, o] * x[c, i]                                   grouped_weight.py
 
 The useful part of a product is one group's share of the pack, and the rest is zeros; groups of 16 channels and more
-fill a product by themselves (igemm.py). Operands are read where they lie, in both layouts and with any strides;
-rows of 2-byte pixels in chunks, where they divide into these (grouped_chunks.py).
+fill a product by themselves (igemm.py). Operands are read where they lie, in both layouts and with any strides.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext import layout
 from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem
-from convext.triton_kernels import grouped_chunks as chunks
 from convext.triton_kernels.grouped_image import packed_image_kernel
 from convext.triton_kernels.grouped_weight import packed_weight_kernel
 from convext.triton_kernels.igemm_tiles import best_box, phase_sizes
@@ -117,13 +115,9 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def copies(problem: ConvProblem) -> list[str]:
-    """The channels-last copy of contiguous weights, or their expansion for chunks of columns."""
+    """The channels-last copy of contiguous weights."""
     taps_apart = problem.taps > 1 and problem.c > problem.groups and not problem.channels_last
-    if problem.face == "wgrad" or problem.empty:
-        return []
-    if not problem.channels_last and chunks.suits(problem):
-        return [f"expands w to chunks of columns: {chunks.expanded(problem) * problem.dtype.itemsize:,} bytes"]
-    if not taps_apart:
+    if problem.face == "wgrad" or problem.empty or not taps_apart:
         return []
     return [f"copies w to channels last: {math.prod(problem.w_shape) * problem.dtype.itemsize:,} bytes"]
 
@@ -237,27 +231,19 @@ def _scalar(*tensors: Tensor) -> bool:
 def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
     """fprop reads x and writes y; dgrad reads y and writes x."""
     p = problem
-    columns = 1
-    if chunks.suits(p) and chunks.in_chunks(a) and chunks.in_chunks(y):
-        columns = chunks.COLUMNS
-        p, w = chunks.problem_of(p), chunks.weights_of(p, w)
-        a, y = a[..., ::columns], y[..., ::columns]
-    # On 12.0 the addresses of chunks beside the accumulators of 4 warps spill: twice the warps there too.
-    tile, pack = choose(p, _scalar(a) if columns == 1 else p.arch >= 120)
+    tile, pack = choose(p, _scalar(a))
     w = w if w.stride(1) == 1 else layout.dense(w, channels_last=True)
     k, c = p.k // p.groups, p.c // p.groups
     summed, channels = (c, k) if p.face == "fprop" else (k, c)
     a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
     lying = a_lying, w_lying, y_lying = Lying.of(a), Lying.of(w), Lying.of(y)
-    by_chunk = [] if columns == 1 else [a_lying.channel, y_lying.channel]
-    unit, w_unit = power_of_two(*a_lying.outer, *y_lying.outer, *by_chunk), power_of_two(*w_lying.outer)
-    channel_unit = 1 if columns == 1 else unit
+    unit, w_unit = power_of_two(*a_lying.outer, *y_lying.outer), power_of_two(*w_lying.outer)
     phases = math.prod(p.stride) if p.face == "dgrad" else 1
     sizes = phase_sizes(p)
-    box = best_box(sizes if columns == 1 else chunks.whole_lines(sizes), tile.pixels)
+    box = best_box(sizes, tile.pixels)
     depth = pack * _padded(summed)
-    boxed = columns == 1 and depth == pack * summed and _in_boxes(p, a)
+    boxed = depth == pack * summed and _in_boxes(p, a)
     return Launch(
         packed_image_kernel,
         math.prod(-(-size // side) for size, side in zip(sizes, box, strict=True)) * -(-p.groups // pack) * phases,
@@ -267,12 +253,12 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
             *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
             three_axes(period, 1),
             _in_units(unit, a_lying), _in_units(unit, y_lying), _in_units(w_unit, w_lying),
-            a_lying.channel // channel_unit, w_lying.channel, y_lying.channel // channel_unit,
+            a_lying.channel, w_lying.channel, y_lying.channel,
         ),
         {
             "DGRAD": p.face == "dgrad", "BOXED": boxed, "RANK": p.rank, "PACK": pack,
             "SUMMED": summed, "SUMMED_PADDED": _padded(summed),
-            "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels), "COLUMNS": columns,
+            "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
             "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": offset_type(*lying),
         },

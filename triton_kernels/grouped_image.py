@@ -13,8 +13,8 @@ of one phase (igemm_lines.py). It walks the taps, and adds one product for each:
        .   .   w2      +----------+
 
 Where TMA can address `a`, it brings in the box, shifted by the tap, and the zeros of the padding with it (BOXED); else
-every pixel has its pointer and mask, or every chunk of them that counts as channels (grouped_chunks.py). A group takes
-a power of two of rows and columns; those beyond its channels are masked.
+every pixel has its pointer and mask. A group takes a power of two of rows and columns; those beyond its channels are
+masked.
 """
 
 import triton
@@ -37,26 +37,16 @@ def channels_of(first_group, groups, PACK: tl.constexpr, CHANNELS: tl.constexpr,
 
 
 @triton.jit
-def channel_offset(channel, stride, COLUMNS: tl.constexpr, UNIT: tl.constexpr, INDEX: tl.constexpr):
-    """Elements to a channel, of which every COLUMNS lie side by side, and the next as many a stride away."""
-    if COLUMNS == 1:
-        return tl.cast(channel, INDEX) * stride
-    else:
-        return tl.cast(channel // COLUMNS, INDEX) * stride * UNIT + channel % COLUMNS
-
-
-@triton.jit
 def packed_image_kernel(
     y, w, bias, a,  # a is a TMA descriptor [N, three axes of space, channels] where BOXED
     batch, groups,
     a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
     a_strides, y_strides,  # of n and of three axes of space, in units of UNIT
     w_strides,  # of k and of three axes of taps, in units of W_UNIT
-    a_channel, w_channel, y_channel,  # stride of the second axis; of a and y in units of UNIT where COLUMNS > 1
+    a_channel, w_channel, y_channel,  # stride of the second axis
     DGRAD: tl.constexpr, BOXED: tl.constexpr, RANK: tl.constexpr,
     PACK: tl.constexpr, SUMMED: tl.constexpr, SUMMED_PADDED: tl.constexpr,  # channels of a group that are summed over
     CHANNELS: tl.constexpr, CHANNELS_PADDED: tl.constexpr,  # and of the result
-    COLUMNS: tl.constexpr,  # of a chunk, counted as channels of a and y (grouped_chunks.py)
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     UNIT: tl.constexpr, W_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -139,7 +129,7 @@ def packed_image_kernel(
         a_row = (
             offset_of(n_first, in0, in1, in2, a_strides, INDEX) + offset_of(rn, x0, x1, x2, a_strides, INDEX)
         ) * UNIT
-        a_at = a + channel_offset(s, a_channel, COLUMNS, UNIT, INDEX)[:, None] + a_row[None, :]  # [DEPTH, PIXELS]
+        a_at = a + tl.cast(s, INDEX)[:, None] * a_channel + a_row[None, :]  # [DEPTH, PIXELS]
         in0, in1, in2 = in0 + x0, in1 + x1, tl.where(exists, in2 + x2, FAR_OUTSIDE)
 
     ACC: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
@@ -163,12 +153,12 @@ def packed_image_kernel(
         u0, u1, u2, _ = next_step(u0, u1, u2, 0, 1, begin1, end1, begin2, end2)
 
     if bias is not None:
-        acc += tl.load(bias + o // COLUMNS, mask=o_seen, other=0.0).to(ACC)[:, None]
+        acc += tl.load(bias + o, mask=o_seen, other=0.0).to(ACC)[:, None]
     if DGRAD:
         r0, r1, r2 = r0 * stride[0], r1 * stride[1], r2 * stride[2]
     y_row = (
         offset_of(n_first, out0, out1, out2, y_strides, INDEX) + offset_of(rn, r0, r1, r2, y_strides, INDEX)
     ) * UNIT
     y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
-    y_at = channel_offset(o, y_channel, COLUMNS, UNIT, INDEX)[:, None] + y_row[None, :]
+    y_at = tl.cast(o, INDEX)[:, None] * y_channel + y_row[None, :]
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=o_seen[:, None] & y_seen[None, :])

@@ -9,7 +9,7 @@ from single_face import Case, assert_agrees, far_apart, random_bias
 import convext
 from convext import check
 from convext.problem import FACES, ConvProblem
-from convext.triton_kernels import grouped, grouped_chunks
+from convext.triton_kernels import grouped
 
 CASES = [
     Case("1-D, two groups of two channels: less than a pack every way", (5,), 1, 4, 4, 2, kernel=3, pad=1),
@@ -23,16 +23,6 @@ CASES = [
     Case("padding beyond the kernel, fewer outputs than fit", (4,), 2, 6, 6, 3, kernel=2, pad=3, trim=2),
     Case("3-D, causal on every axis", (3, 4, 2), 1, 8, 4, 2, kernel=2, pad=1, trim=1),
     Case("one tap", (3, 5), 2, 12, 12, 2),
-]
-# Rows that divide into chunks of 8 columns.
-CHUNKED = [
-    Case("4 channels a group, padding within a chunk", (5, 16), 2, 12, 12, 3, kernel=3, pad=1),
-    Case("3 and 5 channels: no power of two", (3, 8), 2, 9, 15, 3, kernel=3, pad=1),
-    Case("more groups than a pack, the last pack not full", (2, 24), 1, 14, 14, 7, kernel=1),
-    Case("taps a chunk and more apart, padding of more than a chunk", (24,), 2, 4, 8, 2, kernel=3, pad=9, dilation=9),
-    Case("causal: fewer outputs than fit", (16,), 1, 8, 8, 2, kernel=5, pad=4, trim=4),
-    Case("no padding: fewer columns out than in", (9, 24), 1, 8, 4, 2, kernel=9),
-    Case("3-D", (3, 2, 8), 1, 4, 4, 2, kernel=3, pad=1),
 ]
 TILES = grouped.TILES[80]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -48,74 +38,6 @@ def test_cases(face, case, channels_last, dtype, device, bordered):
     a, b = map(bordered, check.operands(problem))
     bias = random_bias(problem)
     assert_agrees(grouped, problem, a, b, None if bias is None else bordered(bias))
-
-
-@pytest.fixture
-def chunked(monkeypatch):
-    """Images of any size are large enough for chunks. Returns a function: the columns of each launch's chunks."""
-    monkeypatch.setattr(grouped_chunks, "SMALLER", 0)
-    seen = []
-    make = grouped.image_launch
-    monkeypatch.setattr(grouped, "image_launch", lambda *args: seen.append(make(*args)) or seen[-1])
-    return lambda: [launch.constants["COLUMNS"] for launch in seen]
-
-
-@pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("case", CHUNKED, ids=str)
-@pytest.mark.parametrize("face", ["fprop", "dgrad"])
-def test_chunks_of_columns(face, case, dtype, device, bordered, chunked):
-    problem = case.problem(face, dtype, False, device)
-    a, b = map(bordered, check.operands(problem))
-    assert_agrees(grouped, problem, a, b, bordered(random_bias(problem)))
-    assert chunked() == [grouped_chunks.COLUMNS]
-
-
-@pytest.mark.parametrize(
-    ("view", "columns"),
-    [
-        (lambda t: torch.cat([t, t], 1)[:, t.shape[1] :], 8),
-        (lambda t: torch.cat([t, t], -2)[..., 1 : 1 + t.shape[-2], :], 8),
-        (lambda t: t[:, :1].expand_as(t), 8),
-        (lambda t: torch.cat([t, t], -1)[..., 1 : 1 + t.shape[-1]], 1),
-        (lambda t: torch.cat([t, t[..., :1]], -1)[..., :-1], 1),
-        (lambda t: t.repeat_interleave(2, -1)[..., ::2], 1),
-        (lambda t: t[..., :1].expand_as(t), 1),
-        (lambda t: t.mT.contiguous().mT, 1),
-    ],
-    ids=["channels", "rows", "one channel", "off 16 bytes", "odd rows", "every other", "one column", "transposed"],
-)
-@pytest.mark.parametrize("face", ["fprop", "dgrad"])
-def test_chunks_need_their_alignment(face, view, columns, device, bordered, chunked):
-    """Views whose columns lie in chunks are read by them; others pixel by pixel."""
-    problem = CHUNKED[0].problem(face, torch.bfloat16, False, device)
-    a, b = check.operands(problem)
-    assert_agrees(grouped, problem, view(a), b, random_bias(problem))
-    assert chunked() == [columns]
-
-
-@pytest.mark.parametrize(
-    ("change", "suits"),
-    [
-        ({}, True),
-        ({"stride": (2, 1), "output": (28, 56)}, True),
-        ({"stride": (1, 2), "output": (56, 28)}, False),
-        ({"dtype": torch.float32}, False),
-        ({"input": (56, 60), "output": (56, 60)}, False),
-        ({"c": 256, "k": 512}, False),
-        ({"n": 1, "input": (8, 8), "output": (8, 8)}, False),
-        ({"dilation": (1, 64), "pad": (1, 64)}, False),
-    ],
-    ids=["plain", "stride of rows", "stride", "4 bytes", "60 columns", "16 channels", "small", "far taps"],
-)
-def test_what_suits_chunks(change, suits):
-    fields = {
-        "face": "fprop", "n": 32, "c": 128, "k": 128, "groups": 16, "input": (56, 56), "kernel": (3, 3),
-        "output": (56, 56), "stride": (1, 1), "pad": (1, 1), "dilation": (1, 1), "dtype": torch.bfloat16,
-    }  # fmt: skip
-    problem = ConvProblem(**{**fields, **change})
-    assert grouped_chunks.suits(problem) is suits
-    assert any("chunks" in copy for copy in grouped.copies(problem)) is suits
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3"])

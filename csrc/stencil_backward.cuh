@@ -31,8 +31,8 @@ struct BackwardArguments {
 // Of the floats that a thread keeps; addresses and conversions take up to 50 registers more.
 constexpr int BACKWARD_MOST_FLOATS = 170;
 
-// For each channel the sums of w', a row of x' and one of x for each slot, a window; and the weights, where they are not
-// in shared memory.
+// For each channel the sums of w', a row of x' and one of x for each slot, a window; and the weights, where they are
+// not in shared memory.
 template <class Tile, class Taps>
 constexpr int backward_floats() {
   return Tile::CHANNELS * (Taps::COUNT + 2 * Rows<Taps, true>::SLOTS * Tile::COLUMNS + Tile::WINDOW) +

@@ -107,7 +107,7 @@ def table(committed: Table, compiling: bool = True) -> Table:
         launches, copied = launches_of(kernel, problem)
         prints = []
         for launch in launches:
-            specimen = Specimen("", launch, outputs=1)
+            specimen = Specimen("", None, launch, outputs=1)
             prints.append(code := fingerprint(specimen, ARCH))
             if code not in figures and code in known:
                 figures[code] = known[code]

@@ -226,6 +226,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
     bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
     cases = [(size, 32, 64, bf16) for size in (7, 13, 31, 51)] + [(13, 1, 64, bf16), (27, 32, 14, bf16)]
     cases += [(size, 32, 63, fp16) for size in (13, 31)] + [(size, 32, 64, fp32) for size in (13, 31)]
+    cases += [(5, 1, 28, bf16), (5, 32, 28, bf16), (7, 1, 28, fp32), (51, 1, 56, fp32)]
     for (size, images, side, dtype), face in ((case, face) for case in cases for face in FACES):
         shapes = {"x": (images, 64, side, side), "w": (64, 1, size, size), "y": (images, 64, side, side)}
         tensors = {role: torch.empty(shape, dtype=dtype, device="meta") for role, shape in shapes.items()}
@@ -244,4 +245,4 @@ def specimens(arch: int) -> Iterator[Specimen]:
         else:
             launch, trips = image_launches(problem, a, b, None, result)[-1], plan.window_rows
         name = f"banded.{face} {size}x{size} on {images}x{side}x{side} {dtype}".replace("torch.", "")
-        yield Specimen(name, launch, outputs, trips)
+        yield Specimen(name, plan.tile, launch, outputs, trips)

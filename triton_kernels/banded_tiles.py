@@ -150,9 +150,10 @@ class Plan:
 
     @property
     def warps(self) -> int:
-        """The tile's; 8 where loads are narrow, whose masks take more registers."""
-        narrow = self.unit < (8 if self.problem.dtype.itemsize == 2 else 2)
-        return 8 if narrow else self.tile.warps
+        """The tile's; 8 where loads are narrow, whose masks take registers, or float32 windows wide, as operands do."""
+        itemsize = self.problem.dtype.itemsize
+        narrow, wide = self.unit < (8 if itemsize == 2 else 2), itemsize > 2 and self.window > 64
+        return 8 if narrow or wide else self.tile.warps
 
     @property
     def product(self) -> Tile:

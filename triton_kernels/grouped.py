@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 
 import torch
 import triton
@@ -30,7 +31,7 @@ from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
-from convext.triton_kernels.tiles import Tile, known, legal, split
+from convext.triton_kernels.tiles import Tile, known, split
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NARROWEST, WIDEST = 16, 128  # channels that a product takes on each side
@@ -53,37 +54,38 @@ class PackTile:
     stages: int
 
 
-# From the best to the one that takes the least of a multiprocessor. FMAs (float32 in "ieee") have no zeros to spare, so
-# their packs are narrow; triple TF32 products and float64 keep their operands in registers, and so do TF32 products
-# without WGMMA. None of these tiles spills (benchmarks/results/inspect.json).
-TILES: dict[int, dict[str, tuple[PackTile, ...]]] = {
+# For packs of a tile's width, and for wider ones. FMAs (float32 in "ieee") have no zeros to spare, so their packs are
+# narrow; triple TF32 products and float64 keep their operands in registers, and so do TF32 products without WGMMA.
+# None of these tiles spills (benchmarks/results/inspect.json).
+TILES: dict[int, dict[str, tuple[PackTile, PackTile]]] = {
     0: {
-        "image": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
-        "weight": (PackTile(32, 32, 4, 1), PackTile(16, 16, 4, 1)),
+        "image": (PackTile(32, 32, 4, 1), PackTile(32, 16, 4, 1)),
+        "weight": (PackTile(32, 32, 4, 1), PackTile(32, 16, 4, 1)),
     },
     80: {
-        "image": (PackTile(64, 128, 4, 3), PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight": (PackTile(64, 64, 4, 3), PackTile(32, 64, 4, 3), PackTile(16, 32, 4, 2)),
-        "image tf32": (PackTile(32, 128, 4, 2), PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight tf32": (PackTile(64, 32, 4, 3), PackTile(32, 32, 4, 3), PackTile(16, 32, 4, 2)),
-        "image tf32x3": (PackTile(32, 64, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight tf32x3": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
-        "image float64": (PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight float64": (PackTile(32, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "image ieee": (PackTile(16, 128, 4, 2), PackTile(16, 64, 4, 2), PackTile(16, 32, 4, 2)),
-        "weight ieee": (PackTile(16, 64, 4, 3), PackTile(16, 32, 4, 2)),
+        "image": (PackTile(64, 128, 4, 3), PackTile(64, 64, 4, 3)),
+        "weight": (PackTile(64, 64, 4, 3), PackTile(64, 32, 4, 3)),
+        "image tf32": (PackTile(32, 128, 4, 2), PackTile(32, 64, 8, 2)),
+        "weight tf32": (PackTile(64, 32, 4, 3), PackTile(64, 16, 8, 3)),
+        "image tf32x3": (PackTile(32, 64, 4, 2), PackTile(32, 32, 8, 2)),
+        "weight tf32x3": (PackTile(32, 32, 4, 2), PackTile(32, 16, 8, 2)),
+        "image float64": (PackTile(16, 64, 4, 2), PackTile(16, 32, 8, 2)),
+        "weight float64": (PackTile(32, 64, 4, 2), PackTile(32, 32, 8, 2)),
+        "image ieee": (PackTile(16, 128, 4, 2), PackTile(16, 64, 8, 2)),
+        "weight ieee": (PackTile(16, 64, 4, 3), PackTile(16, 32, 8, 3)),
     },
 }
 TILES[90] = TILES[80] | {
-    "image tf32": TILES[80]["image"],
-    "weight tf32": TILES[80]["weight"],
-    "image float64": (PackTile(32, 64, 4, 2), *TILES[80]["image float64"]),
-    "weight float64": (PackTile(32, 32, 4, 2), PackTile(16, 32, 4, 2)),
+    "image tf32": (PackTile(64, 128, 4, 3), PackTile(64, 32, 8, 3)),
+    "weight tf32": (PackTile(64, 64, 4, 3), PackTile(64, 32, 8, 3)),
+    "image float64": (PackTile(32, 64, 4, 2), PackTile(32, 32, 8, 2)),
+    "weight float64": (PackTile(32, 32, 4, 2), PackTile(32, 16, 8, 2)),
 }
 TILES[120] = TILES[80] | {
-    "image": (PackTile(64, 128, 4, 2), *TILES[80]["image"][1:]),
-    "image tf32": (PackTile(32, 128, 8, 2), *TILES[80]["image tf32"][1:]),
-    "weight float64": (PackTile(32, 32, 4, 1), PackTile(16, 32, 4, 2)),
+    "image": (PackTile(64, 128, 4, 2), PackTile(64, 64, 4, 2)),
+    "image tf32": (PackTile(32, 128, 8, 2), PackTile(32, 64, 16, 2)),
+    "image float64": (PackTile(16, 64, 4, 1), PackTile(16, 32, 8, 1)),
+    "weight float64": (PackTile(32, 32, 4, 1), PackTile(32, 16, 8, 1)),
 }
 
 
@@ -161,25 +163,23 @@ def _width(k: int, c: int, width: int) -> int:
 
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, scalar: bool) -> tuple[PackTile, int]:
-    """The first tile of the table that a block can hold, and the groups of its pack.
+    """The tile of a problem, and the groups of its pack.
 
     `scalar` where 2-byte operands are loaded one by one: these pass through registers, and it takes twice the warps.
     """
     table = TILES[known(TILES, problem.arch)]
     kind = "weight" if problem.face == "wgrad" else "image"
     dtype = problem.precision if problem.dtype == torch.float32 else str(problem.dtype).removeprefix("torch.")
-    tiles = table.get(f"{kind} {dtype}", table[kind])
+    tile, wider = table.get(f"{kind} {dtype}", table[kind])
     k, c = problem.k // problem.groups, problem.c // problem.groups
-    for tile in tiles:
-        if legal(_product(problem, tile), problem) is None:
-            break
+    if _width(k, c, tile.width) > tile.width:
+        tile = wider
     if scalar:
         tile = replace(tile, warps=2 * tile.warps)
-    groups = min(_groups_of(k, c, tile.width), max(_padded(problem.groups), _groups_of(k, c, 1)))
-    return tile, groups
+    return tile, min(_groups_of(k, c, tile.width), max(_padded(problem.groups), _groups_of(k, c, 1)))
 
 
-def _product(problem: ConvProblem, tile: PackTile) -> Tile:
+def product_of(problem: ConvProblem, tile: PackTile) -> Tile:
     """The product that one step of `tile` is."""
     k, c = problem.k // problem.groups, problem.c // problem.groups
     groups, itemsize = _groups_of(k, c, tile.width), problem.dtype.itemsize
@@ -301,15 +301,11 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Groups of 4, 8 and 4 to 8 channels in bfloat16, both layouts; 8 in every other dtype and precision."""
-    cases = [
-        (torch.bfloat16, "ieee", last, c, k, stride)
-        for c, k, stride in ((4, 4, 1), (8, 8, 1), (4, 8, 2))
-        for last in (True, False)
-    ]
-    cases += [(torch.float32, precision, last, 8, 8, 1) for precision in PRECISIONS for last in (True, False)]
-    cases += [(torch.float64, "ieee", True, 8, 8, 1)]
-    for dtype, precision, channels_last, c, k, stride in cases:
+    """Every tile of the tables, by groups of 8 and of 8 to 1 channels, in both layouts; more groups in bfloat16."""
+    forms = [(torch.bfloat16, "ieee"), (torch.float64, "ieee"), *((torch.float32, how) for how in PRECISIONS)]
+    groups = [(c, k, 1, form) for form in forms for c, k in ((8, 8), (8, 1))]
+    groups += [(4, 4, 1, forms[0]), (4, 8, 2, forms[0])]
+    for (c, k, stride, (dtype, precision)), channels_last in product(groups, (True, False)):
         out = 56 // stride
         x, w, y = (
             layout.empty(shape, channels_last, torch.empty((), dtype=dtype, device="meta"))
@@ -326,10 +322,12 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 "cuda", arch, precision,
             )  # fmt: skip
             if face == "wgrad":
+                tile = choose(problem, _scalar(x, y))[0]
                 launch, _ = weight_launch(problem, x, y, result)
                 outputs = 32 * k * c * 9 * launch.arguments[-2] / launch.programs
-                trips = math.ceil(32 * out * out / choose(problem, _scalar(x, y))[0].pixels / launch.arguments[-2])
+                trips = math.ceil(32 * out * out / tile.pixels / launch.arguments[-2])
             else:
+                tile = choose(problem, _scalar(a))[0]
                 launch = image_launch(problem, a, b, None, result)
                 outputs, trips = result.numel() / launch.programs, 9 if face == "fprop" else 9 // stride**2
-            yield Specimen(f"grouped.{face} {name}", launch, outputs, trips)
+            yield Specimen(f"grouped.{face} {name}", tile, launch, outputs, trips)

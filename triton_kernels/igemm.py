@@ -155,7 +155,6 @@ def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:
 def specimens(arch: int) -> Iterator[Specimen]:
     """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2.
 
-    Of those for operands without vectors, the smaller ones in bfloat16 only: they are the last to spill.
     bfloat16 stands for float16, of which the largest tile is here: both take the same tiles, and the instructions that
     multiply them differ only in the type they name.
     """
@@ -166,8 +165,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
     }
     pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]
     cases = [(tile, False, *form, True) for row, form in forms.items() for tile in pointers[row]]
-    cases += [(tile, False, *forms["16-bit"], False) for tile in igemm_tiles.SCALAR_TILES]
-    cases += [(igemm_tiles.scalar_tiles(arch, row)[0], False, *forms[row], False) for row in forms if row != "16-bit"]
+    cases += [(tile, False, *forms[row], False) for row in forms for tile in igemm_tiles.scalar_tiles(arch, row)]
     cases += [(pointers["16-bit"][0], False, torch.float16, "ieee", True)]
     boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)]
     cases += [(tile, True, *form, True) for tile in boxes for form in (forms["16-bit"], forms["tf32"])]
@@ -197,4 +195,4 @@ def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:
     name = f"igemm.{p.face} {dtype} {p.precision} {how} {tile.rows}x{tile.columns} of {tile.depth} bytes"
     trips = product.steps(tile.steps(p.dtype.itemsize))
     made = recipe(p, plan, a.stride(), b.stride(), result.stride())
-    return Specimen(name, made.launch(a, b, bias, result), outputs, trips)
+    return Specimen(name, tile, made.launch(a, b, bias, result), outputs, trips)

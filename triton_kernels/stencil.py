@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convext import layout
-from convext.problem import FACES, OPERANDS, ConvProblem
+from convext.problem import FACES, OPERANDS, ConvProblem, Face
 from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil_gather import gather
@@ -72,7 +72,7 @@ def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | Non
         plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
     constants = {**plan.constants, "BIAS": bias is not None}
-    return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.warps, trips=plan.trips)
+    return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.tile.warps, trips=plan.trips)
 
 
 def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> tuple[Launch, Tensor]:
@@ -80,36 +80,59 @@ def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> 
     plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
     sums = partial_sums(plan.parts, result) if plan.parts > 1 else result
     arguments = (x, y, sums, *plan.arguments)
-    return Launch(weight_sums, plan.programs, arguments, plan.constants, plan.warps, trips=plan.trips), sums
+    return Launch(weight_sums, plan.programs, arguments, plan.constants, plan.tile.warps, trips=plan.trips), sums
 
 
 # -------------------------------------------------------------------------------------------------- specimens
 
-# (faces, input, kernel, stride, pad, dilation, output): one for each way that tiles are chosen.
-SPECIMENS: dict[str, tuple[Any, ...]] = {
-    "3x3": (("fprop", "wgrad"), (56, 56), (3, 3), (1, 1), (1, 1), (1, 1), (56, 56)),
-    "5x5": (("fprop",), (56, 56), (5, 5), (1, 1), (2, 2), (1, 1), (56, 56)),
-    "7x7": (("fprop", "wgrad"), (56, 56), (7, 7), (1, 1), (3, 3), (1, 1), (56, 56)),
-    "31x31": (FACES, (64, 64), (31, 31), (1, 1), (15, 15), (1, 1), (64, 64)),
-    "3x3 stride 2": (FACES, (112, 112), (3, 3), (2, 2), (1, 1), (1, 1), (56, 56)),
-    "3x3 dilation 4": (("fprop",), (64, 64), (3, 3), (1, 1), (4, 4), (4, 4), (64, 64)),
-    "3x3 on 14x14": (("fprop", "wgrad"), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), (14, 14)),
-    "3x3 on 7x7": (("fprop",), (7, 7), (3, 3), (1, 1), (1, 1), (1, 1), (7, 7)),
-    "causal 4": (("fprop", "wgrad"), (8192,), (4,), (1,), (3,), (1,), (8192,)),
-    "3x3x3": (("fprop",), (16, 32, 32), (3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (16, 32, 32)),
+
+class Layer(NamedTuple):
+    """A layer with 64 channels of x; padding as tall as the output, at the beginning where `causal`."""
+
+    faces: tuple[Face, ...]
+    size: tuple[int, ...]
+    taps: int
+    stride: int = 1
+    dilation: int = 1
+    multiplier: int = 1
+    causal: bool = False
+
+
+# One for each way that tiles are chosen, and one for each tile of the table.
+SPECIMENS = {
+    "3x3": Layer(("fprop", "wgrad"), (56, 56), 3),
+    "5x5": Layer(("fprop",), (56, 56), 5),
+    "7x7": Layer(("fprop", "wgrad"), (56, 56), 7),
+    "31x31": Layer(FACES, (64, 64), 31),
+    "3x3 stride 2": Layer(FACES, (112, 112), 3, stride=2),
+    "3x3 dilation 4": Layer(("fprop",), (64, 64), 3, dilation=4),
+    "3x3 multiplier 2": Layer(FACES, (56, 56), 3, multiplier=2),
+    "3x3 stride 2 multiplier 2": Layer(FACES, (112, 112), 3, stride=2, multiplier=2),
+    "3x3 on 14x14": Layer(("fprop", "wgrad"), (14, 14), 3),
+    "3x3 on 7x7": Layer(("fprop",), (7, 7), 3),
+    "3x3 on 2x2": Layer(("fprop", "wgrad"), (2, 2), 3),
+    "3x3 on 2x2 multiplier 2": Layer(("fprop", "wgrad"), (2, 2), 3, multiplier=2),
+    "3x3 on 1x1": Layer(("fprop", "wgrad"), (1, 1), 3),
+    "causal 4": Layer(("fprop", "wgrad"), (8192,), 4, causal=True),
+    "causal 4 multiplier 2": Layer(FACES, (8192,), 4, multiplier=2, causal=True),
+    "3x3x3": Layer(("fprop",), (16, 32, 32), 3),
 }
+IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "causal 4")
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Every entry of SPECIMENS in bfloat16 and both layouts; the first one also in float32."""
-    cases = [(what, torch.bfloat16) for what in SPECIMENS] + [("3x3", torch.float32)]
+    """Every entry of SPECIMENS in bfloat16 and both layouts; some in wider dtypes, which have tiles of their own."""
+    cases = [(what, torch.bfloat16) for what in SPECIMENS]
+    cases += [(what, dtype) for what in IN_EVERY_DTYPE for dtype in (torch.float32, torch.float64)]
     for what, dtype in cases:
-        faces, *geometry = SPECIMENS[what]
+        faces, size, taps, stride, dilation, multiplier, causal = SPECIMENS[what]
+        rank, pad = len(size), taps - 1 if causal else dilation * (taps - 1) // 2
+        output = tuple(i // stride for i in size)
         for face, last in product(faces, (False, True)):
-            size, kernel, stride, pad, dilation, output = geometry
             problem = ConvProblem(
-                face, 32, 64, 64, 64, size, kernel, output, stride, pad, dilation, dtype, last, "cuda", arch
-            )
+                face, 32, 64, 64 * multiplier, 64, size, (taps,) * rank, output, (stride,) * rank, (pad,) * rank,
+                (dilation,) * rank, dtype, last, "cuda", arch,
+            )  # fmt: skip
             yield _specimen(f"stencil.{face} {what} {dtype} {'NHWC' if last else 'NCHW'}", problem)
 
 
@@ -122,4 +145,4 @@ def _specimen(name: str, problem: ConvProblem) -> Specimen:
     else:
         launch, plan = launch_gather(p, a, b, None, result), plan_gather
     found = plan(p, a.stride(), b.stride(), result.stride())
-    return Specimen(name.replace("torch.", ""), launch, found.outputs, found.trips, found.filling)
+    return Specimen(name.replace("torch.", ""), found.tile, launch, found.outputs, found.trips, found.filling)

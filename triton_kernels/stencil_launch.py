@@ -182,7 +182,7 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
 
 @dataclass(frozen=True)
 class Plan:
-    """A kernel's grid, its arguments after its tensors, and its constexprs.
+    """A kernel's grid, its arguments after its tensors, its constexprs and its tile.
 
     `parts` of a weight gradient's sums are added later. A program is for `outputs` elements of y, the result of a
     gather and what a weight gradient sums over; its innermost loop makes `trips`, of which the first `filling` of each
@@ -192,7 +192,7 @@ class Plan:
     programs: int
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
-    warps: int
+    tile: Tile
     outputs: int
     trips: int
     filling: int
@@ -221,7 +221,7 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     }  # fmt: skip
     planes = 1 if constants["HOLD"] else sources * choice.loop.taps
     return Plan(
-        triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile.warps, walk.outputs,
+        triton.cdiv(lines, walk.lanes) * channel_blocks, arguments, constants, choice.tile, walk.outputs,
         walk.steps * planes, (walk.steps - walk.rows) * planes,
     )  # fmt: skip
 
@@ -243,6 +243,6 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     )  # fmt: skip
     constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
     return Plan(
-        programs * parts, arguments, constants, choice.tile.warps, walk.outputs * blocks,
+        programs * parts, arguments, constants, choice.tile, walk.outputs * blocks,
         walk.steps * blocks, (walk.steps - walk.rows) * blocks, parts,
     )  # fmt: skip

@@ -132,6 +132,9 @@ def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
     In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with more
     than CHUNKS of them, each access of a warp would touch more lines of the L1 cache than that delivers in time.
 
+    In NHWC several channels of a thread lie side by side in x as they do in y. With a channel multiplier m they do not,
+    since x has one for m of y: Triton would lay the two out differently, and exchange one through shared memory.
+
     Args:
         columns: of an output row.
         aligned: elements that the rows of an NCHW tensor are aligned to.
@@ -145,6 +148,7 @@ def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
         if (tile.channels > 0) == problem.channels_last
         and tile.columns <= widest
         and tile.channels * problem.dtype.itemsize <= 16
+        and (tile.channels <= 1 or problem.k == problem.c)
     ]
 
 

@@ -144,7 +144,7 @@ from convext.benchmarks.inspect_triton import fingerprint
 from convext.triton_kernels.launch import Launch, Specimen
 x = torch.empty(64, device="meta")
 launch = Launch(kernels.kernel, 1, (x, x), {"B": 64}, warps=WARPS)
-print(fingerprint(Specimen("k", launch, 64), 90))
+print(fingerprint(Specimen("k", None, launch, 64), 90))
 """
 
 

@@ -1,5 +1,7 @@
 """Packed groups on every face, layout and dtype, against float64."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -10,6 +12,7 @@ import convext
 from convext import check
 from convext.problem import FACES, ConvProblem
 from convext.triton_kernels import grouped
+from convext.triton_kernels.tiles import legal
 
 CASES = [
     Case("1-D, two groups of two channels: less than a pack every way", (5,), 1, 4, 4, 2, kernel=3, pad=1),
@@ -26,6 +29,7 @@ CASES = [
 ]
 TILES = grouped.TILES[80]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+FORMS = [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32"), (torch.float32, "tf32x3")]
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -87,11 +91,26 @@ def test_long_sums_are_split_and_repeatable(device):
     assert torch.equal(first, grouped.run(problem, a, b, None))
 
 
+@pytest.mark.parametrize("arch", [80, 86, 90, 120])
+@pytest.mark.parametrize(("dtype", "precision"), FORMS)
+def test_a_block_can_hold_every_pack(arch, dtype, precision):
+    """Registers and shared memory, for groups of any size on either side; 8.6 has less of the latter than 8.0."""
+    sizes = (1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 65, 128)
+    for face, c, k, scalar in itertools.product(FACES, sizes, sizes, (False, True)):
+        problem = ConvProblem(
+            face, 2, 32 * c, 32 * k, 32, (9, 9), (3, 3), (9, 9), (1, 1), (1, 1), (1, 1), dtype, True, "cuda", arch,
+            precision,
+        )  # fmt: skip
+        if grouped.why_not(problem) is None:
+            tile, _ = grouped.choose(problem, scalar)
+            assert legal(grouped.product_of(problem, tile), problem) is None
+
+
 @pytest.mark.parametrize(("face", "kind"), [(f, k) for f in FACES for k in TILES if ("weight" in k) == (f == "wgrad")])
 def test_every_tile_of_the_tables(face, kind, device, monkeypatch):
     """The tiles of the GPUs, under the interpreter too."""
     for tile in TILES[kind]:
-        monkeypatch.setattr(grouped, "TILES", {0: {"image": (tile,), "weight": (tile,)}})
+        monkeypatch.setattr(grouped, "TILES", {0: {"image": (tile, tile), "weight": (tile, tile)}})
         grouped.choose.cache_clear()
         problem = Case("", (3, 7), 2, 20, 40, 5, kernel=2, pad=1).problem(face, torch.float32, True, device)
         assert_agrees(grouped, problem, *check.operands(problem), random_bias(problem))

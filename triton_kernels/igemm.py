@@ -123,9 +123,10 @@ def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligne
         return None
     itemsize = problem.dtype.itemsize
     apart = first.pixels_inner or second.pixels_inner
-    scalar = apart or unit_of(problem, first, second) * itemsize < 4
+    unit = unit_of(problem, first, second)
+    scalar = apart or unit * itemsize < 4
     boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
-    return igemm_tiles.choose(problem, scalar, boxes)
+    return igemm_tiles.choose(problem, scalar, boxes, unit)
 
 
 def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:

@@ -82,6 +82,8 @@ SCALAR_TILES = (Tile(64, 64, 32, 8, 2), Tile(64, 32, 32, 4, 2), Tile(64, 16, 32,
 LOAD = {False: 32, True: 8}  # multiply-adds in the time of one operand element: by pointers, by TMA
 BYTE = 157  # and one byte of memory: 2,048 a cycle and multiprocessor against 13 bytes (3.0 TB/s, 132 x 1.7 GHz)
 MOST_PARTS = 256
+# Registers for sums, and four for each copy of a step: its address, its mask and where it goes. More of them spill.
+MOST_REGISTERS = 176
 
 
 @dataclass(frozen=True)
@@ -189,14 +191,28 @@ def cost(problem: ConvProblem, plan: Plan) -> float:
     return waves * steps * step * work + BYTE * 8 * partial_sums / multiprocessors(problem)
 
 
+def crowded(problem: ConvProblem, tile: Tile, unit: int) -> bool:
+    """Whether a thread has too few registers for its sums of a tile, and for what copies `unit` elements at a time.
+
+    wgrad, whose steps are pixels, has one address for all channels of a pixel.
+    """
+    if problem.face == "wgrad":
+        return False
+    itemsize, threads = problem.dtype.itemsize, 32 * tile.warps
+    sums = tile.rows * tile.columns * max(4, itemsize) // (4 * threads)
+    copies = (tile.rows + tile.columns) * tile.steps(itemsize) // (threads * min(unit, 16 // itemsize))
+    return sums + 4 * copies > MOST_REGISTERS
+
+
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False) -> Plan:
+def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16) -> Plan:
     """The plan with the least cost; between equals the larger tile and the fewer parts.
 
     Args:
         problem: what is computed; not empty.
         scalar: whether its operands can be loaded element by element only.
         boxes: whether they lie so that TMA can bring them in.
+        unit: elements that are copied at a time, up to 16 bytes of them.
     """
     product, itemsize = product_of(problem), problem.dtype.itemsize
     plans = []
@@ -206,7 +222,8 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False) -> P
     for tile, boxed in candidates:
         step = tile.steps(itemsize)
         oversized = tile.rows >= max(2 * product.rows, 32) or tile.columns >= max(2 * product.columns, 32)
-        if oversized or legal(tile, problem) is not None:
+        spills = not boxed and not scalar and crowded(problem, tile, unit)
+        if oversized or spills or legal(tile, problem) is not None:
             continue
         if boxed and problem.groups > 1 and product.depth % step:
             continue  # the last step of a tap would read the next group

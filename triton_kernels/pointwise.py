@@ -45,6 +45,7 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
     80: {
         "any": (
             Tile(128, 128, 64, 4, 4),
+            Tile(128, 128, 64, 8, 4),
             Tile(64, 128, 64, 4, 4),
             Tile(128, 64, 64, 4, 4),
             Tile(64, 64, 128, 4, 3),
@@ -60,6 +61,7 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
         "any": (
             Tile(128, 256, 128, 8, 3),
             Tile(128, 128, 128, 4, 3),
+            Tile(128, 128, 128, 8, 3),
             Tile(64, 128, 128, 4, 4),
             Tile(128, 64, 128, 4, 4),
             Tile(64, 64, 128, 4, 4),
@@ -73,14 +75,15 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
 }
 # WGMMA takes TF32 operands from shared memory along their depth only: where they lie otherwise they pass through
 # registers, of which 128x128 in 4 warps has too few.
-TILES[90]["tf32"] = (TILES[90]["any"][0], Tile(128, 128, 128, 8, 3), *TILES[90]["any"][2:])
+TILES[90]["tf32"] = (TILES[90]["any"][0], *TILES[90]["any"][2:])
 # WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
 TILES[120] = TILES[80] | {
-    "any": (*TILES[80]["any"][:3], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][4:]),
+    "any": (*TILES[80]["any"][:4], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][5:]),
     "ieee": (Tile(64, 64, 64, 8, 3), *TILES[80]["ieee"][1:]),
 }
-# 32x64 spills in TF32 where more stages have their addresses in registers.
-TILES[80]["tf32"] = (*TILES[80]["any"][:4], Tile(32, 64, 128, 4, 2), *TILES[80]["any"][5:])
+# In TF32, on 8.0 more stages of 32x64 would spill, and so would 64x64 on 12.0.
+TILES[80]["tf32"] = (*TILES[80]["any"][:5], Tile(32, 64, 128, 4, 2), *TILES[80]["any"][6:])
+TILES[120]["tf32"] = (*TILES[120]["any"][:4], *TILES[120]["any"][5:])
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -112,6 +115,11 @@ def tiles_for(problem: ConvProblem) -> tuple[Tile, ...]:
     table = TILES[known(TILES, problem.arch)]
     kind = problem.precision if problem.dtype == torch.float32 else str(problem.dtype).removeprefix("torch.")
     return table.get(kind, table["any"])
+
+
+def _narrow(itemsize: int, *planes: Plane) -> bool:
+    """Whether one of the tensors moves in less than four elements, or 16 bytes of them, at a time."""
+    return min(plane.vector for plane in planes) < min(4, 16 // itemsize)
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -182,7 +190,8 @@ def _channels_plan(
     rows, depth, w_row, w_depth = (k, c, *w_strides) if p.face == "fprop" else (c, k, *reversed(w_strides))
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
-    tile = tile or first_that_fills(tiles_for(p), p, rows, count, depth, p.groups)
+    narrow = _narrow(itemsize, source, w, target)
+    tile = tile or first_that_fills(tiles_for(p), p, rows, count, depth, narrow, p.groups)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
@@ -286,7 +295,7 @@ def _pixels_plan(
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = tile or fitting(tiles_for(p), p, rows, columns, count)[0]
+    tile = tile or fitting(tiles_for(p), p, rows, columns, count, _narrow(itemsize, x, y))[0]
     step = tile.steps(itemsize)
     row_blocks, column_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
     blocks = p.groups * row_blocks * column_blocks
@@ -329,7 +338,7 @@ def _accumulate(
     c = column_block * BC + tl.arange(0, BC)
     in_rows, in_columns = r < rows, c < columns
     y_at = y + (group * rows + r)[:, None] * channel_stride(y_strides, Y_V, Y_UNIT)  # [BR, 1]
-    x_at = x + (group * columns + c)[None, :] * channel_stride(x_strides, X_V, X_UNIT)  # [1, BC]
+    x_at = x + (group * columns + c) * channel_stride(x_strides, X_V, X_UNIT)  # [BC]
     acc = tl.zeros((BR, BC), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
     tl.assume(steps > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
     for step in range(0, steps):
@@ -338,7 +347,13 @@ def _accumulate(
         y_pixel = pixel_offset(q, sizes, PIXELS, y_strides, Y_V, Y_UNIT, AXES)
         x_pixel = pixel_offset(q, sizes, PIXELS, x_strides, X_V, X_UNIT, AXES)
         y_tile = tl.load(y_at + y_pixel[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)
-        x_tile = tl.load(x_at + x_pixel[:, None], mask=inside[:, None] & in_columns[None, :], other=0.0)
+        # Lanes run along the last axis of what is loaded: that is where x has its neighbours.
+        if X_UNIT == 2:
+            x_mask = in_columns[:, None] & inside[None, :]
+            x_tile = tl.load(x_at[:, None] + x_pixel[None, :], mask=x_mask, other=0.0).T
+        else:
+            x_mask = inside[:, None] & in_columns[None, :]
+            x_tile = tl.load(x_at[None, :] + x_pixel[:, None], mask=x_mask, other=0.0)
         acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
     target_at = ((part * groups + group) * rows + r)[:, None] * columns + c[None, :]
     tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])
@@ -348,10 +363,16 @@ def _accumulate(
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Each tile in both layouts, every dtype and precision; bfloat16 stands for float16 too."""
+    """Each tile in both layouts, every dtype and precision; bfloat16 stands for float16 too.
+
+    In bfloat16 and TF32 also with an odd number of pixels, which NCHW moves one by one.
+    """
     forms = [(torch.bfloat16, "ieee"), (torch.float64, "ieee"), *((torch.float32, how) for how in PRECISIONS)]
-    for (dtype, precision), channels_last, face in product(forms, (True, False), FACES):
-        sizes = {"x": (64, 256, 56, 56), "w": (512, 256, 1, 1), "y": (64, 512, 56, 56)}
+    images = {"NHWC": (True, 56), "NCHW": (False, 56), "NCHW 57x57": (False, 57)}
+    for (dtype, precision), (where, (channels_last, side)), face in product(forms, images.items(), FACES):
+        if side % 2 == 1 and (dtype, precision) not in (forms[0], (torch.float32, "tf32")):
+            continue
+        sizes = {"x": (64, 256, side, side), "w": (512, 256, 1, 1), "y": (64, 512, side, side)}
         like = torch.empty((), dtype=dtype, device="meta")
         tensors = {role: layout.empty(size, channels_last, like) for role, size in sizes.items()}
         a, b = (tensors[role] for role in OPERANDS[face])
@@ -360,7 +381,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
             arch, precision,
         )  # fmt: skip
         for tile in tiles_for(problem):
-            if legal(tile, problem) is not None:
+            if legal(tile, problem, narrow=side % 2 == 1) is not None:
                 continue
             if face == "wgrad":
                 launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"], tile)
@@ -368,6 +389,6 @@ def specimens(arch: int) -> Iterator[Specimen]:
             else:
                 launch = channels_launch(problem, a, b, None, tensors[OPEN[face]], tile)
                 trips = b.shape[0 if face == "dgrad" else 1] // launch.constants["BD"]
-            name = f"{dtype} {precision} {'NHWC' if channels_last else 'NCHW'} {tile.rows}x{tile.columns}"
-            name = f"pointwise.{face} {name}".replace("torch.", "")
-            yield Specimen(name, tile, launch, tile.rows * tile.columns, trips)
+            warps = "" if tile.warps == 4 else f" in {tile.warps} warps"
+            name = f"pointwise.{face} {dtype} {precision} {where} {tile.rows}x{tile.columns}{warps}"
+            yield Specimen(name.replace("torch.", ""), tile, launch, tile.rows * tile.columns, trips)

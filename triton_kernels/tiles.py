@@ -45,22 +45,31 @@ class Tile:
         return self.stages * (self.rows + self.columns) * self.steps(itemsize) * itemsize
 
 
-def legal(tile: Tile, problem: ConvProblem) -> str | None:
-    """None where a block can hold `tile`, else one sentence with the numbers in it."""
+def legal(tile: Tile, problem: ConvProblem, narrow: bool = False) -> str | None:
+    """None where a block can hold `tile`, else one sentence with the numbers in it.
+
+    `narrow` where an operand or the result moves in less than four elements, or 16 bytes of them, at a time: their
+    addresses and masks take registers too.
+    """
     itemsize = problem.dtype.itemsize
     accumulators = tile.rows * tile.columns * max(4, itemsize) // (4 * 32 * tile.warps)
     # Three TF32 products, and FMAs, have their operands in registers too.
     through_registers = problem.dtype == torch.float32 and problem.precision != "tf32"
-    most = 64 if through_registers else 128
+    most = (64 if through_registers else 128) // (2 if narrow else 1)
     if accumulators > most:
         return f"{tile} keeps {accumulators} accumulators in a thread's registers, and more than {most} spill"
+    copies = (tile.rows + tile.columns) * tile.steps(itemsize) // (32 * tile.warps)
+    if narrow and copies > 64:
+        return f"{tile} copies up to {copies} elements one by one in a thread's step, and more than 64 spill"
     memory, limit = tile.shared_memory(itemsize), SHARED_MEMORY[known(SHARED_MEMORY, problem.arch)]
     if memory > limit:
         return f"{tile} takes {memory:,} bytes of shared memory, and a block has {limit:,}"
     return None
 
 
-def fitting(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int) -> list[Tile]:
+def fitting(
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool
+) -> list[Tile]:
     """The legal tiles that suit a result of `rows` x `columns` summed over `depth`; where none does, the last.
 
     A tile is less than twice the result each way. One that has a multiprocessor to itself, with more than 128 x 128
@@ -69,7 +78,7 @@ def fitting(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int
     return [
         tile
         for tile in tiles
-        if legal(tile, problem) is None
+        if legal(tile, problem, narrow) is None
         and tile.rows < max(2 * rows, 17)
         and tile.columns < max(2 * columns, 17)
         and (tile.rows * tile.columns <= 128 * 128 or depth >= 8 * tile.steps(problem.dtype.itemsize))
@@ -77,13 +86,13 @@ def fitting(tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int
 
 
 def first_that_fills(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, batch: int = 1
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, batch: int
 ) -> Tile:
     """The first tile that fits `batch` results of `rows` x `columns` and gives each multiprocessor a block.
 
     Where none fills the device, the last that fits.
     """
-    candidates = fitting(tiles, problem, rows, columns, depth)
+    candidates = fitting(tiles, problem, rows, columns, depth, narrow)
     for tile in candidates:
         if batch * -(-rows // tile.rows) * -(-columns // tile.columns) >= multiprocessors(problem):
             return tile

@@ -90,6 +90,11 @@ def test_every_layer_that_triton_takes_is_in_the_table() -> None:
     assert json.loads(prediction._json(committed)) == committed
 
 
+def test_no_launch_of_the_layers_spills() -> None:
+    launches = prediction.read()["launches"]
+    assert [figures["kernel"] for figures in launches.values() if figures["spills"]] == []
+
+
 def test_stale_tables_are_told() -> None:
     fine = table_of((1, 1))
     assert stale(fine, fine) == []

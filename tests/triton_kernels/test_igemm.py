@@ -238,6 +238,16 @@ def test_refusals_have_their_numbers() -> None:
     assert "536,870,912" in str(igemm.why_not(replace(problem, input=(1 << 30, 1))))
 
 
+@pytest.mark.parametrize(("unit", "size"), [(8, (256, 128)), (4, (128, 128)), (2, (128, 64))])
+def test_narrow_copies_take_smaller_tiles(unit: int, size: tuple[int, int]) -> None:
+    """Addresses of copies of 16, 8 and 4 bytes beside the sums of a tile, in a thread's registers."""
+    problem = ConvProblem(
+        "fprop", 32, 256, 256, 1, (56, 56), (3, 3), (56, 56), (1, 1), (1, 1), (1, 1), torch.bfloat16, True, "cuda", 90
+    )
+    tile = igemm_tiles.choose(problem, unit=unit).tile
+    assert (tile.rows, tile.columns) == size
+
+
 @pytest.mark.parametrize("arch", igemm_tiles.TILES)
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,5 +1,7 @@
 """Pointwise kernels on every face, layout and dtype, against float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,7 +10,7 @@ from single_face import Case, assert_agrees, far_apart, random_bias
 
 import convext
 from convext import check, layout
-from convext.problem import FACES, ConvProblem
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
 from convext.triton_kernels import pointwise
 from convext.triton_kernels.pixels import Plane, coalesce
 from convext.triton_kernels.tiles import legal
@@ -91,12 +93,13 @@ def test_long_sums_are_split_and_repeatable(device):
     assert torch.equal(first, pointwise.run(problem, a, b, None))
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("face", FACES)
-def test_every_tile_of_the_tables(face, device):
+def test_every_tile_of_the_tables(face, channels_last, device):
     """Tiles that small problems do not get; those of another architecture fit where they are legal."""
-    problem = Case("", (9, 19), 1, 40, 35).problem(face, torch.bfloat16, True, device)
+    problem = Case("", (9, 19), 1, 40, 35).problem(face, torch.bfloat16, channels_last, device)
     a, b = check.operands(problem)
-    result = layout.empty(problem.open_shape, True, a)
+    result = layout.empty(problem.open_shape, channels_last, a)
     tables = pointwise.TILES.values()
     for tile in {
         tile for table in tables for tiles in table.values() for tile in tiles if legal(tile, problem) is None
@@ -111,6 +114,26 @@ def test_every_tile_of_the_tables(face, device):
             pointwise.channels_launch(problem, a, b, None, result, tile)()
         agreement = check.agreement(problem, a, b, None, result)
         assert agreement.ok, f"{tile}: {agreement}"
+
+
+@pytest.mark.parametrize("arch", [80, 90, 120])
+@pytest.mark.parametrize("face", FACES)
+def test_what_moves_one_by_one_takes_smaller_tiles(face, arch):
+    """Images of 57x57 pixels, channels apart: a thread keeps half as many sums as with the vectors of 56x56."""
+
+    def sums(side: int) -> int:
+        problem = Case("", (side, side), 64, 256, 512).problem(face, torch.bfloat16, False, "cpu")
+        problem = replace(problem, arch=arch)
+        tensors = {role: torch.empty(problem.shape(role), dtype=torch.bfloat16, device="meta") for role in "xwy"}
+        if face == "wgrad":
+            launch, _ = pointwise.pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"])
+        else:
+            a, b = (tensors[role] for role in OPERANDS[face])
+            launch = pointwise.channels_launch(problem, a, b, None, tensors[OPEN[face]])
+        columns = launch.constants["BC" if face == "wgrad" else "BQ"]
+        return launch.constants["BR"] * columns // (32 * launch.warps)
+
+    assert sums(56) == 2 * sums(57) == 128
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -165,7 +165,7 @@ def _width(k: int, c: int, width: int) -> int:
 def choose(problem: ConvProblem, scalar: bool) -> tuple[PackTile, int]:
     """The tile of a problem, and the groups of its pack.
 
-    `scalar` where 2-byte operands are loaded one by one: these pass through registers, and it takes twice the warps.
+    `scalar` where operands are loaded one by one, whose addresses take registers: it takes twice the warps.
     """
     table = TILES[known(TILES, problem.arch)]
     kind = "weight" if problem.face == "wgrad" else "image"
@@ -231,10 +231,11 @@ def _scalar(*tensors: Tensor) -> bool:
 def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
     """fprop reads x and writes y; dgrad reads y and writes x."""
     p = problem
-    tile, pack = choose(p, _scalar(a))
     w = w if w.stride(1) == 1 else layout.dense(w, channels_last=True)
     k, c = p.k // p.groups, p.c // p.groups
     summed, channels = (c, k) if p.face == "fprop" else (k, c)
+    odd = summed > 1 and summed % 2 == 1 and a.stride(1) == 1  # groups that do not begin where vectors do
+    tile, pack = choose(p, odd or _scalar(a))
     a_size, y_size = (p.input, p.output) if p.face == "fprop" else (p.output, p.input)
     period = tuple(s // math.gcd(s, d) for s, d in zip(p.stride, p.dilation, strict=True))
     lying = a_lying, w_lying, y_lying = Lying.of(a), Lying.of(w), Lying.of(y)

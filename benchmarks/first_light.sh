@@ -4,7 +4,8 @@
 #
 #     OUT=folder PYTHON=python3 bash benchmarks/first_light.sh        (default: out/first_light, python3)
 #
-# It needs torch in that interpreter, and downloads nothing. steps.txt has the exit status of each step.
+# It needs torch and pytest-xdist in that interpreter, and downloads nothing. steps.txt has the exit status of each step,
+# log.txt what they printed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-out/first_light}
@@ -14,13 +15,15 @@ END=530 # seconds from the start
 STATUS=0
 mkdir -p "$OUT"
 : >"$OUT/steps.txt"
+: >"$OUT/log.txt"
 
 step() { # name, seconds at most, command...
   local name=$1 limit=$2 code=0 begin=$SECONDS
   shift 2
   ((limit < END - SECONDS)) || limit=$((END - SECONDS))
+  echo "=== $name" >>"$OUT/log.txt"
   if ((limit > 0)); then
-    timeout --signal=INT --kill-after=5 "$limit" "$@" >"$OUT/$name.log" 2>&1 || code=$?
+    timeout --signal=INT --kill-after=5 "$limit" "$@" >>"$OUT/log.txt" 2>&1 || code=$?
   else
     code="not begun: the time was over"
   fi
@@ -37,5 +40,5 @@ step bench 250 "$PYTHON" -m convext bench --warm 8 --minutes 2.4 --out "$OUT"
 step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choices.json"
 step overhead 40 "$PYTHON" -m convext bench --overhead
 # tests/native are not among them: they run the CUDA kernels' host build, which takes minutes and tells nothing of a GPU.
-step tests 500 "$PYTHON" -m pytest -q --maxfail=30 tests/triton_kernels tests/ops
+step tests 500 "$PYTHON" -m pytest -q -n 8 --maxfail=30 tests/triton_kernels tests/ops
 exit "$STATUS"

@@ -31,7 +31,7 @@ from convext.triton_kernels.launch import Launch, Specimen
 from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
-from convext.triton_kernels.tiles import Tile, known, split
+from convext.triton_kernels.tiles import known, split
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NARROWEST, WIDEST = 16, 128  # channels that a product takes on each side
@@ -177,17 +177,6 @@ def choose(problem: ConvProblem, scalar: bool) -> tuple[PackTile, int]:
     if scalar:
         tile = replace(tile, warps=2 * tile.warps)
     return tile, min(_groups_of(k, c, tile.width), max(_padded(problem.groups), _groups_of(k, c, 1)))
-
-
-def product_of(problem: ConvProblem, tile: PackTile) -> Tile:
-    """The product that one step of `tile` is."""
-    k, c = problem.k // problem.groups, problem.c // problem.groups
-    groups, itemsize = _groups_of(k, c, tile.width), problem.dtype.itemsize
-    k, c = groups * _padded(k), groups * _padded(c)
-    if problem.face == "wgrad":
-        return Tile(k, c, tile.pixels * itemsize, tile.warps, tile.stages)
-    rows, depth = (k, c) if problem.face == "fprop" else (c, k)
-    return Tile(rows, tile.pixels, depth * itemsize, tile.warps, tile.stages)
 
 
 # -------------------------------------------------------------------------------------------------- launches

@@ -87,7 +87,7 @@ def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> 
 
 
 class Layer(NamedTuple):
-    """A layer with 64 channels of x; padding as tall as the output, at the beginning where `causal`."""
+    """A layer with 64 channels of x, padded so that y has a pixel for each `stride` of x: before them if `causal`."""
 
     faces: tuple[Face, ...]
     size: tuple[int, ...]

@@ -47,7 +47,7 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
             result = _dgrad(problem, a, b, bias)
         else:
             result = _wgrad(problem, a, b)
-    return dense(result, problem.channels_last)
+    return _no_view(dense(result, problem.channels_last))
 
 
 def why_not_both(dgrad: ConvProblem) -> str | None:
@@ -66,7 +66,12 @@ def run_both(dgrad: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tenso
         by_x, by_w, _ = torch.ops.aten.convolution_backward(
             y, x, w, None, p.stride, p.pad, p.dilation, False, (0,) * p.rank, p.groups, (True, True, False)
         )
-    return dense(by_x, p.channels_last), by_w
+    return _no_view(dense(by_x, p.channels_last)), _no_view(by_w)
+
+
+def _no_view(result: Tensor) -> Tensor:
+    """torch computes in 1-D as in 2-D, and autograd would take the squeezed result for a view that nobody may change."""
+    return result.detach() if result._is_view() else result
 
 
 _AS_TORCH_SAYS = nullcontext()
@@ -120,7 +125,7 @@ def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     x = _crop(constant_pad(full, _torch_pads(zeros, unread)), p.pad, p.input)
     if bias is not None:
         return x + bias.view(-1, *[1] * p.rank)
-    return x.clone() if x.storage_offset() else x  # compilers take a new tensor to begin where its memory does
+    return empty(p.x_shape, p.channels_last, x).copy_(x)  # not a view of the larger one
 
 
 def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:

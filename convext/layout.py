@@ -7,41 +7,68 @@ NLC, NHWC or NDHWC alike. A result is dense, and channels last as soon as one op
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, sym_max
 
 
 def is_channels_last(t: Tensor) -> bool:
     """Whether strides order `t` as N, spatial axes, C: torch's rule, for any rank. Ambiguous tensors are not.
 
     The walk is from the innermost axis out, and each stride has to be at least the extent of what is inside it:
-    C first, then the spatial axes from the last, then N.
+    C first, then the spatial axes from the last, then N. A size that only the data tell is taken for any.
     """
-    if t.is_contiguous() or t.dim() < 3:
+    if t.dim() < 3 or _is_contiguous(t):
         return False
     shape, strides = t.shape, t.stride()
-    if strides[1] == 0:
+    if _holds(strides[1] == 0):
         return False
-    extent = 0
+    extent: Any = 0
     for axis in (1, *range(t.dim() - 1, 1, -1), 0):
-        if shape[axis] == 0 or strides[axis] < extent:
+        if _holds(shape[axis] == 0) or _holds(strides[axis] < extent):
             return False
-        if axis == 0 and extent == strides[1]:  # N111 and N11W: both orders fit, contiguous is meant
+        if axis == 0 and _holds(extent == strides[1]):  # N111 and N11W: both orders fit, contiguous is meant
             return False
-        extent = strides[axis] * max(shape[axis], 1)
+        extent = strides[axis] * shape[axis]
     return True
 
 
+def _is_contiguous(t: Tensor) -> bool:
+    if not t._has_symbolic_sizes_strides:  # type: ignore[attr-defined]
+        return t.is_contiguous()
+    from torch._prims_common import is_contiguous_or_false
+
+    return is_contiguous_or_false(t)
+
+
+def _holds(condition: Any) -> bool:
+    """A comparison of sizes. Of symbols without a value, as in `x[mask]` under a compiler: where it always holds."""
+    if type(condition) is bool:
+        return condition
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
 def empty(shape: Sequence[int], channels_last: bool, like: Tensor) -> Tensor:
-    """Uninitialised dense tensor of `shape` in the given order, with the dtype and device of `like`."""
+    """Uninitialised dense tensor of `shape` in the given order, with the dtype and device of `like`.
+
+    It is no view: autograd lets nobody change a view in place that an operator has returned.
+    """
     if not channels_last:
         return like.new_empty(shape)
-    n, c, *space = shape
-    return like.new_empty((n, *space, c)).movedim(-1, 1)
+    strides, extent = [0] * len(shape), 1
+    for axis in (1, *range(len(shape) - 1, 1, -1), 0):
+        strides[axis] = extent
+        size = shape[axis]
+        extent *= max(size, 1) if type(size) is int else sym_max(size, 1)
+    return like.new_empty_strided(shape, strides)
 
 
 def dense(t: Tensor, channels_last: bool) -> Tensor:
     """`t` itself where it is dense in the given order, else a copy that is."""
     if not channels_last:
         return t.contiguous()
-    return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    if t.movedim(1, -1).is_contiguous():
+        return t
+    return empty(t.shape, True, t).copy_(t)

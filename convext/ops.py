@@ -26,6 +26,7 @@ from typing import Any, cast
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, maybe_current_level
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
@@ -165,6 +166,27 @@ torch.library.register_fake("convext::dgrad_wgrad", _fake_both, lib=_LIBRARY)
 # --------------------------------------------------------------------------------------------------- autograd
 
 
+class Below:
+    """Calls an operator below autograd, with gradient modes as they were where autograd was entered.
+
+    An autograd function runs with both modes off. The next level of torch.func's transforms would take its operands
+    for constants, and derivatives of derivatives would vanish.
+    """
+
+    def __init__(self, keyset: Any) -> None:
+        self._keyset = keyset & torch._C._after_autograd_keyset
+        self._modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+
+    def __call__(self, op: Any, *arguments: Any) -> Any:
+        reverse, forward = self._modes
+        with (
+            torch.set_grad_enabled(reverse),
+            forward_ad._set_fwd_grad_enabled(forward),
+            torch._C._AutoDispatchBelowAutograd(),
+        ):
+            return op.redispatch(self._keyset, *arguments)
+
+
 class _Face(_SingleLevelFunction):
     """The one derivative rule: by an operand, the face that leaves that operand open; by bias, a sum.
 
@@ -174,20 +196,20 @@ class _Face(_SingleLevelFunction):
     """
 
     apply: Callable[..., Tensor]
+    _compiled_autograd_key = staticmethod(torch.autograd.Function._compiled_autograd_key)  # type: ignore[attr-defined]
 
     @staticmethod
     def forward(
-        ctx: Any, keyset: Any, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
+        ctx: Any, below: Below | None, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
     ) -> Tensor:
         ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape[2:], b.shape[2:])
         needs = ctx.needs_input_grad
         ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
-        if forward_ad._current_level >= 0:
-            ctx.save_for_forward(a, b)
-        if keyset is None:
+        if below is None:
             return _compute(face, a, b, bias, *geometry)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _OPS[face].redispatch(keyset & torch._C._after_autograd_keyset, a, b, bias, *geometry)
+        if _forward_mode():
+            ctx.save_for_forward(a, b)
+        return below(_OPS[face], a, b, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -221,30 +243,32 @@ class _Face(_SingleLevelFunction):
         return sum(terms[1:], terms[0])
 
 
-def _differentiable(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of some kind is being recorded for any of `tensors`."""
-    if forward_ad._current_level >= 0:
-        return True
+def _forward_mode() -> bool:
+    """Whether an operand may carry a tangent. Under a compiler only torch.func's level says so, not `forward_ad`."""
+    return forward_ad._current_level >= 0 or maybe_current_level() is not None
+
+
+def _reverse_mode(*tensors: Tensor | None) -> bool:
+    """Whether a graph is being recorded for any of `tensors`."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    if _differentiable(a, b, bias):
+    below = Below(keyset)
+    if _forward_mode() or _reverse_mode(a, b, bias):
         with enable_single_level_autograd_function():
-            return _Face.apply(keyset, face, a, b, bias, geometry)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _OPS[face].redispatch(keyset & torch._C._after_autograd_keyset, a, b, bias, *geometry)
+            return _Face.apply(below, face, a, b, bias, geometry)
+    return cast(Tensor, below(_OPS[face], a, b, bias, *geometry))
 
 
 def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
     """Where a derivative of the derivatives is recorded, they are two faces again, each with its rule."""
-    if _differentiable(y, w, x):
+    if _forward_mode() or _reverse_mode(y, w, x):
         return (
             _autograd("dgrad", keyset, y, w, None, x.shape[2:], *tail),
             _autograd("wgrad", keyset, x, y, None, w.shape[2:], *tail),
         )
-    with torch._C._AutoDispatchBelowAutograd():
-        return cast("tuple[Tensor, Tensor]", _BOTH.redispatch(keyset & torch._C._after_autograd_keyset, y, w, x, *tail))
+    return cast("tuple[Tensor, Tensor]", Below(keyset)(_BOTH, y, w, x, *tail))
 
 
 for _face in FACES:
@@ -275,7 +299,13 @@ with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may
 def _plain(*tensors: Tensor | None) -> bool:
     """Whether nothing between Python and the kernels wants to see this call, so that the dispatcher can be skipped."""
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN_TYPES or t.is_neg() or t.layout is not torch.strided):
+        if t is not None and (
+            type(t) not in _PLAIN_TYPES
+            or t.layout is not torch.strided
+            or t.is_neg()
+            or t._is_zerotensor()
+            or is_functorch_wrapped_tensor(t)  # of a transform that has ended, too
+        ):
             return False
     return (
         _dispatch_state() in _PLAIN_STATES
@@ -309,7 +339,7 @@ def convolve(
     """
     if torch.compiler.is_compiling() or not _plain(a, b, bias):
         return cast(Tensor, _OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
-    if _differentiable(a, b, bias):
+    if _reverse_mode(a, b, bias):
         return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
     return _compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
 
@@ -332,7 +362,7 @@ def gradients(
     """
     if torch.compiler.is_compiling() or not _plain(y, w, x):
         return cast("tuple[Tensor, Tensor]", _BOTH(y, w, x, stride, pad, dilation, groups, kernel))
-    if _differentiable(y, w, x):
+    if _reverse_mode(y, w, x):
         tail = (stride, pad, dilation, groups, kernel)
         return convolve("dgrad", y, w, None, x.shape[2:], *tail), convolve("wgrad", x, y, None, w.shape[2:], *tail)
     return _compute_both(y, w, x, stride, pad, dilation, groups, kernel)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional
+from convext import functional, recomputation
 from convext.conversion import Conversion, convert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -11,6 +11,7 @@ from convext.registry import kernels
 from convext.settings import backend, precision
 
 __version__ = "0.1.0"
+recomputation.keep_settings()
 __all__ = [
     "Conv1d",
     "Conv2d",

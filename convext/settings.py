@@ -9,13 +9,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import torch
 
 from convext.problem import PRECISIONS
 
+T = TypeVar("T")
+
 BACKEND: str = os.environ.get("CONVEXT_BACKEND", "auto")
 PRECISION: str | None = None
+
+
+class _Context(Generic[T]):
+    """One open context of a setting."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
+class _Open(Generic[T]):
+    """The contexts of one setting that are open. Threads may leave them in any order, so each takes away its own."""
+
+    def __init__(self, default: T) -> None:
+        self._contexts = [_Context(default)]
+
+    def enter(self, context: _Context[T]) -> T:
+        """Returns the value in force: that of the context opened last."""
+        self._contexts.append(context)
+        return context.value
+
+    def leave(self, context: _Context[T]) -> T:
+        self._contexts.remove(context)
+        return self._contexts[-1].value
+
+
+_BACKENDS, _PRECISIONS = _Open(BACKEND), _Open(PRECISION)
 
 
 @contextmanager
@@ -27,8 +56,9 @@ def backend(name: str) -> Iterator[None]:
             kernel's full name (`convext.kernels()` lists them). With anything but "auto", a problem that it does
             not take raises ValueError with its reason; nothing falls back silently.
 
-    The default comes from the environment variable CONVEXT_BACKEND, else it is "auto". The setting is the
-    process's, as torch.backends' flags are; a backward pass uses the one its forward ran under.
+    The default comes from the environment variable CONVEXT_BACKEND, else it is "auto". The setting is the process's,
+    as torch.backends' flags are; a backward pass, and what torch.utils.checkpoint computes again in it, use the one
+    that the forward ran under.
 
     Raises:
         ValueError: no kernel or provider has this name.
@@ -37,11 +67,12 @@ def backend(name: str) -> Iterator[None]:
     from convext.registry import check_backend
 
     check_backend(name)
-    before, BACKEND = BACKEND, name
+    context = _Context(name)
+    BACKEND = _BACKENDS.enter(context)
     try:
         yield
     finally:
-        BACKEND = before
+        BACKEND = _BACKENDS.leave(context)
 
 
 @contextmanager
@@ -58,11 +89,12 @@ def precision(name: str | None) -> Iterator[None]:
     global PRECISION
     if name is not None and name not in PRECISIONS:
         raise ValueError(f"precision must be None or one of {PRECISIONS}, but got {name!r}")
-    before, PRECISION = PRECISION, name
+    context = _Context(name)
+    PRECISION = _PRECISIONS.enter(context)
     try:
         yield
     finally:
-        PRECISION = before
+        PRECISION = _PRECISIONS.leave(context)
 
 
 def fp32_precision() -> str:

@@ -70,7 +70,7 @@ def run_both(dgrad: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tenso
 
 
 def _no_view(result: Tensor) -> Tensor:
-    """torch computes in 1-D as in 2-D, and autograd would take the squeezed result for a view that nobody may change."""
+    """torch computes 1-D as 2-D, and autograd would take the squeezed result for a view that nobody may change."""
     return result.detach() if result._is_view() else result
 
 

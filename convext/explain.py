@@ -60,7 +60,7 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
     shape = x.shape if x.dim() == rank + 2 else (1, *x.shape)
     on_cuda = arch is not None or x.is_cuda
     forward = ConvProblem.of(
-        "dgrad" if layer.transposed else "fprop", shape, w.shape, *geometry, layer.groups, x.dtype,
+        "dgrad" if layer.transposed else "fprop", shape, w.shape, *geometry, x.dtype,
         channels_last=is_channels_last(x) or is_channels_last(w),
         device="cuda" if on_cuda else x.device.type,
         arch=arch or (registry.arch(x.device) if on_cuda else 0),

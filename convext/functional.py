@@ -12,21 +12,23 @@ no convolution, torch's own function is called: it has the answer, or it names t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from convext import settings
+from convext import settings, traced
 from convext.ops import convolve
 from convext.problem import Face, Ints, output_size, transposed_size
+from convext.symbols import positive
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
 Sizes = tuple[int, ...]
-Geometry = tuple[Sizes, Sizes, Sizes, Sizes]  # size of the result, stride, zeros before, dilation
+Geometry = tuple[Sizes, Sizes, Sizes, Sizes, int]  # size of the result, stride, zeros before, dilation, groups
 
 _TORCH_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _TORCH_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
@@ -161,7 +163,8 @@ def resolve_padding(padding: str | Pads, input: Ints, kernel: Ints, stride: Ints
     if padding == "same":
         pads = []
         for i, k, s, d in zip(input, kernel, stride, dilation, strict=True):
-            total = max((-(-i // s) - 1) * s + d * (k - 1) + 1 - i, 0)
+            total = (-(-i // s) - 1) * s + d * (k - 1) + 1 - i
+            total = max(total, 0) if type(total) is int else torch.sym_max(total, 0)
             pads.append((total // 2, total - total // 2))
         return tuple(pads)
     raise ValueError(f"Invalid padding string {padding!r}, should be one of {_WORDS[len(input)]}")
@@ -190,23 +193,40 @@ def pad(input: Tensor, pads: Pads, mode: str) -> Tensor:
 
 def _expand(value: Any, rank: int) -> tuple[Any, ...] | None:
     """One value for each axis, from a number or a sequence of 1 or `rank`; None for any other length."""
-    if type(value) is not tuple:
-        value = tuple(value) if isinstance(value, list) else (value,)
+    value = tuple(value) if isinstance(value, tuple | list) else (value,)
     return value if len(value) == rank else value * rank if len(value) == 1 else None
 
 
-def _are_ints(values: tuple[Any, ...] | None) -> TypeGuard[tuple[int, ...]]:
-    return values is not None and all(isinstance(v, int | torch.SymInt) for v in values)
+def _ints(value: Any, rank: int) -> tuple[int, ...] | None:
+    """One integer for each axis; None where torch would refuse. Integers of numpy and 0-dimensional tensors count."""
+    values = _expand(value, rank)
+    return None if values is None or any(_int(v) is None for v in values) else tuple(map(_int, values))  # type: ignore[arg-type]
+
+
+def _int(value: Any) -> int | None:
+    if isinstance(value, int | torch.SymInt):
+        return cast(int, value)
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):
+        return None
+
+
+def _pairs(padding: Any, rank: int) -> Pads | None:
+    """(begin, end) of each axis, in integers; None where torch would refuse."""
+    sides = [p if isinstance(p, tuple | list) else (p, p) for p in _expand(padding, rank) or ()]
+    pairs = [_ints(p, 2) if len(p) == 2 else None for p in sides]
+    return None if not pairs or None in pairs else cast(Pads, tuple(pairs))
 
 
 def _conv_geometry(
     x: Ints, w: Ints, bias: Ints | None, stride: Any, padding: Any, dilation: Any, groups: int, rank: int
 ) -> Geometry | None:
     """The geometry, or None for what only torch can answer or refuse."""
-    stride, dilation = _expand(stride, rank), _expand(dilation, rank)
-    if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or not _are_ints(stride) or not _are_ints(dilation):
+    stride, dilation, groups = _ints(stride, rank), _ints(dilation, rank), cast(int, _int(groups))
+    if len(w) != rank + 2 or len(x) not in (rank + 1, rank + 2) or stride is None or dilation is None:
         return None
-    if groups < 1 or w[0] < groups or w[0] % groups or x[-rank - 1] != w[1] * groups:
+    if groups is None or groups < 1 or w[0] < groups or w[0] % groups or x[-rank - 1] != w[1] * groups:
         return None
     if min(stride) < 1 or min(dilation) < 1 or min(w) < 1 or (bias is not None and tuple(bias) != (w[0],)):
         return None
@@ -214,17 +234,14 @@ def _conv_geometry(
         if padding not in _WORDS[rank]:
             return None
     else:
-        padding = _expand(padding, rank)
-        if padding is None:
-            return None
-        padding = tuple(tuple(p) if isinstance(p, tuple | list) else (p, p) for p in padding)
-        if any(len(pair) != 2 or min(pair) < 0 for pair in padding):
+        padding = _pairs(padding, rank)
+        if padding is None or min(map(min, padding)) < 0:
             return None
     space, kernel = x[-rank:], w[2:]
     pads = resolve_padding(padding, space, kernel, stride, dilation)
     begin, end = (tuple(pair[side] for pair in pads) for side in (0, 1))
     size = output_size(space, kernel, stride, begin, end, dilation)
-    return (size, stride, begin, dilation) if min(size) > 0 else None
+    return (size, stride, begin, dilation, groups) if positive(size) and positive(space) else None
 
 
 def _conv_transpose_geometry(
@@ -232,11 +249,11 @@ def _conv_transpose_geometry(
     stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: int, rank: int,
 ) -> Geometry | None:  # fmt: skip
     """The geometry, or None for what only torch can answer or refuse."""
-    stride, dilation = _expand(stride, rank), _expand(dilation, rank)
-    padding, extra = _expand(padding, rank), _expand(output_padding, rank)
+    stride, dilation, groups = _ints(stride, rank), _ints(dilation, rank), cast(int, _int(groups))
+    padding, extra = _ints(padding, rank), _ints(output_padding, rank)
     if len(w) != rank + 2 or len(y) not in (rank + 1, rank + 2):
         return None
-    if not (_are_ints(stride) and _are_ints(dilation) and _are_ints(padding) and _are_ints(extra)):
+    if stride is None or dilation is None or padding is None or extra is None or groups is None:
         return None
     if groups < 1 or w[0] % groups or y[-rank - 1] != w[0] or min(stride) < 1 or min(dilation) < 1 or min(w) < 1:
         return None
@@ -245,20 +262,21 @@ def _conv_transpose_geometry(
     if any(e >= s and e >= d for e, s, d in zip(extra, stride, dilation, strict=True)):
         return None
     size = transposed_size(y[-rank:], w[2:], stride, padding, padding, dilation, extra)
-    return (size, stride, padding, dilation) if min(size) > 0 and min(y[-rank:]) > 0 else None
+    return (size, stride, padding, dilation, groups) if positive(size) and positive(y[-rank:]) else None
 
 
 _cached_conv_geometry = lru_cache(maxsize=8192)(_conv_geometry)
 _cached_conv_transpose_geometry = lru_cache(maxsize=8192)(_conv_transpose_geometry)
 
 
-def _concrete(input: Tensor, *settings_: Any) -> bool:
-    """Whether sizes are numbers and settings hashable, so that the geometry can be looked up."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(input) in (Tensor, torch.nn.Parameter)
-        and list not in map(type, settings_)
-    )
+def _found(lookup: Any, compute: Any, input: Tensor, *arguments: Any) -> Geometry | None:
+    """The geometry: looked up where sizes are numbers and settings hashable."""
+    if torch.compiler.is_compiling() or type(input) not in (Tensor, torch.nn.Parameter):
+        return compute(*arguments)  # type: ignore[no-any-return]
+    try:
+        return lookup(*arguments)  # type: ignore[no-any-return]
+    except TypeError:  # lists
+        return compute(*arguments)  # type: ignore[no-any-return]
 
 
 # -------------------------------------------------------------------------------------------------- the call
@@ -270,28 +288,33 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     That is: under "auto" off CUDA, unless the weight is frozen (torch's operator would keep the input alive for a
     weight gradient that nobody wants); and for integers and complex numbers unless kernels are asked for by name.
     """
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
-        return True  # for its TypeError
     if not input.is_floating_point():
         return settings.BACKEND == "auto" or settings.BACKEND.startswith("aten")
     if settings.BACKEND != "auto" or input.device.type == "cuda":
         return False
-    return weight.requires_grad or not input.requires_grad or not torch.is_grad_enabled()
+    frozen = input.requires_grad and not weight.requires_grad and torch.is_grad_enabled()
+    return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
 
 
 def _conv(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, dilation: Any, groups: int,
 ) -> Tensor:  # fmt: skip
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        return _without_tensors(_CONV[rank], _TORCH_CONV[rank], input, weight, bias, stride, padding, dilation, groups)
     torchs_own = _is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
         return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
-    geometry = _cached_conv_geometry if _concrete(input, stride, padding, dilation) else _conv_geometry
+    if torch.jit.is_tracing():
+        return traced.conv(rank, input, weight, bias, stride, padding, dilation, groups)
     bias_shape = None if bias is None else bias.shape
-    found = geometry(input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank)
+    found = _found(
+        _cached_conv_geometry, _conv_geometry, input,
+        input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank,
+    )  # fmt: skip
     if found is None or (torchs_own and not input.is_floating_point()):
-        return _torch_conv(rank, input, weight, bias, stride, padding, dilation, groups)
-    return _batched(rank, "fprop", input, weight, bias, *found, groups)
+        return _torchs_answer(_torch_conv(rank, input, weight, bias, stride, padding, dilation, groups))
+    return _batched(rank, "fprop", input, weight, bias, *found)
 
 
 def _torch_conv(
@@ -300,11 +323,9 @@ def _torch_conv(
 ) -> Tensor:  # fmt: skip
     """torch's own convolution, after a padded copy where torch does not have the padding."""
     if not is_torchs(padding, stride, rank) and weight.dim() == rank + 2 and input.dim() in (rank + 1, rank + 2):
-        s, d = _expand(stride, rank), _expand(dilation, rank)
-        pads = padding if isinstance(padding, str) else _expand(padding, rank)
+        s, d = _ints(stride, rank), _ints(dilation, rank)
+        pads = padding if isinstance(padding, str) else _pairs(padding, rank)
         if s is not None and d is not None and pads is not None and min(s) > 0:
-            if not isinstance(pads, str):
-                pads = tuple(tuple(p) if isinstance(p, tuple | list) else (p, p) for p in pads)
             input = pad(input, resolve_padding(pads, input.shape[-rank:], weight.shape[2:], s, d), "zeros")
             padding = 0
     return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
@@ -314,16 +335,21 @@ def _conv_transpose(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any,
 ) -> Tensor:  # fmt: skip
-    if not _is_torchs_own(input, weight):
-        cached = _concrete(input, stride, padding, output_padding, dilation)
-        geometry = _cached_conv_transpose_geometry if cached else _conv_transpose_geometry
-        bias_shape = None if bias is None else bias.shape
-        found = geometry(
-            input.shape, weight.shape, bias_shape, stride, padding, output_padding, dilation, groups, rank
-        )  # fmt: skip
-        if found is not None:
-            return _batched(rank, "dgrad", input, weight, bias, *found, groups)
-    return _TORCH_CONV_TRANSPOSE[rank](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    torchs, settings_ = _TORCH_CONV_TRANSPOSE[rank], (stride, padding, output_padding, groups, dilation)
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        return _without_tensors(_CONV_TRANSPOSE[rank], torchs, input, weight, bias, *settings_)
+    if _is_torchs_own(input, weight):
+        return torchs(input, weight, bias, *settings_)
+    if torch.jit.is_tracing():
+        return traced.conv_transpose(rank, input, weight, bias, *settings_)
+    bias_shape = None if bias is None else bias.shape
+    found = _found(
+        _cached_conv_transpose_geometry, _conv_transpose_geometry, input,
+        input.shape, weight.shape, bias_shape, stride, padding, output_padding, dilation, groups, rank,
+    )  # fmt: skip
+    if found is None:
+        return _torchs_answer(torchs(input, weight, bias, *settings_))
+    return _batched(rank, "dgrad", input, weight, bias, *found)
 
 
 def _batched(
@@ -335,3 +361,22 @@ def _batched(
     x = input.unsqueeze(0) if unbatched else input
     result = convolve(face, x, weight, bias, size, stride, pad, dilation, groups, settings.BACKEND)
     return result.squeeze(0) if unbatched else result
+
+
+def _without_tensors(ours: Callable[..., Any], torchs: Callable[..., Any], *arguments: Any) -> Any:
+    """torch.fx's proxies, and whatever else stands for tensors, see our function; a mistake gets torch's TypeError."""
+    operands = arguments[:3]
+    if torch.overrides.has_torch_function(operands):
+        return torch.overrides.handle_torch_function(ours, operands, *arguments)
+    return torchs(*arguments)
+
+
+def _torchs_answer(result: Tensor) -> Tensor:
+    """What torch answers where it was called to name a mistake: the answer, unless a kernel was asked for by name."""
+    if settings.BACKEND == "auto" or settings.BACKEND.startswith("aten"):
+        return result
+    raise ValueError(f"backend {settings.BACKEND!r} does not take a call that only torch's own function understands")
+
+
+_CONV = {1: conv1d, 2: conv2d, 3: conv3d}
+_CONV_TRANSPOSE = {1: conv_transpose1d, 2: conv_transpose2d, 3: conv_transpose3d}

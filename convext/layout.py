@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, sym_max
 
+from convext.symbols import holds
+
 
 def is_channels_last(t: Tensor) -> bool:
     """Whether strides order `t` as N, spatial axes, C: torch's rule, for any rank. Ambiguous tensors are not.
@@ -21,13 +23,13 @@ def is_channels_last(t: Tensor) -> bool:
     if t.dim() < 3 or _is_contiguous(t):
         return False
     shape, strides = t.shape, t.stride()
-    if _holds(strides[1] == 0):
+    if holds(strides[1] == 0):
         return False
     extent: Any = 0
     for axis in (1, *range(t.dim() - 1, 1, -1), 0):
-        if _holds(shape[axis] == 0) or _holds(strides[axis] < extent):
+        if holds(shape[axis] == 0) or holds(strides[axis] < extent):
             return False
-        if axis == 0 and _holds(extent == strides[1]):  # N111 and N11W: both orders fit, contiguous is meant
+        if axis == 0 and holds(extent == strides[1]):  # N111 and N11W: both orders fit, contiguous is meant
             return False
         extent = strides[axis] * shape[axis]
     return True
@@ -39,15 +41,6 @@ def _is_contiguous(t: Tensor) -> bool:
     from torch._prims_common import is_contiguous_or_false
 
     return is_contiguous_or_false(t)
-
-
-def _holds(condition: Any) -> bool:
-    """A comparison of sizes. Of symbols without a value, as in `x[mask]` under a compiler: where it always holds."""
-    if type(condition) is bool:
-        return condition
-    from torch.fx.experimental.symbolic_shapes import guard_or_false
-
-    return guard_or_false(condition)
 
 
 def empty(shape: Sequence[int], channels_last: bool, like: Tensor) -> Tensor:

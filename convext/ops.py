@@ -18,6 +18,7 @@ So one autograd rule serves all three, to any order, forward-mode included.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -29,17 +30,18 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor, maybe_current_level
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._python_dispatch import _disable_current_modes
 
 from convext import flops, layout, registry, settings
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, check_geometry, open_shape
 
-_LIBRARY = torch.library.Library("convext", "FRAGMENT")
+LIBRARY = torch.library.Library("convext", "FRAGMENT")
 _GEOMETRY = "SymInt[] size, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, str kernel"
 for _face in FACES:
     _first, _second = OPERANDS[_face]
-    _LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {_GEOMETRY}) -> Tensor")
+    LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {_GEOMETRY}) -> Tensor")
 _OPS = {face: getattr(torch.ops.convext, face).default for face in FACES}
-_LIBRARY.define(
+LIBRARY.define(
     "dgrad_wgrad(Tensor y, Tensor w, Tensor x, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, "
     "str kernel) -> (Tensor, Tensor)"
 )
@@ -54,7 +56,12 @@ def _plan(*problem: Any) -> tuple[registry.Run, ConvProblem]:
     """The problem and the function that computes it. Cached: to build both takes longer than a small kernel."""
     *fields, kernel = problem
     described = ConvProblem.of(*fields)
-    return registry.choose(described, kernel).run, described
+    return _allocate if described.device == "meta" else registry.choose(described, kernel).run, described
+
+
+def _allocate(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """All that there is to do for tensors that have a shape and no data."""
+    return layout.empty(problem.open_shape, problem.channels_last, a)
 
 
 def _compute(
@@ -133,8 +140,8 @@ def _compute_both(
 
 
 for _face in FACES:
-    _LIBRARY.impl(_face, partial(_compute, _face), "CompositeExplicitAutograd")
-_LIBRARY.impl("dgrad_wgrad", _compute_both, "CompositeExplicitAutograd")
+    LIBRARY.impl(_face, partial(_compute, _face), "CompositeExplicitAutograd")
+LIBRARY.impl("dgrad_wgrad", _compute_both, "CompositeExplicitAutograd")
 
 
 # ------------------------------------------------------------------------------------------------------- fake
@@ -159,8 +166,23 @@ def _fake_both(y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Ten
 
 
 for _face in FACES:
-    torch.library.register_fake(f"convext::{_face}", partial(_fake, _face), lib=_LIBRARY)
-torch.library.register_fake("convext::dgrad_wgrad", _fake_both, lib=_LIBRARY)
+    torch.library.register_fake(f"convext::{_face}", partial(_fake, _face), lib=LIBRARY)
+torch.library.register_fake("convext::dgrad_wgrad", _fake_both, lib=LIBRARY)
+
+
+# ---------------------------------------------------------------------------------------------------- tracing
+
+
+def _record(name: str, *arguments: Any) -> Any:
+    """torch.jit.trace records lists of integers, not of SymInts: it gets a twin of the operator that has those."""
+    return getattr(torch.ops.convext, name).ints(*arguments)
+
+
+for _name in (*FACES, "dgrad_wgrad"):
+    _default = getattr(torch.ops.convext, _name).default
+    LIBRARY.define(str(_default._schema).removeprefix("convext::").replace("SymInt", "int").replace("(", ".ints(", 1))
+    LIBRARY.impl(f"{_name}.ints", _default, "CompositeImplicitAutograd")
+    LIBRARY.impl(_name, partial(_record, _name), "Tracer")
 
 
 # --------------------------------------------------------------------------------------------------- autograd
@@ -272,8 +294,8 @@ def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> 
 
 
 for _face in FACES:
-    _LIBRARY.impl(_face, partial(_autograd, _face), "Autograd", with_keyset=True)
-_LIBRARY.impl("dgrad_wgrad", _autograd_both, "Autograd", with_keyset=True)
+    LIBRARY.impl(_face, partial(_autograd, _face), "Autograd", with_keyset=True)
+LIBRARY.impl("dgrad_wgrad", _autograd_both, "Autograd", with_keyset=True)
 
 
 # ----------------------------------------------------------------------------------------------- without the dispatcher
@@ -371,6 +393,54 @@ def gradients(
 # --------------------------------------------------------------------------------------------------- autocast
 
 
+class _Token:
+    """Hangs on something of torch's that lives as long as an autocast region."""
+
+
+class _Casts:
+    """Copies of parameters in the autocast dtype, made once a region, as torch's own operators make and share theirs.
+
+    torch has no place for others' copies, and tells nobody when a region ends. So the first cast of a region makes
+    torch keep a copy of a sentinel as well. A token hangs on the node of the graph that made that copy, and goes with
+    it; and with the token go our copies.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._token: Callable[[], _Token | None] = lambda: None
+
+    def get(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        if not self._is_kept(t, dtype):
+            return t.to(dtype)
+        kept = self._copies.get((id(t), dtype))
+        if kept is not None and kept[0]() is t and kept[1].requires_grad >= torch.is_grad_enabled():
+            return kept[1]
+        copy = t.to(dtype)
+        self._copies[id(t), dtype] = weakref.ref(t), copy
+        return copy
+
+    def _is_kept(self, t: Tensor, dtype: torch.dtype) -> bool:
+        """What torch keeps copies of: leaves that are trained, in a region that has not turned it off."""
+        if type(t) not in _PLAIN_TYPES or is_functorch_wrapped_tensor(t) or t.dtype is not torch.float32:
+            return False
+        if t.dtype is dtype or not (t.requires_grad and t.is_leaf) or t._is_view():
+            return False
+        if self._token() is None:
+            self._token = self._token_of_the_region(t.device)
+        return self._token() is not None
+
+    def _token_of_the_region(self, device: torch.device) -> weakref.ref[_Token]:
+        token = _Token()
+        with torch.inference_mode(False), torch.enable_grad(), _disable_current_modes():
+            sentinel = torch.ones(1, 1, device=device, requires_grad=True)
+            cast: Any = (sentinel @ sentinel).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+            cast.metadata["convext"] = token
+        return weakref.ref(token, lambda _: self._copies.clear())
+
+
+_CASTS = _Casts()
+
+
 def _autocast(op: Any, device: str, *arguments: Any) -> Any:
     """Casts floating operands to the autocast dtype, as torch's own convolutions do; float64 stays."""
     dtype = torch.get_autocast_dtype(device)
@@ -379,16 +449,17 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
         eligible = (
             isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
         )
-        return t.to(dtype) if eligible else t
+        return _CASTS.get(t, dtype) if eligible else t
 
+    operands = list(map(cast_operand, arguments))
     key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-        return op(*map(cast_operand, arguments))
+        return op(*operands)
 
 
 for _name, _op in (*_OPS.items(), ("dgrad_wgrad", _BOTH)):
     for _device in ("cpu", "cuda"):
-        _LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")
+        LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")
 
 
 # ------------------------------------------------------------------------------------------------------- vmap
@@ -463,8 +534,8 @@ def _vmap_both(
 
 
 for _face in FACES:
-    torch.library.register_vmap(f"convext::{_face}", partial(_vmap, _face), lib=_LIBRARY)
-torch.library.register_vmap("convext::dgrad_wgrad", _vmap_both, lib=_LIBRARY)
+    torch.library.register_vmap(f"convext::{_face}", partial(_vmap, _face), lib=LIBRARY)
+torch.library.register_vmap("convext::dgrad_wgrad", _vmap_both, lib=LIBRARY)
 
 
 flops.install()

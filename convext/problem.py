@@ -24,6 +24,8 @@ from typing import Literal
 
 import torch
 
+from convext.symbols import holds
+
 Face = Literal["fprop", "dgrad", "wgrad"]
 FACES: tuple[Face, ...] = ("fprop", "dgrad", "wgrad")
 Ints = Sequence[int]
@@ -106,7 +108,7 @@ def check_geometry(size: Ints, stride: Ints, pad: Ints, dilation: Ints) -> None:
         raise RuntimeError(f"negative padding is not supported, but got {list(pad)}")
     if any(d < 1 for d in dilation):
         raise RuntimeError(f"dilation should be greater than zero, but got {list(dilation)}")
-    if any(s < 0 for s in size):
+    if any(holds(s < 0) for s in size):
         raise RuntimeError(f"expected sizes of at least 0, but got {list(size)}")
 
 

@@ -49,7 +49,7 @@ def contenders(build: Callable[[], torch.nn.Module], device: str, dtype: torch.d
         form = torch.channels_last if layout == "cl" else torch.contiguous_format
         # torch's hints of Module.to leave memory_format out.
         result[f"torch/{layout}"] = copy.deepcopy(network).to(memory_format=form)  # type: ignore[call-overload]
-        result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"])).model
+        result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"]))
     return result
 
 

@@ -3,22 +3,25 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional
-from convext.conversion import Conversion, convert
+from convext import decompositions, functional, tools  # noqa: F401  registered with torch's table
+from convext.conversion import Change, Report, convert, report, revert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.registry import kernels
 from convext.settings import backend, precision
 
+tools.install()
+
 __version__ = "0.1.0"
 __all__ = [
+    "Change",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
-    "Conversion",
+    "Report",
     "analysis",
     "backend",
     "blocks",
@@ -29,6 +32,8 @@ __all__ = [
     "layers",
     "lint",
     "precision",
+    "report",
+    "revert",
 ]
 
 

@@ -68,9 +68,10 @@ def disagreement(networks: dict[str, torch.nn.Module], x: Tensor) -> str | None:
 
 
 def compare(name: str, build: Callable[[], torch.nn.Module], device: str, dtype: torch.dtype) -> list[list[Cell]]:
-    """The table's lines for one network: forward and training step, or how convext disagreed."""
+    """Prints what was converted in one network, and returns the table's lines: forward and step, or a disagreement."""
     torch.manual_seed(0)
     networks = contenders(build, device, dtype)
+    print(f"{name}: {convext.report(networks['convext/nc'])}")
     images = torch.randn(BATCH[device], 3, SIZE, SIZE, device=device, dtype=dtype)
     with cudnn_benchmark(True):
         reason = disagreement(networks, images)

@@ -116,8 +116,6 @@ class _Convolution(_DropIn):
         )  # fmt: skip
         if ours:
             self.padding: Any = padding if isinstance(padding, str) else _pairs(padding, self._rank)
-        if ours and not isinstance(padding, str):
-            self._reversed_padding_repeated_twice = [side for pair in reversed(self.padding) for side in pair]
 
     def forward(self, input: Tensor) -> Tensor:
         """The convolution of `input`, [N, C, *size] or [C, *size]."""
@@ -155,6 +153,10 @@ class _Convolution(_DropIn):
             pads, padding = (zeros, [self.padding] * rank) if self.padding_mode == "zeros" else (pads, zeros)
         elif isinstance(self.padding[0], int) and self.padding_mode == "zeros":
             pads, padding = zeros, _as_list(self.padding)
+        elif not isinstance(self.padding[0], int):
+            pads = zeros[:0]
+            for begin_and_end in self.padding:  # unrolled, for its length is known
+                pads = [begin_and_end[0], begin_and_end[1]] + pads  # noqa: RUF005  TorchScript has no star
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         x = torch.nn.functional.pad(input, pads, mode) if max(pads) > 0 or min(pads) < 0 else input
         unbatched = x.dim() == rank + 1

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from convext import decompositions, functional, tools  # noqa: F401  registered with torch's table
+from convext import functional, tools
 from convext.conversion import Change, Report, convert, report, revert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d

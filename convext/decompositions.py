@@ -1,7 +1,9 @@
 """The faces as torch's own pad and convolution, for exporters that know torch's operators only.
 
-Each is in torch's table of decompositions, where `torch.onnx.export(dynamo=True)` looks for what it has no translation
-for. `torch.compile` and `torch.export` leave the operators as they are.
+`torch.onnx.export(dynamo=True)` is given `TABLE` by `tools.py`; others take it as
+`program.run_decompositions({**torch.export.default_decompositions(), **convext.decompositions.TABLE})`. It is not in
+torch's own table, for fake tensors of symbolic sizes would go by that: with the questions about sizes that are asked
+here, they would be symbolic no more.
 
     fprop   y = conv(pad(x), w)
     dgrad   x = pad(full transposed convolution of y and w), where a negative pad crops
@@ -9,17 +11,16 @@ for. `torch.compile` and `torch.export` leave the operators as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 
 from convext import ops  # noqa: F401  defines the operators
 from convext.problem import Ints
 
 
-@register_decomposition(torch.ops.convext.fprop.default)
 def fprop(
     x: Tensor, w: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
@@ -35,7 +36,6 @@ def fprop(
     return torch.convolution(padded, w, bias, stride, zeros, dilation, False, zeros, groups)
 
 
-@register_decomposition(torch.ops.convext.dgrad.default)
 def dgrad(
     y: Tensor, w: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
@@ -57,3 +57,9 @@ def dgrad(
 def _flat(begin: Any, end: Any) -> list[Any]:
     """[begin, end] for each axis, the last axis first, as torch.nn.functional.pad takes them."""
     return [v for b, e in zip(reversed(begin), reversed(end), strict=True) for v in (b, e)]
+
+
+TABLE: dict[torch._ops.OpOverload, Callable[..., Tensor]] = {
+    torch.ops.convext.fprop.default: fprop,
+    torch.ops.convext.dgrad.default: dgrad,
+}

@@ -9,6 +9,7 @@ What other tools see of a layer:
     torch.jit.script        torch's own convolution, after a padded copy where torch does not have the padding
     torch.fx                a leaf, as torch.nn's layers are; a subclass of yours is traced through
     eager quantization      torch.nn's layer: a layer that is given a `qconfig` gives itself back first
+    graph quantization      a RuntimeError that names the remedy
     print(model)            `convext.Conv2d(..)`
 """
 

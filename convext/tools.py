@@ -3,6 +3,7 @@
     thop, ptflops                      tables of counters by type: ours get the entries of torch.nn's
     torch.ao.quantization              table of fusions by types: ours are fused as torch.nn's are, and stay ours
     torch.fx.experimental.optimization one function that compares types: it is shown torch.nn's
+    torch.onnx                         a function that makes a table of decompositions: it has our operators' too
 
 None of them is imported here: each is taught when somebody else imports it.
 """
@@ -75,11 +76,26 @@ def _graph_fusion(module: ModuleType) -> None:
     module.matches_module_pattern = matches_ours  # type: ignore[attr-defined]
 
 
+def _onnx(module: ModuleType) -> None:
+    """The table by which `torch.onnx.export(dynamo=True)` takes operators apart that it has no translation for."""
+    make = getattr(module, "create_onnx_friendly_decomposition_table", None)
+    if make is None:
+        return
+
+    def make_with_ours(*arguments: Any, **keywords: Any) -> Any:
+        from convext import decompositions
+
+        return {**make(*arguments, **keywords), **decompositions.TABLE}
+
+    module.create_onnx_friendly_decomposition_table = make_with_ours  # type: ignore[attr-defined]
+
+
 _TOOLS: dict[str, Callable[[ModuleType], None]] = {
     "thop.profile": _counters("register_hooks"),
     "ptflops.pytorch_ops": _counters("MODULES_MAPPING"),
     "torch.ao.quantization.fuser_method_mappings": _eager_fusion,
     "torch.fx.experimental.optimization": _graph_fusion,
+    "torch.onnx._internal.exporter._decomp": _onnx,
 }
 
 

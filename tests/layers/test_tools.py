@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 import convext
-from convext import layers
+from convext import decompositions, layers
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit", "ignore:Using padding='same' with even kernel", "ignore::DeprecationWarning"
@@ -29,6 +29,7 @@ PADDINGS = [
     {"padding": "same", "stride": 2, "padding_mode": "reflect"},
     {"padding": "causal", "dilation": 2, "stride": 2},
 ]
+TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 CATALOGUE = {
     "Depthwise": (4, 3),
     "Pointwise": (4, 4),
@@ -198,26 +199,24 @@ def exported(layer, x, backend):
     """Run with the operators replaced as exporters that know torch's operators only replace them."""
     with convext.backend(backend):
         program = torch.export.export(layer.eval(), (x,))
-    table = {**torch.export.default_decompositions(), **torch._decomp.decomposition_table}
-    program = program.run_decompositions({op: f for op, f in table.items() if "convext" in str(op)})
+    program = program.run_decompositions(decompositions.TABLE)
     assert not any("convext" in str(node.target) for node in program.graph.nodes)
     return program.module()(x)
 
 
-def test_exported_convolutions(convolution, backend):
+def test_exported_convolutions(convolution):
     layer, x = convolution
-    torch.testing.assert_close(exported(layer, x, backend), reference(layer, x))
+    torch.testing.assert_close(exported(layer, x, "aten"), reference(layer, x))
 
 
+@pytest.mark.parametrize("name", TRANSPOSED)
 @pytest.mark.parametrize(
     "arguments", [{}, {"stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 3, "bias": False}]
 )
-def test_exported_transposed(name, pair, arguments, backend):
-    if "Transpose" not in name:
-        name = name.replace("Conv", "ConvTranspose")
+def test_exported_transposed(name, pair, arguments):
     ours, theirs = pair(name, 4, 6, 3, **arguments)
     ours, theirs, x = ours.cpu(), theirs.cpu(), sample(int(name[-2]))
-    torch.testing.assert_close(exported(ours, x, backend), theirs(x))
+    torch.testing.assert_close(exported(ours, x, "aten"), theirs(x))
 
 
 @pytest.mark.parametrize("pad", [(0, 0), (2, 1), (1, 3)])
@@ -231,8 +230,7 @@ def test_the_decomposition_of_any_dgrad_is_the_gradient(pad, more):
     by_y = torch.randn_like(y)
     (expected,) = torch.autograd.grad(y, x, by_y)
     arguments = (by_y, w, torch.zeros(4, dtype=w.dtype), list(size), [2, 2], list(pad), [1, 1], 2, "aten")
-    decomposed = torch._decomp.decomposition_table[torch.ops.convext.dgrad.default]
-    torch.testing.assert_close(decomposed(*arguments), expected)
+    torch.testing.assert_close(decompositions.dgrad(*arguments), expected)
 
 
 @pytest.mark.filterwarnings("ignore")

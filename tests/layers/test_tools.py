@@ -219,13 +219,14 @@ def test_exported_transposed(name, pair, arguments):
     torch.testing.assert_close(exported(ours, x, "aten"), theirs(x))
 
 
-@pytest.mark.parametrize("pad", [(0, 0), (2, 1), (1, 3)])
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("pad", [(0, 0), (2, 1), (3, 2)])
 @pytest.mark.parametrize("more", [-2, 0, 1, 4])
-def test_the_decomposition_of_any_dgrad_is_the_gradient(pad, more):
+def test_the_decomposition_of_any_dgrad_is_the_gradient(pad, after, more):
     """Of a convolution with `pad` zeros before and any number after each axis: by torch.autograd."""
     w, size = torch.randn(4, 2, 3, 3, dtype=torch.float64), (9 + more, 8 + more)
     x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
-    around = nn.functional.pad(x, (pad[1], 3, pad[0], 3))
+    around = nn.functional.pad(x, (pad[1], after, pad[0], after))
     y = nn.functional.conv2d(around, w, None, 2, 0, 1, 2)
     by_y = torch.randn_like(y)
     (expected,) = torch.autograd.grad(y, x, by_y)

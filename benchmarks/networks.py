@@ -49,7 +49,7 @@ def contenders(build: Callable[[], torch.nn.Module], device: str, dtype: torch.d
         form = torch.channels_last if layout == "cl" else torch.contiguous_format
         # torch's hints of Module.to leave memory_format out.
         result[f"torch/{layout}"] = copy.deepcopy(network).to(memory_format=form)  # type: ignore[call-overload]
-        result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"])).model
+        result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"]))
     return result
 
 
@@ -68,9 +68,10 @@ def disagreement(networks: dict[str, torch.nn.Module], x: Tensor) -> str | None:
 
 
 def compare(name: str, build: Callable[[], torch.nn.Module], device: str, dtype: torch.dtype) -> list[list[Cell]]:
-    """The table's lines for one network: forward and training step, or how convext disagreed."""
+    """Prints what was converted in one network, and returns the table's lines: forward and step, or a disagreement."""
     torch.manual_seed(0)
     networks = contenders(build, device, dtype)
+    print(f"{name}: {convext.report(networks['convext/nc'])}")
     images = torch.randn(BATCH[device], 3, SIZE, SIZE, device=device, dtype=dtype)
     with cudnn_benchmark(True):
         reason = disagreement(networks, images)

@@ -3,23 +3,27 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional, recomputation
-from convext.conversion import Conversion, convert
+from convext import functional, recomputation, tools
+from convext.conversion import Change, Report, convert, report, revert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.registry import kernels
 from convext.settings import backend, precision
 
 __version__ = "0.1.0"
+
+tools.install()
 recomputation.keep_settings()
+
 __all__ = [
+    "Change",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
-    "Conversion",
+    "Report",
     "analysis",
     "backend",
     "blocks",
@@ -30,6 +34,8 @@ __all__ = [
     "layers",
     "lint",
     "precision",
+    "report",
+    "revert",
 ]
 
 

@@ -1,83 +1,195 @@
 """Swap a model's convolutions for convext's, in place or in a copy, and back.
 
 A layer is swapped by giving the module its new class. Parameters, buffers, hooks, training mode and every reference to
-the module stay what they were, so nothing can be lost, and undoing it is as exact.
+the module stay what they were, so nothing can be lost, and undoing it is as exact. (An instance's own `forward`, which
+would leave `type(layer)` alone, is bound to that instance: the replicas of DataParallel and copies by `copy.copy` would
+compute with the first one's weights.)
+
+The log of what was changed lives with what it describes: each changed module carries its `Change` in its `__dict__`,
+so a deepcopy, a pickle, a part or a wrapped part of a converted model has its report, and can be reverted. It is not in
+the state_dict.
 """
 
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
-from convext import nn
+from convext.nn import OURS, TORCHS
 
-_SWAP: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
-    getattr(torch.nn, name): getattr(nn, name)
-    for name in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
-}
+_KEY = "__convext_change__"  # the leading underscores also keep TorchScript away from it
+
+# What was changed under each module that `convert` was given, for layers that have left the model since.
+_CHANGED: weakref.WeakKeyDictionary[torch.nn.Module, weakref.WeakSet[torch.nn.Module]] = weakref.WeakKeyDictionary()
 
 
-@dataclass
-class Conversion:
-    """What `convert` did.
+@dataclass(frozen=True)
+class Change:
+    """One change of one module.
 
     Attributes:
-        model: the converted model.
-        converted: names of the layers that were swapped.
-        left_alone: names of convolutions that were not, with the reason.
+        before, after: the module's class.
+        why: the reason for it.
     """
 
-    model: torch.nn.Module
-    converted: list[str] = field(default_factory=list)
+    before: type[torch.nn.Module]
+    after: type[torch.nn.Module]
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `convert` changed in a model, as it stands now, and what it left alone.
+
+    Attributes:
+        changes: (name of the module, the module, its change), in the model's order.
+        left_alone: names of convolutions that are not convext's and that `convert` does not swap, with the reason.
+    """
+
+    changes: list[tuple[str, torch.nn.Module, Change]] = field(default_factory=list)
     left_alone: dict[str, str] = field(default_factory=dict)
 
-    def undo(self) -> torch.nn.Module:
-        """Gives every swapped layer its former class back, and returns the model."""
-        for name in self.converted:
-            module = self.model.get_submodule(name)
-            for before, after in _SWAP.items():
-                if type(module) is after:
-                    module.__class__ = before
-        self.converted = []
-        return self.model
+    @property
+    def converted(self) -> list[str]:
+        """Names of the layers that were swapped."""
+        return [name for name, _, _ in self.changes]
+
+    def undo(self) -> NoReturn:
+        """Raises RuntimeError: `convext.revert` puts a model back."""
+        raise RuntimeError("a report does not hold the model: call convext.revert(model)")
 
     def __str__(self) -> str:
-        lines = [f"{len(self.converted)} layers converted, {len(self.left_alone)} left alone"]
-        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.left_alone.items()])
+        lines = [f"{len(self.changes)} layers converted, {len(self.left_alone)} left alone"]
+        return "\n".join(lines + [f"  {name or 'the model'}: {reason}" for name, reason in self.left_alone.items()])
 
 
-def convert(model: torch.nn.Module, inplace: bool = True) -> Conversion:
+def convert(model: torch.nn.Module, inplace: bool = True) -> torch.nn.Module:
     """Swaps `torch.nn`'s convolutions in `model` for convext's.
 
     Args:
         model: any module, a convolution itself included.
-        inplace: swap in `model`; else in a copy that shares its parameters and buffers.
+        inplace: swap in `model`; else in a copy that shares its tensors: parameters, buffers and what is cached.
 
     Returns:
-        The converted model with a report; its `undo()` puts everything back.
+        The converted model. `convext.report(model)` says what was swapped and what was left alone, and why;
+        `convext.revert(model)` puts everything back.
     """
     if not inplace:
-        shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        model = copy.deepcopy(model, shared)
-    report = Conversion(model)
+        model = copy.deepcopy(model, {id(t): t for t in _tensors(model)})
+    changed = _CHANGED.setdefault(model, weakref.WeakSet())
+    for module in model.modules():
+        if type(module) in OURS and _why_left_alone(module) is None:
+            change = Change(type(module), OURS[type(module)], "torch.nn's layer, with its own forward")
+            module.__dict__[_KEY] = change
+            module.__class__ = change.after
+        if _KEY in module.__dict__:
+            changed.add(module)
+    return model
+
+
+def report(model: torch.nn.Module) -> Report:
+    """What `convert` changed in `model`, as it stands now, and which convolutions it leaves alone, with the reason."""
+    said = Report()
     for name, module in model.named_modules():
-        if type(module) in _SWAP:
-            module.__class__ = _SWAP[type(module)]
-            report.converted.append(name)
+        change = module.__dict__.get(_KEY)
+        if change is not None and isinstance(module, change.after):
+            said.changes.append((name, module, change))
         elif (reason := _why_left_alone(module)) is not None:
-            report.left_alone[name] = reason
-    return report
+            said.left_alone[name] = reason
+    return said
+
+
+def revert(model: torch.nn.Module) -> torch.nn.Module:
+    """Puts back everything that `convert` changed in `model`, and returns it.
+
+    Layers count, not names: those that were moved, wrapped, sharded or parametrized since are put back, and those that
+    have left the model since `convert(model)`.
+    """
+    changed = dict.fromkeys([*model.modules(), *_CHANGED.pop(model, ())])
+    for module in changed:
+        change = module.__dict__.pop(_KEY, None)
+        if change is not None:
+            module.__class__ = _with_base(type(module), change.after, change.before)
+    return model
+
+
+def _with_base(kind: type, old: type, new: type) -> type:
+    """`kind` with `old` replaced by `new` among its ancestors: parametrizations and FSDP subclass a layer's class."""
+    if kind is old:
+        return new
+    if old not in kind.__mro__ or kind in TORCHS:
+        return kind
+    bases = tuple(_with_base(base, old, new) for base in kind.__bases__)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind)(kind.__name__, bases, own)
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[Tensor]:
+    """Every tensor that a module of `model` holds, also where it is an attribute, or in containers of one.
+
+    A weight that pruning or weight norm has computed is such an attribute; deepcopy refuses it, for it is no leaf.
+    """
+    pending: list[Any] = [vars(module) for module in model.modules()]
+    seen: set[int] = set()
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple | set):
+            pending.extend(value)
+
+
+_NAMES = {kind.__name__ for kind in OURS}
+_FUNCTIONS = {"convolution", "_convolution", *(name.lower().replace("transpose", "_transpose") for name in _NAMES)}
 
 
 def _why_left_alone(module: torch.nn.Module) -> str | None:
-    """Why a convolution is not swapped; None for what is no convolution, or is convext's already."""
+    """Why a convolution is not swapped; None for what is no convolution, is convext's already, or can be swapped."""
     kind = type(module)
-    if not isinstance(module, torch.nn.modules.conv._ConvNd) or isinstance(module, tuple(_SWAP.values())):
+    if isinstance(module, torch.jit.ScriptModule):
+        return _why_compiled(module)
+    if isinstance(module, torch.fx.GraphModule):
+        return _why_functions(module)
+    if isinstance(module, tuple(TORCHS)) or "_ConvNd" not in {base.__name__ for base in kind.__mro__}:
         return None
+    if not isinstance(module, torch.nn.modules.conv._ConvNd):
+        return f"{kind.__module__}.{kind.__qualname__} is quantized: its weights are not floating point"
     if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin):
         return f"{kind.__name__} has no shape yet: run the model once, then convert"
     if torch.nn.utils.parametrize.is_parametrized(module):
         return f"{kind.__name__} is parametrized: its class is made for its parametrization"
-    return f"{kind.__module__}.{kind.__qualname__} is a subclass, whose forward may be its own"
+    if kind not in OURS:
+        return f"{kind.__module__}.{kind.__qualname__} is a subclass, whose forward may be its own"
+    patched = [name for name in ("forward", "_conv_forward") if name in vars(module)]
+    return f"its {patched[0]} was replaced on this layer, and would run instead: convert first" if patched else None
+
+
+def _why_compiled(module: torch.jit.ScriptModule) -> str | None:
+    """The reason of what TorchScript compiled: a convolution, or a frozen module that has swallowed some."""
+    name = getattr(module, "original_name", "")
+    if name in _NAMES:
+        return f"{name} is compiled by TorchScript: convert first, then script or trace"
+    if any(True for _ in module.children()) or not hasattr(module, "graph"):
+        return None
+    graph: Any = module.graph
+    count = sum(len(graph.findAllNodes(f"aten::{name}", True)) for name in _FUNCTIONS)
+    return f"{count} convolutions are compiled into it by TorchScript: convert first" if count else None
+
+
+def _why_functions(module: torch.fx.GraphModule) -> str | None:
+    """The reason of a traced graph that calls torch's functions."""
+    called = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    names = [getattr(target, "__name__", "") for target in called if "convext" not in str(target)]
+    count = sum(name.partition(".")[0] in _FUNCTIONS for name in names)
+    return f"{count} convolutions are calls of functions in its graph: convert first, then trace" if count else None

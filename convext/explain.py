@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext import choices, functional, registry, roofline, settings
+from convext import choices, functional, nn, registry, roofline, settings
 from convext.layout import is_channels_last
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Ints
 
@@ -36,11 +37,13 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     if input is None:
         raise ValueError("explain needs the layer's input, or its shape")
     problems = problems_of(what, input, arch)
-    return "\n\n".join([*map(_explain, problems), _gradients(problems)])
+    return "\n\n".join([*_padded_copy(what, problems[0]), *map(_explain, problems), _gradients(problems)])
 
 
 def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:
     """The forward of a convolution layer and its two gradients, the forward first.
+
+    With a `padding_mode` other than zeros, x is the padded copy that the layer convolves without padding.
 
     Raises:
         ValueError: `layer` is no convolution, or does not take an input of this shape.
@@ -49,7 +52,11 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
     x = input if isinstance(input, Tensor) else layer.weight.new_empty(1).expand(tuple(input))
     rank, w = layer.weight.dim() - 2, layer.weight
-    common = (x.shape, w.shape, None, layer.stride, layer.padding)
+    shape: Ints = x.shape
+    padding: Any = layer.padding
+    if _pads_a_copy(layer):
+        shape, padding = _padded_shape(layer, x, rank), 0
+    common = (shape, w.shape, None, layer.stride, padding)
     if layer.transposed:
         extra = layer.output_padding
         geometry = functional._conv_transpose_geometry(*common, extra, layer.dilation, layer.groups, rank)
@@ -57,7 +64,7 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         geometry = functional._conv_geometry(*common, layer.dilation, layer.groups, rank)
     if geometry is None:
         raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}")
-    shape = x.shape if x.dim() == rank + 2 else (1, *x.shape)
+    shape = shape if x.dim() == rank + 2 else (1, *shape)
     on_cuda = arch is not None or x.is_cuda
     forward = ConvProblem.of(
         "dgrad" if layer.transposed else "fprop", shape, w.shape, *geometry, x.dtype,
@@ -67,6 +74,27 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         precision=settings.fp32_precision() if on_cuda and x.dtype is torch.float32 else "ieee",
     )  # fmt: skip
     return [forward, *(replace(forward, face=face) for face in FACES if face != forward.face)]
+
+
+def _pads_a_copy(layer: Any) -> bool:
+    return not layer.transposed and layer.padding_mode != "zeros"
+
+
+def _padded_shape(layer: Any, x: Tensor, rank: int) -> Ints:
+    """The shape of the copy, by padding a tensor without memory."""
+    geometry = (layer.kernel_size, layer.stride, layer.dilation)
+    around = layer._reversed_padding_repeated_twice
+    try:
+        return tuple(nn.padded(x.to("meta"), layer.padding, around, layer.padding_mode, *geometry).shape)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}: {error}") from error
+
+
+def _padded_copy(layer: Any, forward: ConvProblem) -> list[str]:
+    if not _pads_a_copy(layer):
+        return []
+    copied = math.prod(forward.x_shape) * forward.dtype.itemsize
+    return [f"padding_mode {layer.padding_mode!r}: x is a padded copy, {copied:,} bytes, convolved without padding"]
 
 
 def _explain(p: ConvProblem) -> str:
@@ -151,8 +179,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the explanation of the layer that the arguments describe."""
-    from convext import nn
-
     rank = len(args.input) - 2
     if rank not in (1, 2, 3):
         raise SystemExit(f"--input takes N, C and 1 to 3 spatial sizes, but got {args.input}")

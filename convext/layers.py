@@ -10,12 +10,10 @@
     DepthwiseSeparableConv  depthwise, then pointwise                       C * k + C * K
     SpatiallySeparableConv  one axis after the other                        (kh + kw) * C * K instead of kh * kw * C * K
 
-Arguments are torch's, in torch's order, less those that the name fixes. `options` are the rest of torch's keywords:
-bias, padding_mode, device, dtype. The last two kinds are `Sequential`s of two or three layers; the others *are* the
-drop-in layer, with its parameters, state_dict and initialisation. Shapes: [N, C, *size] or [C, *size].
+Arguments are torch's, in torch's order, less those that the name fixes. The last two kinds are `Sequential`s of two or
+three layers; the others *are* the drop-in layer, with its parameters, state_dict and initialisation. Shapes: [N, C,
+*size] or [C, *size].
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -36,10 +34,14 @@ class _Depthwise(_Convolution):
         padding: Any = 0,
         dilation: Any = 1,
         multiplier: int = 1,
-        **options: Any,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_channels, in_channels * multiplier, kernel_size, stride, padding, dilation, in_channels, **options
+            in_channels, in_channels * multiplier, kernel_size, stride, padding, dilation, in_channels,
+            bias, padding_mode, device, dtype,
         )  # fmt: skip
 
 
@@ -56,8 +58,21 @@ class DepthwiseConv3d(_Depthwise, Conv3d):
 
 
 class _Pointwise(_Convolution):
-    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
-        super().__init__(in_channels, out_channels, 1, **options)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: Any = 1,
+        padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, 1, stride, padding, 1, groups, bias, padding_mode, device, dtype
+        )  # fmt: skip
 
 
 class PointwiseConv1d(_Pointwise, Conv1d):
@@ -73,8 +88,24 @@ class PointwiseConv3d(_Pointwise, Conv3d):
 
 
 class _Grouped(_Convolution):
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, groups: int, **geometry: Any) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups=groups, **geometry)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        groups: int,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+            bias, padding_mode, device, dtype,
+        )  # fmt: skip
 
 
 class GroupedConv1d(_Grouped, Conv1d):
@@ -98,9 +129,16 @@ class _Dilated(_Convolution):
         dilation: Any,
         stride: Any = 1,
         padding: Any = "same",
-        **options: Any,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, **options)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
+            bias, padding_mode, device, dtype,
+        )  # fmt: skip
 
 
 class DilatedConv1d(_Dilated, Conv1d):
@@ -125,11 +163,12 @@ class _Circular(_Convolution):
         padding: Any = "same",
         dilation: Any = 1,
         groups: int = 1,
-        **options: Any,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            padding_mode="circular", **options,
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "circular", device, dtype
         )  # fmt: skip
 
 
@@ -148,7 +187,9 @@ class CircularConv3d(_Circular, Conv3d):
 class _True(_Convolution):
     def forward(self, input: Tensor) -> Tensor:
         """Convolves `input` with the weight. Drop-in layers, like torch's, correlate: they do not flip it."""
-        return self._conv_forward(input, self.weight.flip([-1 - axis for axis in range(self._rank)]), self.bias)
+        return self._conv_forward(
+            input, self.weight.flip([-1 - axis for axis in range(len(self.kernel_size))]), self.bias
+        )
 
 
 class TrueConv1d(_True, Conv1d):
@@ -174,9 +215,15 @@ class CausalConv1d(Conv1d):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        **options: Any,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, "causal", dilation, groups, **options)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, "causal", dilation, groups,
+            bias, padding_mode, device, dtype,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ factored layers
@@ -193,15 +240,18 @@ class _DepthwiseSeparable(torch.nn.Sequential):
         stride: Any = 1,
         padding: Any = 0,
         dilation: Any = 1,
-        **options: Any,
+        bias: bool = True,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         conv = CONV[self._rank]
         self.depthwise = conv(
-            in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels, **options
+            in_channels, in_channels, kernel_size, stride, padding, dilation, in_channels,
+            bias, padding_mode, device, dtype,
         )  # fmt: skip
-        options.pop("padding_mode", None)
-        self.pointwise = conv(in_channels, out_channels, 1, **options)
+        self.pointwise = conv(in_channels, out_channels, 1, bias=bias, device=device, dtype=dtype)
 
 
 class DepthwiseSeparableConv1d(_DepthwiseSeparable):
@@ -240,7 +290,9 @@ class _SpatiallySeparable(torch.nn.Sequential):
         dilation: Any = 1,
         mid_channels: int | None = None,
         bias: bool = True,
-        **options: Any,
+        padding_mode: Any = "zeros",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         rank = self._rank
         mid = out_channels if mid_channels is None else mid_channels
@@ -255,7 +307,9 @@ class _SpatiallySeparable(torch.nn.Sequential):
                     padding if isinstance(padding, str) else _only(axis, padding, 0, rank),
                     _only(axis, dilation, 1, rank),
                     bias=bias and axis == 0,
-                    **options,
+                    padding_mode=padding_mode,
+                    device=device,
+                    dtype=dtype,
                 )
             )
         super().__init__(*layers)

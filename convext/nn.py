@@ -3,26 +3,91 @@
 Beyond torch, `padding` of the convolutions takes (begin, end) for each axis, "same" with a stride, and, in 1-D,
 "causal": see `convext.functional`. Neither costs a padded copy of the input, except with a `padding_mode` other
 than zeros, where torch makes one as well.
+
+What other tools see of a layer:
+
+    torch.jit.script        torch's own convolution, after a padded copy where torch does not have the padding
+    torch.fx                a leaf, as torch.nn's layers are; a subclass of yours is traced through
+    eager quantization      torch.nn's layer: a layer that is given a `qconfig` gives itself back first
+    graph quantization      a RuntimeError that names the remedy
+    print(model)            `convext.Conv2d(..)`
 """
 
-from __future__ import annotations
-
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.modules.conv import _ConvNd
+from torch.jit import is_scripting
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from convext import functional as F
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
+class _DropIn(_ConvNd):
+    """What all six share: how they look to tools that know torch.nn's layers by name or by exact type."""
 
-class _Convolution(_ConvNd):
-    """What the three convolutions share, placed before torch's class in their bases."""
+    __jit_unused_properties__ = ("qconfig",)
 
     _rank: int
+    _function: Callable[..., Tensor]  # of convext.functional
+
+    def _get_name(self) -> str:
+        """The layer's name in print(model): ours with the package, which torch.nn's lack."""
+        name = super()._get_name()
+        return f"convext.{name}" if _is_ours(type(self)) else name
+
+    @property
+    def qconfig(self) -> Any:
+        """What eager quantization (torch.ao.quantization) is to do with this layer; None leaves it in floating point.
+
+        That replaces the layer, and knows torch.nn's by exact type: set to anything but None, the layer becomes
+        torch.nn's.
+
+        Raises:
+            RuntimeError: set on a layer that torch.nn does not have.
+        """
+        if "qconfig" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'qconfig'")
+        return self.__dict__["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        if value is not None:
+            give_back(self)
+        self.__dict__["qconfig"] = value
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        self.__dict__.pop("qconfig", None)
+
+    def _is_leaf_for(self, input: Any) -> bool:
+        """Whether torch.fx, tracing this call, records the layer as one node, as it does torch.nn's.
+
+        Not where the layer itself is what is traced, nor in a subclass of yours, whose forward may do more.
+
+        Raises:
+            RuntimeError: traced for quantization.
+        """
+        if not isinstance(input, torch.fx.Proxy):
+            return False
+        if type(input.tracer).__module__.startswith("torch.ao."):
+            raise RuntimeError(
+                "torch.ao.quantization's graph mode looks for torch.nn's own layers: call convext.revert(model) first"
+            )
+        return _is_ours(type(self)) and getattr(input.tracer, "root", self) is not self
+
+    def _leaf(self, input: Any, *rest: Any) -> Any:
+        """The node of a call of this layer."""
+        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), (input, *rest), {})
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "convext"
+
+
+class _Convolution(_DropIn):
+    """What the three convolutions share, placed before torch's class in their bases."""
 
     def __init__(
         self,
@@ -47,22 +112,96 @@ class _Convolution(_ConvNd):
         if ours:
             self.padding: Any = padding if isinstance(padding, str) else _pairs(padding, self._rank)
 
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of `input`, [N, C, *size] or [C, *size]."""
+        if is_scripting():
+            return self._scripted(input, self.weight, self.bias)
+        else:
+            if type(input) is not Tensor and self._is_leaf_for(input):
+                return self._leaf(input)
+            return self._conv_forward(input, self.weight, self.bias)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
-        rank = self._rank
-        if self.padding_mode != "zeros" and input.dim() > rank:
-            pads = padding if isinstance(padding, str) else _pairs(padding, rank)
-            resolved = F.resolve_padding(pads, input.shape[-rank:], self.kernel_size, self.stride, self.dilation)
-            input, padding = F.pad(input, resolved, self.padding_mode), 0
-        return _CONV[rank](input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        if is_scripting():
+            return self._scripted(input, weight, bias)
+        else:
+            padding = self.padding
+            if self.padding_mode != "zeros":
+                around = self._reversed_padding_repeated_twice
+                geometry = (self.kernel_size, self.stride, self.dilation)
+                input, padding = padded(input, padding, around, self.padding_mode, *geometry), 0
+            return self._function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _scripted(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What torch.jit.script compiles: torch's convolution, of a padded copy where torch lacks the padding."""
+        rank = len(self.kernel_size)
+        stride, dilation = _as_list(self.stride), _as_list(self.dilation)  # type: ignore[arg-type]
+        pads = _as_list(self._reversed_padding_repeated_twice)
+        zeros = [0] * rank
+        padding = zeros
+        if isinstance(self.padding, str):
+            size = input.shape[input.dim() - rank :]
+            pads = _pads_of_word(self.padding, size, _as_list(self.kernel_size), stride, dilation)  # type: ignore[arg-type]
+        elif isinstance(self.padding, int):
+            pads, padding = (zeros, [self.padding] * rank) if self.padding_mode == "zeros" else (pads, zeros)
+        elif isinstance(self.padding[0], int) and self.padding_mode == "zeros":
+            pads, padding = zeros, _as_list(self.padding)
+        elif not isinstance(self.padding[0], int):
+            pads = zeros[:0]
+            for begin_and_end in self.padding:  # unrolled, for its length is known
+                pads = [begin_and_end[0], begin_and_end[1]] + pads  # noqa: RUF005  TorchScript has no star
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = torch.nn.functional.pad(input, pads, mode) if max(pads) > 0 or min(pads) < 0 else input
+        unbatched = x.dim() == rank + 1
+        if unbatched:
+            x = x.unsqueeze(0)
+        y = torch.convolution(x, weight, bias, stride, padding, dilation, False, zeros, self.groups)
+        return y.squeeze(0) if unbatched else y
+
+
+def _as_list(values: list[int]) -> list[int]:
+    """What TorchScript makes a list of, be it a tuple."""
+    return values
+
+
+def _pads_of_word(word: str, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:
+    """`functional.resolve_padding` of a word in TorchScript, in the order of `torch.nn.functional.pad`."""
+    pads: list[int] = []
+    for i in range(len(size) - 1, -1, -1):
+        reach, total, begin = dilation[i] * (kernel[i] - 1), 0, 0
+        if word == "causal":
+            total, begin = reach, reach
+        elif word == "same":
+            outputs = (size[i] + stride[i] - 1) // stride[i]
+            total = max((outputs - 1) * stride[i] + reach + 1 - size[i], 0)
+            begin = total // 2
+        pads += [begin, total - begin]
+    return pads
+
+
+@torch.fx.wrap
+def padded(
+    input: Tensor, padding: Any, around: list[int], mode: str,
+    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """A padded copy of `input`, for a padding mode that is not zeros.
+
+    As in torch, `around` (the layer's `_reversed_padding_repeated_twice`) is what counts. A padding that torch does not
+    have is resolved here.
+    """
+    rank = len(kernel)
+    if F.is_torchs(padding, stride, rank) or input.dim() <= rank:
+        return torch.nn.functional.pad(input, around, mode)
+    pads = padding if isinstance(padding, str) else _pairs(padding, rank)
+    return F.pad(input, F.resolve_padding(pads, input.shape[-rank:], kernel, stride, dilation), mode)
 
 
 def _pairs(padding: Any, rank: int) -> tuple[tuple[int, int], ...]:
     """(before, after) for each axis. Raises ValueError where `padding` does not have `rank` axes."""
-    pairs = tuple(p if isinstance(p, tuple) else (p, p) for p in padding)
+    pairs = tuple(tuple(p) if isinstance(p, tuple | list) else (p, p) for p in padding)
     if len(pairs) != rank or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"expected padding to have a number or a (begin, end) for each of {rank} axes, got {padding}")
-    return pairs
+    return cast("tuple[tuple[int, int], ...]", pairs)
 
 
 class Conv1d(_Convolution, torch.nn.Conv1d):
@@ -72,6 +211,7 @@ class Conv1d(_Convolution, torch.nn.Conv1d):
     """
 
     _rank = 1
+    _function = staticmethod(F.conv1d)
 
 
 class Conv2d(_Convolution, torch.nn.Conv2d):
@@ -81,6 +221,7 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
     """
 
     _rank = 2
+    _function = staticmethod(F.conv2d)
 
 
 class Conv3d(_Convolution, torch.nn.Conv3d):
@@ -90,39 +231,82 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
     """
 
     _rank = 3
+    _function = staticmethod(F.conv3d)
 
 
-class _TransposedConvolution(torch.nn.modules.conv._ConvTransposeNd):
+class _TransposedConvolution(_DropIn, _ConvTransposeNd):
     """What the three transposed convolutions share, placed before torch's class in their bases."""
-
-    _rank: int
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The input gradient of a convolution; `output_size` resolves which of `stride` sizes is meant."""
-        rank = self._rank
-        if self.padding_mode != "zeros":
-            raise ValueError(f"Only `zeros` padding mode is supported for ConvTranspose{rank}d")
-        geometry: Any = (self.stride, self.padding, self.kernel_size, rank, self.dilation)
-        extra = tuple(self._output_padding(input, output_size, *geometry))
-        padding: Any = self.padding
-        return _CONV_TRANSPOSE[rank](
-            input, self.weight, self.bias, self.stride, padding, extra, self.groups, self.dilation
-        )  # fmt: skip
+        if is_scripting():
+            return self._scripted(input, output_size)
+        else:
+            rank = self._rank
+            if self.padding_mode != "zeros":
+                raise ValueError(f"Only `zeros` padding mode is supported for ConvTranspose{rank}d")
+            if type(input) is not Tensor and self._is_leaf_for(input):
+                return self._leaf(input, output_size)
+            geometry: Any = (self.stride, self.padding, self.kernel_size, rank, self.dilation)
+            extra = tuple(self._output_padding(input, output_size, *geometry))
+            return self._function(
+                input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+            )
+
+    def _scripted(self, input: Tensor, output_size: list[int] | None) -> Tensor:
+        """What torch.jit.script compiles: torch's transposed convolution."""
+        rank = len(self.kernel_size)
+        stride, dilation = _as_list(self.stride), _as_list(self.dilation)  # type: ignore[arg-type]
+        padding, kernel = _as_list(self.padding), _as_list(self.kernel_size)  # type: ignore[arg-type]
+        extra = self._output_padding(input, output_size, stride, padding, kernel, rank, dilation)
+        unbatched = input.dim() == rank + 1
+        y = input.unsqueeze(0) if unbatched else input
+        x = torch.convolution(y, self.weight, self.bias, stride, padding, dilation, True, extra, self.groups)
+        return x.squeeze(0) if unbatched else x
 
 
 class ConvTranspose1d(_TransposedConvolution, torch.nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d`: [N, K, O] -> [N, C, L], L = (O-1)s - 2 pad + d(k-1) + output_padding + 1."""
 
     _rank = 1
+    _function = staticmethod(F.conv_transpose1d)
 
 
 class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`: [N, K, OH, OW] -> [N, C, H, W]."""
 
     _rank = 2
+    _function = staticmethod(F.conv_transpose2d)
 
 
 class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d`: [N, K, OD, OH, OW] -> [N, C, D, H, W]."""
 
     _rank = 3
+    _function = staticmethod(F.conv_transpose3d)
+
+
+OURS: dict[type[torch.nn.Module], type[_DropIn]] = {
+    torch.nn.Conv1d: Conv1d,
+    torch.nn.Conv2d: Conv2d,
+    torch.nn.Conv3d: Conv3d,
+    torch.nn.ConvTranspose1d: ConvTranspose1d,
+    torch.nn.ConvTranspose2d: ConvTranspose2d,
+    torch.nn.ConvTranspose3d: ConvTranspose3d,
+}
+TORCHS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {ours: torchs for torchs, ours in OURS.items()}
+
+
+def give_back(layer: Any) -> None:
+    """Makes one of the six layers torch.nn's, in place.
+
+    Raises:
+        RuntimeError: torch.nn does not have this layer.
+    """
+    known = layer.transposed or F.is_torchs(layer.padding, layer.stride, layer._rank)
+    if type(layer) not in TORCHS or not known:
+        raise RuntimeError(
+            f"eager quantization replaces torch.nn's own layers, and {layer} is none: set its qconfig to None, and it "
+            "stays in floating point"
+        )
+    layer.__class__ = TORCHS[type(layer)]

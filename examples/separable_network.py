@@ -3,7 +3,7 @@
     python examples/separable_network.py [folder for the picture]
 
 The network is written with `torch.nn` alone. `convext.convert` gives its layers new classes: the parameters, the
-optimizer that holds them, hooks and the state_dict stay, and `undo` puts everything back.
+optimizer that holds them, hooks and the state_dict stay, and `convext.revert` puts everything back.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def main(folder: Path) -> None:
         print(f"{name}: {parameters(network)} parameters, {flops(network, clean.shape) / 1e6:.0f} MFLOP")
 
     before = model(noisy)
-    report = convext.convert(model)
-    print(report)
+    model = convext.convert(model)
+    print(convext.report(model))
     torch.testing.assert_close(model(noisy), before)
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

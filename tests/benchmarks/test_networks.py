@@ -23,9 +23,10 @@ def _little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "SECONDS", 0.0)
 
 
-def test_a_network_is_timed_forward_and_through_a_step() -> None:
+def test_a_network_is_timed_forward_and_through_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     lines = networks.compare("small", small, "cpu", torch.float32)
     assert [[cell.text for cell in line[:2]] for line in lines] == [["small", "forward"], ["small", "step"]]
+    assert "small: 3 layers converted, 0 left alone" in capsys.readouterr().out
     assert all(line[-1].text.endswith("x") for line in lines)
 
 

@@ -69,12 +69,12 @@ def test_state_dict_both_ways(name, bias, pair):
      {"padding": "same", "padding_mode": "reflect"}],
     ids=str,
 )  # fmt: skip
-def test_same_repr(name, arguments, pair):
+def test_same_repr_with_the_package_before_it(name, arguments, pair):
     transposed = "Transpose" in name
     if transposed == ("padding_mode" in arguments) or (not transposed and "output_padding" in arguments):
         arguments = {}
     ours, theirs = pair(name, 4, 6, 3, **arguments)
-    assert repr(ours) == repr(theirs)
+    assert repr(ours) == f"convext.{theirs!r}"
 
 
 def test_reprs_beyond_torch():

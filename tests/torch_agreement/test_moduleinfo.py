@@ -54,7 +54,7 @@ def test_layers_agree_with_torch(name, dtype, training, device, agrees, same_ord
         ours, theirs, exact = (
             construct(cls, arguments, training) for cls in (getattr(convext, name), *[getattr(torch.nn, name)] * 2)
         )
-        assert repr(ours) == repr(theirs)
+        assert repr(ours) == f"convext.{theirs!r}"
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(a, b)
         (x,) = (t for t in forward.args if isinstance(t, Tensor))

@@ -252,17 +252,20 @@ class _Face(_SingleLevelFunction):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        a, b = ctx.saved_tensors
+        """The tangent of the result. Autograd has turned forward mode off here, for the levels below as well, whose
+        tangents would vanish: it is turned on again, and this level's are kept out by taking primals."""
         _, _, da, db, dbias, _ = tangents
-        terms = [
-            convolve(ctx.face, first, second, None, *ctx.geometry)
-            for first, second in ((da, b), (a, db))
-            if first is not None and second is not None
-        ]
-        if dbias is not None:
-            shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
-            terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
-        return sum(terms[1:], terms[0])
+        with forward_ad._set_fwd_grad_enabled(True):
+            a, b = (torch._VF._unpack_dual(t, level=0)[0] for t in ctx.saved_tensors)  # type: ignore[attr-defined]
+            terms = [
+                convolve(ctx.face, first, second, None, *ctx.geometry)
+                for first, second in ((da, b), (a, db))
+                if first is not None and second is not None
+            ]
+            if dbias is not None:
+                shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
+                terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
+            return cast(Tensor, sum(terms[1:], terms[0]))
 
 
 def _forward_mode() -> bool:

@@ -62,3 +62,48 @@ def test_a_scaled_step_equals_a_plain_one(backend, device):
         scaler.update()
         steps.append(layer.weight.detach().clone())
     torch.testing.assert_close(steps[0], steps[1])
+
+
+def casts(layer, device, **region):
+    """How often a layer's five uses in one autocast region cast something."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            self.count += "_to_copy" in str(function)
+            return function(*arguments, **(keywords or {}))
+
+    y = torch.randn(1, 4, 6, 6, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16, **region), Recorder() as recorder:
+        for _ in range(5):
+            y = layer(y)
+    return recorder.count
+
+
+@pytest.mark.parametrize("region", [{}, {"cache_enabled": False}], ids=str)
+def test_a_region_casts_as_often_as_torchs(region, device):
+    ours, theirs = convext.Conv2d(4, 4, 3, padding=1).to(device), torch.nn.Conv2d(4, 4, 3, padding=1).to(device)
+    with convext.backend("aten"):
+        assert casts(ours, device, **region) == casts(theirs, device, **region)
+
+
+def test_what_a_region_keeps_goes_with_it(device):
+    """Weights changed between two regions, behind autograd's back too, are the new ones in the second."""
+    ours, theirs = convext.Conv2d(4, 4, 3).to(device), torch.nn.Conv2d(4, 4, 3).to(device)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 4, 6, 6, device=device)
+    for _ in range(2):
+        results = []
+        for layer in (ours, theirs):
+            with convext.backend("aten"), torch.autocast(device, dtype=torch.bfloat16):
+                with torch.no_grad():
+                    layer(x)  # a copy that records nothing must not be the one that trains
+                y = layer(x)
+            layer.zero_grad()
+            y.float().sum().backward()
+            results += [y.float(), layer.weight.grad]
+            layer.weight.data.mul_(2)
+        torch.testing.assert_close(results[0], results[2], rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(results[1], results[3], rtol=2e-2, atol=2e-2)

@@ -14,10 +14,14 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test bench lint clean
+.PHONY: test grid bench lint clean
 
 test: $(STAMP)
 	$(PYTEST) tests
+
+# Every nesting of torch.func's transforms; `make test` runs a sample, another one for each commit.
+grid: $(STAMP)
+	CONVEXT_GRID=whole $(PYTEST) tests/transforms $(ARGS)
 
 bench: $(STAMP)
 	$(PY) -m convext bench $(ARGS)

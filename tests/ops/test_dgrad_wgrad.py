@@ -69,8 +69,13 @@ def test_derivatives_agree_with_differences(geometry, device):
     operands = tuple(t.requires_grad_() for t in tensors(geometry, device))
     tail = arguments(geometry)
     assert torch.autograd.gradcheck(
-        lambda *t: OP(*t, *tail), operands, check_forward_ad=True, check_batched_grad=True, fast_mode=True,
-        rtol=1e-6, atol=1e-7,
+        lambda *t: OP(*t, *tail),
+        operands,
+        check_forward_ad=True,
+        check_batched_grad=True,
+        fast_mode=True,
+        rtol=1e-6,
+        atol=1e-7,
     )
 
 

@@ -23,7 +23,7 @@ def padded(x, pairs, mode="constant"):
 
 
 def check(layer, x, copy):
-    """`layer` on `x` is torch's convolution, without padding, of `copy(x)`; so are the gradients, and one sample alone."""
+    """`layer` on `x` is torch's convolution, without padding, of `copy(x)`; so are gradients, and one sample alone."""
     convolution = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[x.dim() - 2]
     results = []
     for function in (

@@ -2,7 +2,6 @@
 
 import torch
 
-BACKENDS = ("auto", "aten", "triton")
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -14,4 +13,4 @@ def roads(name: str, dtype: torch.dtype) -> tuple[str, ...]:
     """
     interpreted = not torch.cuda.is_available()
     taken = (dtype is torch.float64 and "3d" not in name) if interpreted else dtype in FLOATS
-    return BACKENDS if taken else BACKENDS[:2]
+    return ("auto", "aten", "triton") if taken else ("auto", "aten")

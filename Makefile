@@ -14,10 +14,18 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test bench lint clean
+.PHONY: test grid mutants bench lint clean
 
 test: $(STAMP)
 	$(PYTEST) tests
+
+# Every nesting of torch.func's transforms; `make test` runs a sample, another one for each commit.
+grid: $(STAMP)
+	CONVEXT_GRID=whole $(PYTEST) tests/transforms $(ARGS)
+
+# Changes the core one operator at a time, and says which changes no test notices. Takes up where it was stopped.
+mutants: $(STAMP)
+	$(PY) tests/mutants/session.py $(ARGS)
 
 bench: $(STAMP)
 	$(PY) -m convext bench $(ARGS)

@@ -83,7 +83,7 @@ def test_equal_dilations_leave_a_grid_of_holes(dilations, offsets, field, device
 @pytest.mark.parametrize(("dilation", "size"), [(2, 5), (4, 9)])
 def test_a_dilated_kernel_is_a_dense_kernel_with_holes(dilation, size, device):
     dilated = convext.Conv2d(4, 6, 3, dilation=dilation, dtype=torch.float64, device=device)
-    dense = convext.Conv2d(4, 6, size, dtype=torch.float64, device=device)
+    dense = nn.Conv2d(4, 6, size, dtype=torch.float64, device=device)
     with torch.no_grad():
         dense.weight.zero_()
         dense.weight[..., ::dilation, ::dilation] = dilated.weight

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vjp
 
 from convext.problem import OPERANDS, ConvProblem, Face, Ints, output_size
 
@@ -39,6 +43,35 @@ class Geometry:
         """The operator's arguments after bias and before the kernel's name."""
         size = self.shapes[{"fprop": "y", "dgrad": "x", "wgrad": "w"}[face]][2:]
         return list(size), list(self.stride), list(self.begin), list(self.dilation), self.groups
+
+    def torchs(self, face: Face) -> Callable[..., Tensor]:
+        """`operator(face)` of (a, b, bias) by torch.nn.functional alone: what the operators are held to.
+
+        A dgrad is the full transposed convolution, of which the zeros around x are cut off; a wgrad is torch's own
+        derivative of the convolution, which every transform takes as it takes the convolution.
+        """
+        rank = len(self.stride)
+        conv, transposed = (getattr(F, f"conv{kind}{rank}d") for kind in ("", "_transpose"))
+        shapes, tail = self.shapes, {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        pads = [side for pair in zip(reversed(self.begin), reversed(self.end), strict=True) for side in pair]
+
+        def fprop(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+            return conv(F.pad(x, pads), w, bias, **tail)
+
+        def dgrad(y: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+            full = transposed(y, w, **tail)
+            read = full.shape[2:]
+            within = zip(shapes["x"][2:], self.begin, self.end, read, strict=True)
+            unread = [side for i, b, e, o in reversed(list(within)) for side in (0, b + i + e - o)]
+            x = F.pad(full, unread)
+            for axis, (first, size) in enumerate(zip(self.begin, shapes["x"][2:], strict=True), start=2):
+                x = x.narrow(axis, first, size)
+            return x if bias is None else x + bias.view(-1, *[1] * rank)
+
+        def wgrad(x: Tensor, y: Tensor, bias: None = None) -> Tensor:
+            return vjp(partial(fprop, x), x.new_zeros(shapes["w"]))[1](y)[0]
+
+        return {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}[face]
 
     def problem(self, face: Face, dtype: torch.dtype = torch.float64) -> ConvProblem:
         a, b = (self.shapes[role] for role in OPERANDS[face])

@@ -37,6 +37,8 @@ def test_a_near_problem_takes_it_too_and_a_far_one_does_not(table: Path) -> None
     choices.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {})
     assert choices.nearest(replace(DEPTHWISE, n=8 * 8)) is not None
     assert choices.nearest(replace(DEPTHWISE, n=8 * 9)) is None
+    assert choices.nearest(replace(DEPTHWISE, dilation=(8, 8))) is not None
+    assert choices.nearest(replace(DEPTHWISE, dilation=(9, 9))) is None
     assert choices.nearest(replace(DEPTHWISE, channels_last=True)) is None
     assert choices.nearest(replace(DEPTHWISE, face="dgrad")) is None
 
@@ -48,6 +50,20 @@ def test_the_nearest_of_several_decides(table: Path) -> None:
         found = choices.nearest(replace(DEPTHWISE, n=n))
         assert found is not None
         assert found.kernel == kernel
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [{"n": 16}, {"output": (112, 56)}, {"c": 128}, {"k": 128}, {"groups": 32}, {"kernel": (7, 7)}, {"stride": (2, 1)},
+     {"dilation": (1, 2)}],
+    ids=str,
+)  # fmt: skip
+def test_a_measurement_is_told_from_its_neighbour_on_every_axis(table: Path, axis: dict[str, object]) -> None:
+    base = replace(DEPTHWISE, groups=16)  # of one family with its neighbours
+    neighbour = replace(base, **axis)
+    choices.write(table, [Choice.of(base, "here", 1.0), Choice.of(neighbour, "there", 1.0)], {})
+    found = [choices.nearest(problem) for problem in (base, neighbour)]
+    assert [None if choice is None else choice.kernel for choice in found] == ["here", "there"]
 
 
 def test_a_measured_kernel_that_refuses_or_is_gone_is_passed_over(table: Path) -> None:

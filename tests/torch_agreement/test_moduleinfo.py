@@ -5,6 +5,7 @@ They ship inside torch, as `torch.testing._internal`'s ModuleInfo database: what
 
 import pytest
 import torch
+from roads import roads
 from torch import Tensor
 from torch.testing._internal.common_modules import module_db
 
@@ -13,14 +14,14 @@ import convext
 NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 MODULES = {info.name.removeprefix("nn."): info for info in module_db if info.name.removeprefix("nn.") in NAMES}
 CASES = [
-    pytest.param(name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}")
+    pytest.param(backend, name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}-{backend}")
     for name in NAMES
     for dtype in MODULES[name].dtypes
+    for backend in roads(name, dtype)
     if dtype is not torch.complex32  # its CPU kernels are missing from torch itself
 ]
 
 pytestmark = [
-    pytest.mark.usefixtures("backend"),
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
     pytest.mark.filterwarnings("ignore:Complex modules are a new feature"),
 ]
@@ -44,8 +45,8 @@ def run(module, x):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_layers_agree_with_torch(name, dtype, training, device, agrees, same_order, wide):
+@pytest.mark.parametrize(("backend", "name", "dtype"), CASES, indirect=["backend"])
+def test_layers_agree_with_torch(backend, name, dtype, training, device, agrees, same_order, wide):
     info = MODULES[name]
     inputs = info.module_inputs_func(info, device=device, dtype=dtype, requires_grad=False, training=training)
     assert inputs

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from roads import roads
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 
@@ -18,15 +19,15 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # torch's CPU kernels drop channels last in 1-D, which has no name for it, and in transposed 3-D; convext's keep it.
 KEPT_BY_CONVEXT = ("conv1d", "conv_transpose1d", "conv_transpose3d")
 CASES = [
-    pytest.param(name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}")
+    pytest.param(backend, name, dtype, order, id=f"{name}-{str(dtype).removeprefix('torch.')}-{order}-{backend}")
     for name in NAMES
     for dtype in sorted(OPS[name].supported_dtypes(DEVICE), key=str)
+    for backend in roads(name, dtype)
+    for order in ("contiguous", "channels_last")
+    if DEVICE == "cuda" or (backend, order) != ("triton", "channels_last")  # the interpreter's time
 ]
 
-pytestmark = [
-    pytest.mark.usefixtures("backend"),
-    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 
 def test_every_function_is_in_the_database():
@@ -51,9 +52,8 @@ def run(function, tensors, keywords, differentiable):
     return output.detach(), torch.autograd.grad(output, wanted, upstream)
 
 
-@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_samples_agree_with_torch(name, dtype, order, device, agrees, same_order, wide):
+@pytest.mark.parametrize(("backend", "name", "dtype", "order"), CASES, indirect=["backend"])
+def test_samples_agree_with_torch(backend, name, dtype, order, device, agrees, same_order, wide):
     op, ours = OPS[name], getattr(convext.functional, name)
     differentiable = dtype in op.supported_backward_dtypes(device)
     samples = list(op.sample_inputs(device, dtype, requires_grad=False))
@@ -78,8 +78,16 @@ def numbers(caught: pytest.ExceptionInfo) -> set[str]:
     return set(re.findall(r"\b\d+\b", str(caught.value)))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if OPS[name].error_inputs_func is not None])
-def test_error_inputs_raise_what_torch_raises(name, device):
+ERRORS = [
+    (backend, name)
+    for name in NAMES
+    if OPS[name].error_inputs_func is not None
+    for backend in roads(name, torch.float64)
+]
+
+
+@pytest.mark.parametrize(("backend", "name"), ERRORS, indirect=["backend"])
+def test_error_inputs_raise_what_torch_raises(backend, name, device):
     op, ours = OPS[name], getattr(convext.functional, name)
     errors = list(op.error_inputs(device))
     assert errors

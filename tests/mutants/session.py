@@ -1,0 +1,167 @@
+"""`make mutants`: makes the mutants, records what the tests cover, runs what is pending, prints what survived."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import forks
+import parso  # noqa: F401  (cosmic-ray's plugins do not load unless it is there first)
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkItem, WorkResult
+from covering import COVERED, Covering
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build/mutants"
+SESSION = FOLDER / "session.sqlite"
+MODULES = ("problem", "layout", "functional", "ops", "registry", "nn", "conversion", "choices", "aten", "flops")
+# The tests that judge: not those of the catalogue and of benchmarks, nor those that build, nor Triton's kernels.
+TESTS = ("ops", "layers", "registry", "errors", "facts", "transforms")
+SLOW = "not triton and not compile and not process"
+SECONDS = 20.0  # of tests for one mutant
+
+# cosmic-ray replaces each binary operator by eleven others: one wrong operator is enough to see whether a test looks.
+BINARY = {
+    "Add_Sub",
+    "Sub_Add",
+    "Mul_Add",
+    "Div_Mul",
+    "FloorDiv_Mul",
+    "Mod_Add",
+    "Pow_Mul",
+    "BitOr_BitAnd",
+    "BitAnd_BitOr",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", type=int, help="try so many of the pending mutants, drawn at random")
+    parser.add_argument("--report", action="store_true", help="only print what is known")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with use_db(str(SESSION)) as db:
+        if db.num_work_items == 0:
+            make(db)
+        if not args.report:
+            if not (FOLDER / COVERED).exists():
+                record()
+            execute(db, args.sample, args.workers)
+        report(db)
+
+
+def make(db: WorkDB) -> None:
+    """Every mutant of the modules; those of annotations and docstrings, and most binary operators', are skipped."""
+    init([Path("convext") / f"{name}.py" for name in MODULES], db, {})
+    unchanged = {path: silent(path.read_text()) for path in {item.mutations[0].module_path for item in db.work_items}}
+    skipped = [
+        item.job_id
+        for item in db.work_items
+        if _is_redundant(item.mutations[0]) or item.mutations[0].start_pos in unchanged[item.mutations[0].module_path]
+    ]
+    db.set_multiple_results(skipped, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
+
+
+def _is_redundant(mutation: MutationSpec) -> bool:
+    name = mutation.operator_name.removeprefix("core/")
+    return "ReplaceBinaryOperator" in name and name.removeprefix("ReplaceBinaryOperator_") not in BINARY
+
+
+class silent:  # noqa: N801
+    """The (line, column)s of a source that are annotations or docstrings: nothing that runs."""
+
+    def __init__(self, source: str) -> None:
+        self.ranges = []
+        for node in ast.walk(ast.parse(source)):
+            texts = [node.value] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else []
+            for part in (getattr(node, "annotation", None), getattr(node, "returns", None), *texts):
+                if isinstance(part, ast.expr):
+                    self.ranges.append(((part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)))
+
+    def __contains__(self, position: tuple[int, int]) -> bool:
+        return any(first <= position < last for first, last in self.ranges)
+
+
+def record() -> None:
+    """Runs the suite once under coverage. Tests that fail on the unchanged core judge no mutant."""
+    tests = [f"tests/{folder}" for folder in TESTS]
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "covering", "-k", SLOW, *tests]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "CI": "1", "PYTHONPATH": paths, "CONVEXT_COVERING": str(FOLDER)}
+    subprocess.run(command, env=environment, check=False)
+
+
+def execute(db: WorkDB, sample: int | None, workers: int) -> None:
+    """Runs pending mutants and writes each result down as it comes."""
+    os.environ["CI"] = "1"  # hypothesis draws the same examples each time
+    covering, items = Covering(FOLDER), list(db.pending_work_items)
+    random.Random(0).shuffle(items)
+    forks.preload()
+    for job, status, _ in forks.run(controls(covering), workers):
+        if status:
+            sys.exit(
+                f"with nothing changed, pytest returns {status} on the tests of {job.path}: no mutant can be judged"
+            )
+    results = forks.run(jobs(db, covering, islice(items, sample)), workers)
+    for done, (job, status, seconds) in enumerate(results, start=1):
+        outcome = TestOutcome.SURVIVED if status == 0 else TestOutcome.KILLED
+        db.set_result(job.id, WorkResult(WorkerOutcome.NORMAL, f"{seconds:.1f} s", outcome, difference(job)))
+        print(f"{done}: {outcome.value} in {seconds:.1f} s, {len(job.tests)} tests, {job.module}", flush=True)
+
+
+def controls(covering: Covering) -> Iterator[forks.Job]:
+    """For each module a job that changes nothing, and that its tests have to pass."""
+    for name in MODULES:
+        path = Path("convext") / f"{name}.py"
+        tests = covering.tests(path, 1, SECONDS / 4)
+        if tests:
+            yield forks.Job(name, path, f"convext.{name}", path.read_text(), tests, 4 * SECONDS + 30)
+
+
+def jobs(db: WorkDB, covering: Covering, items: Iterator[WorkItem]) -> Iterator[forks.Job]:
+    """The mutants that some test covers; no test can kill the others, which survive at once."""
+    for item in items:
+        (mutation,) = item.mutations
+        path = mutation.module_path
+        operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+        source = mutate_code(path.read_text(), operator, mutation.occurrence)
+        tests = covering.tests(path, mutation.start_pos[0], SECONDS)
+        job = forks.Job(item.job_id, path, f"convext.{path.stem}", source, tests, 4 * SECONDS + 30)
+        if tests:
+            yield job
+        else:
+            db.set_result(job.id, WorkResult(WorkerOutcome.NO_TEST, "", TestOutcome.SURVIVED, difference(job)))
+
+
+def difference(job: forks.Job) -> str:
+    """What the mutant changes, as a diff without context."""
+    lines = (job.path.read_text().splitlines(), job.source.splitlines())
+    return "\n".join(difflib.unified_diff(*lines, str(job.path), "mutant", n=0, lineterm=""))
+
+
+def report(db: WorkDB) -> None:
+    """Counts, and the difference that each survivor is."""
+    counts = Counter(result.test_outcome or result.worker_outcome for _, result in db.results)
+    for _, result in db.results:
+        if result.test_outcome is TestOutcome.SURVIVED:
+            print(f"\n{result.worker_outcome.value}: {result.output}\n{result.diff}")
+    pending = db.num_work_items - db.num_results
+    print(f"\n{db.num_work_items} mutants, {pending} pending;", ", ".join(f"{n} {o.value}" for o, n in counts.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,14 +13,15 @@ MASKED = {
 }
 
 
-def step(layer, masked, x, mask):
+def compiled(function):
     torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+
+def step(layer, masked, x, mask, wrap=lambda function: function):
     x = x.detach().requires_grad_()
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(
-            lambda x, mask: layer(masked(x, mask)).square().sum(), backend="aot_eager", fullgraph=True
-        )
-        loss = compiled(x, mask)
+        loss = wrap(lambda x, mask: layer(masked(x, mask)).square().sum())(x, mask)
     return loss, *torch.autograd.grad(loss, [x, *layer.parameters()])
 
 
@@ -36,7 +37,7 @@ def test_a_mask_over_the_input(kind, where, device):
     x = x if rank == 2 else x.movedim(1, -1).contiguous().movedim(-1, 1)
     mask = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1], device=device).bool()
     with convext.backend("aten"):
-        actual = step(ours, MASKED[where], x, mask)
+        actual = step(ours, MASKED[where], x, mask, compiled)
     for mine, expected in zip(actual, step(theirs, MASKED[where], x, mask), strict=True):
         torch.testing.assert_close(mine, expected)
 
@@ -52,4 +53,4 @@ def test_paddings_that_torch_lacks(stride, padding, backend, device):
         begin = 0  # 8 elements, 4 outputs: one zero, at the end
     padded = torch.nn.functional.pad(x[:, :, mask], (begin, total - begin))
     expected = torch.nn.functional.conv1d(padded, layer.weight, layer.bias, stride).square().sum()
-    torch.testing.assert_close(step(layer, MASKED["length"], x, mask)[0], expected)
+    torch.testing.assert_close(step(layer, MASKED["length"], x, mask, compiled)[0], expected)

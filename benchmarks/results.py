@@ -73,6 +73,14 @@ class Row:
         """Whether this is the layer's forward: `dgrad` is the forward of a transposed layer."""
         return self.work == ("dgrad" if self.transposed else "fprop")
 
+    def add(self, part: Row) -> None:
+        """Takes in what another process measured of this case; what is here already stays."""
+        self.baseline = self.baseline or part.baseline
+        self.times = part.times | self.times
+        self.ratios = part.ratios | self.ratios
+        self.memory = part.memory | self.memory
+        self.failures = part.failures | self.failures
+
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What makes rows of two runs comparable."""

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 
 import convext
-from convext import settings
+from convext import registry, settings
 from convext.benchmarks.stats import NOISE
 
 FOLDER = Path(__file__).parent / "results"
@@ -176,6 +176,7 @@ def describe(device: str, peaks: Any) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "kind": device,
+        "arch": registry.arch(torch.device("cuda", torch.cuda.current_device())) if device == "cuda" else 0,
         "driver": gpu.get("driver_version"),
         "gpu": gpu,
         "threads": torch.get_num_threads() if device == "cpu" else None,

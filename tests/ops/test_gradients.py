@@ -20,6 +20,7 @@ def function(face, geometry, kernel="aten"):
     return call
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_first_derivatives_agree_with_differences(face, geometry, device):
     tensors = differentiable(geometry.draw(face, device))
     assert torch.autograd.gradcheck(
@@ -28,6 +29,7 @@ def test_first_derivatives_agree_with_differences(face, geometry, device):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_second_derivatives_agree_with_differences(face, geometry, device):
     tensors = differentiable(geometry.draw(face, device))
     assert torch.autograd.gradgradcheck(

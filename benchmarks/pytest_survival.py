@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ _in_worker = "PYTEST_XDIST_WORKER" in os.environ
 def pytest_runtest_logstart(nodeid: str) -> None:
     """Ends the process, with its stack on stderr, if the test takes too long."""
     if _in_worker:
-        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(PATIENCE, exit=True, file=2)
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:

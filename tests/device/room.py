@@ -1,4 +1,4 @@
-"""A process in which Triton's own driver finds a libcuda: builds the fake one, and gives the environment to run under."""
+"""A process in which Triton's own driver finds a libcuda: builds the fake one, and gives its environment."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ def build(source: Path = SOURCE) -> Path:
 
 def environment(library: Path, **more: str) -> dict[str, str]:
     """For a process that takes the libcuda in the folder `library`, and has torch answer for its GPU (fake_gpu.py)."""
-    clean = {
-        name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "PYTEST_XDIST_WORKER")
-    }
+    outer = ("TRITON_INTERPRET", "PYTEST_XDIST_WORKER")  # what the tests around it run under
+    clean = {name: value for name, value in os.environ.items() if name not in outer}
     paths = {"LD_LIBRARY_PATH": str(library), "TRITON_LIBCUDA_PATH": str(library), "PYTHONPATH": str(HERE)}
     return {**clean, **paths, "CONVEXT_KERNELS": "fake_gpu", **more}

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
     what.add_argument(
         "--patience", type=float, default=PATIENCE, metavar="SECONDS",
-        help="kill what hangs in one call or its timing (default: %(default)s)",
+        help="kill what hangs in one check or sample (default: %(default)s)",
     )  # fmt: skip
     what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")
     what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")

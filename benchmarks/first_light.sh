@@ -6,7 +6,7 @@
 #
 #     STEP        limit   predicted on 16 cores, and from what
 #     probe        30 s     5 s   what the other steps need, with a sentence for each thing that is missing
-#     build       150 s    70 s   11 files for one architecture, 4 minutes of processor time; the longest file takes 60 s
+#     build       150 s    45 s   13 files for one architecture, 136 s of processor time, as long as the longest of them
 #     check_cuda   60 s    15 s   nothing to compile
 #     compile     200 s   110 s   1,455 kernels and launchers from tensors on "meta": 1,700 s of processor time
 #     check        90 s    30 s   1,100 results, one process for each kernel, four at a time
@@ -15,8 +15,8 @@
 #     overhead     40 s    25 s
 #     tests       the rest   60 s   cut off; every failure is printed as it happens
 #
-# Nothing is downloaded or installed: the package runs from its folders, through links in build/linked. steps.txt has the exit
-# status of each step, log.txt what they printed. TIME (570 s) is how long it may take, PATIENCE (20 s) how long one call may.
+# Nothing is downloaded or installed: the package runs from its folders (linked.sh). steps.txt has the exit status of each
+# step, log.txt what they printed. TIME (570 s) is how long it may take, PATIENCE (20 s) how long one call may.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 ROOT=$PWD
@@ -44,25 +44,19 @@ step() { # name, seconds at most, command...
   ((limit < TIME - SECONDS)) || limit=$((TIME - SECONDS))
   echo "=== $name" >>"$OUT/log.txt"
   if ((limit > 0)); then
-    timeout --signal=INT --kill-after=5 "$limit" "$@" >>"$OUT/log.txt" 2>&1 || code=$?
+    timeout --signal=INT --kill-after=5 "$limit" bash "$ROOT/benchmarks/linked.sh" "$@" >>"$OUT/log.txt" 2>&1 || code=$?
   else
-    code="not begun: the time was over"
+    code="none: the time was over"
   fi
   [[ $code == 0 ]] || STATUS=1
   echo "$name: exit $code after $((SECONDS - begin)) s" | tee -a "$OUT/steps.txt"
-}
-
-link() { # the package as it is when installed: benchmarks and triton_kernels inside convext
-  rm -rf "$ROOT/build/linked"
-  mkdir -p "$ROOT/build/linked/convext"
-  ln -s "$ROOT"/convext/* "$ROOT/benchmarks" "$ROOT/triton_kernels" "$ROOT/build/linked/convext"
 }
 
 build() { # without pyproject.toml, whose license line setuptools older than 77 refuses
   rm -rf "$ROOT/build/bare"
   mkdir -p "$ROOT/build/bare"
   ln -s "$ROOT/setup.py" "$ROOT/csrc" "$ROOT/convext" "$ROOT/build/bare"
-  (cd "$ROOT/build/bare" && step build 150 "$PYTHON" setup.py build_ext --inplace --build-temp "$ROOT/build/cuda")
+  step build 150 bash -c "cd '$ROOT/build/bare' && '$PYTHON' setup.py build_ext --inplace --build-temp '$ROOT/build/cuda'"
 }
 
 tail_seconds() { # what the steps behind the benchmark are to have
@@ -83,14 +77,12 @@ export CONVEXT_ARCHS
 
 step probe 30 "$PYTHON" -m benchmarks.probe
 [[ -z $CONVEXT_ARCHS || -e convext/_C.abi3.so ]] || build
-link
-cd build/linked # "python -m convext" looks here first
 step check_cuda 60 "$PYTHON" -m convext check --backend cuda --patience "$PATIENCE"
 step compile 200 "$PYTHON" -m convext.benchmarks.warm --minutes 3
 step check 90 "$PYTHON" -m convext check --patience "$PATIENCE"
-# The benchmark ends by itself 20 s before its time is over, which the last case, tables and pictures may take.
+# The benchmark begins no case in its last 30 s, which are for the last case, tables and pictures.
 LEFT=$((TIME - SECONDS - $(tail_seconds)))
-MINUTES=$(awk "BEGIN { print ($LEFT - 20) / 60 }")
+MINUTES=$(awk "BEGIN { print ($LEFT - 30) / 60 }")
 step bench "$LEFT" "$PYTHON" -m convext bench --minutes "$MINUTES" --patience "$PATIENCE" --out "$OUT"
 step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choices.json"
 step overhead 40 "$PYTHON" -m convext bench --overhead

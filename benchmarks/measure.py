@@ -85,7 +85,7 @@ def measure(
         seconds: of sampling.
         compiled: torch.compile's paths too.
         part: which contenders.
-        begin: is told what is tried next, a contender's name or a word in brackets, before it is.
+        begin: is told what is tried next, a contender's name or "(operands)", before each of its calls and samples.
     """
     row = blank(case, peaks)
     begin("(operands)")
@@ -125,8 +125,7 @@ def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, b
             passed.pop(contender.name, None)
             if case.device == "cuda":
                 torch.cuda.synchronize()  # raises where the kernel took the device down: nothing after it would be true
-    begin("(timing)")
-    _summarise(row, timing.interleaved(passed, case.device, seconds))
+    _summarise(row, timing.interleaved(passed, case.device, seconds, begin))
 
 
 def needed(case: Case) -> int:

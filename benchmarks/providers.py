@@ -24,6 +24,7 @@ from convext.problem import OPERANDS
 from convext.registry import Kernel, choose, refusal
 
 Results = tuple[Tensor, ...]
+TORCH = "torch"  # the process of torch's own paths
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Contender:
     def process(self) -> str:
         """The process that it is measured in: torch's kernels share one, whoever calls them, and so do a provider's."""
         first, _, _ = self.provider.partition(".")
-        return "torch" if first == registry.ATEN.provider else first
+        return TORCH if first == registry.ATEN.provider else first
 
 
 def contenders(case: Case, compiled: bool = False, weights: Tensors | None = None) -> Iterator[Contender]:
@@ -85,7 +86,7 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
 def processes(case: Case, compiled: bool = False) -> list[str]:
     """The processes that a case is measured in (`Contender.process`), torch's first."""
     if case.work == "step":
-        return ["torch", "convext"]
+        return [TORCH, "convext"]
     return list(dict.fromkeys(contender.process for contender in contenders(case, compiled)))
 
 

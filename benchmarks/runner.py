@@ -19,7 +19,7 @@ from convext.benchmarks.case import WORK, Case, Work
 from convext.benchmarks.gate import cudnn_benchmark
 from convext.benchmarks.layers import Layer
 from convext.benchmarks.measure import Part, blank, measure
-from convext.benchmarks.providers import processes
+from convext.benchmarks.providers import TORCH, processes
 from convext.benchmarks.results import Row
 from convext.isolated import ALLOWANCE, LostError, Say, Worker
 from convext.roofline import Peaks
@@ -103,7 +103,7 @@ def run(
     Args:
         cases, plan, peaks: what, on what, against which limits.
         compiled: torch.compile's paths too.
-        patience: seconds that one step of one contender may take: a call, or its timing.
+        patience: seconds that a contender's check, or one sample of its timing, may take.
     """
     begin = time.monotonic()
     crew = _Crew(plan, peaks, compiled, patience)
@@ -137,7 +137,9 @@ class _Crew:
 
     def _measure(self, case: Case, process: str, row: Row) -> None:
         """Adds what one process measures, begun again without each contender that takes it down."""
-        without = {name: GIVEN_UP.format(seconds) for name, seconds in self._lost.items() if seconds > ALLOWANCE}
+        without = {}
+        if process != TORCH:  # without torch's times no other time is worth anything
+            without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
         if process in without:
             row.failures[process] = without[process]
             return

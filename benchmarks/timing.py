@@ -25,28 +25,33 @@ CYCLES_PER_SECOND = 2e9  # of the waiting kernel, at least as many as the clock 
 FIRST_WAIT, LONGEST_WAIT = 100e-6, 0.1  # seconds: for the host to queue one call, and for all calls of a sample
 
 
-def interleaved(calls: Mapping[str, Call], device: str, seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    calls: Mapping[str, Call], device: str, seconds: float, begin: Callable[[str], object] = lambda name: None
+) -> dict[str, list[float]]:
     """Seconds a call, one sample a round for each of `calls`.
 
     Args:
         calls: what to time; each has been called before, so that nothing is compiled or tuned here.
         device: "cuda" or "cpu".
         seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, at most MAX_ROUNDS.
+        begin: is told whose sample is next.
     """
     clock = _CudaClock if device == "cuda" else _CpuClock
     clocks = {name: clock(call) for name, call in calls.items()}
     repeats = {}
     for name in calls:
+        begin(name)
         once = max(clocks[name].elapsed(0, 1), RESOLUTION[device])
         repeats[name] = max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    begin = time.monotonic()
+    start = time.monotonic()
     for i in range(MAX_ROUNDS):
-        if i >= MIN_ROUNDS and time.monotonic() - begin > seconds:
+        if i >= MIN_ROUNDS and time.monotonic() - start > seconds:
             break
         turn = i % max(1, len(names))
         for name in names[turn:] + names[:turn]:  # none always follows the same one
+            begin(name)
             elapsed = clocks[name].elapsed(i * repeats[name], repeats[name])
             samples[name].append(max(elapsed, RESOLUTION[device]) / repeats[name])
     return samples

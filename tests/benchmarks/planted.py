@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,13 +44,9 @@ def _exits(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> T
     os._exit(7)
 
 
-def _plant(name: str, run: Callable[..., Tensor]) -> None:
-    registry.KERNELS.append(Kernel(f"planted.{name}", FACES, lambda problem: None, run))
+KERNELS = {
+    "raises": _raises, "wrong": _wrong, "hangs": _hangs, "greedy": _greedy, "exits": _exits, "right": _right,
+}  # fmt: skip
 
-
-_plant("raises", _raises)
-_plant("wrong", _wrong)
-_plant("hangs", _hangs)
-_plant("greedy", _greedy)
-_plant("exits", _exits)
-_plant("right", _right)
+for _name in os.environ.get("PLANTED", " ".join(KERNELS)).split():
+    registry.KERNELS.append(Kernel(f"planted.{_name}", FACES, lambda problem: None, KERNELS[_name]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import room
+import torch
 
 pytestmark = pytest.mark.skipif(room.missing() is not None, reason=str(room.missing()))
 
@@ -154,18 +155,27 @@ def test_shared_memory_beyond_the_device_is_refused(cuda: Cuda, function: c_void
         cuda.cuFuncSetAttribute(function, c_int(8), c_int(232449))
 
 
-def test_our_launches_are_what_the_driver_takes(tmp_path: Path) -> None:
-    """A few of them, from each family, as `check` and the benchmark launch them: compiled and launched by Triton."""
-    log = tmp_path / "log"
-    environment = room.environment(room.build(), FAKE_CUDA_LOG=str(log), TRITON_CACHE_DIR=str(tmp_path / "cache"))
+def launches(cache: Path, *arguments: int, **environment: str) -> str:
+    """What launches.py prints in the room."""
     done = subprocess.run(
-        [sys.executable, room.HERE / "launches.py", "240", "7"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        [sys.executable, room.HERE / "launches.py", *map(str, arguments)], capture_output=True, text=True, check=False,
+        env=room.environment(room.build(), TRITON_CACHE_DIR=str(cache), **environment),
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 of 1455 launches" in done.stdout
-    assert "0 refused" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.skipif(
+    torch.version.cuda is not None, reason="a torch with CUDA asks more of the driver than this one has"
+)
+def test_our_launches_are_what_the_driver_takes(tmp_path: Path) -> None:
+    """A few, as `check` and the benchmark launch them: what was compiled in other processes is all that they need."""
+    cache, log = tmp_path / "cache", tmp_path / "log"
+    assert launches(cache, 240, 7, 1) == "7 compiled\n"
+    compiled = {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")}
+    assert sum(path.suffix == ".cubin" for path in compiled) == 7
+    printed = launches(cache, 240, 7, FAKE_CUDA_LOG=str(log))
+    assert "7 of 1455 launches" in printed
+    assert "0 refused" in printed
     assert len(map_lines(log)) == 7
+    assert {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")} == compiled

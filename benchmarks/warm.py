@@ -24,7 +24,7 @@ import torch
 from convext import check, layout, registry, settings
 from convext.benchmarks.case import LAYOUTS, Case
 from convext.benchmarks.layers import anchor_layers, model_layers
-from convext.isolated import LostError, Say, Worker, one_line
+from convext.isolated import LostError, Say, Worker, abandon, one_line
 from convext.problem import OPERANDS, ConvProblem
 
 if TYPE_CHECKING:
@@ -151,8 +151,10 @@ def warm(jobs: Sequence[Job], processes: int, seconds: float) -> int:
             worker.close()
         return done
 
-    with ThreadPoolExecutor(processes) as pool:
-        return sum(pool.map(work, range(processes)))
+    try:
+        return sum(ThreadPoolExecutor(processes).map(work, range(processes)))
+    except KeyboardInterrupt:
+        abandon()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

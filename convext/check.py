@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from convext import aten, reference, registry, settings
-from convext.isolated import ALLOWANCE, LostError, Say, Worker, one_line
+from convext.isolated import ALLOWANCE, LostError, Say, Worker, abandon, one_line
 from convext.layout import dense
 from convext.problem import FACES, OPERANDS, ConvProblem, output_size
 
@@ -184,8 +184,11 @@ def main(args: argparse.Namespace) -> int:
         return int(not tally.close())
     kernels = [k.name for k in registry.kernels() if args.backend in ("auto", k.provider)]
     kernels.sort(key=lambda name: not name.startswith("cuda."))  # nothing but a GPU can run these
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         agreed = list(pool.map(lambda name: _check_apart(name, device, args.patience), kernels))
+    except KeyboardInterrupt:
+        abandon()
     return int(not all(agreed))
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from convext import plugins
 
@@ -108,6 +108,13 @@ class Worker:
             with contextlib.suppress(ValueError):
                 return LostError(f"its process was ended by {signal.Signals(-code).name}")
         return LostError(f"its process exited with status {code}")
+
+
+def abandon() -> NoReturn:
+    """Ends this process as Ctrl-C does, and all of its workers, though threads still wait for their answers."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(128 + signal.SIGINT)
 
 
 def one_line(error: BaseException) -> str:

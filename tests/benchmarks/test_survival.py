@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -77,6 +79,17 @@ def test_check_goes_on_behind_the_problem_that_ended_its_process(monkeypatch: py
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("its process exited with status 7") for line in lines] == [True, True, False]
     assert lines[0] != lines[1]  # another problem
+
+
+def test_ctrl_c_ends_check_while_a_kernel_hangs() -> None:
+    environment = {**os.environ, "CONVEXT_KERNELS": "planted", "PLANTED": "hangs", "PYTHONPATH": str(FOLDER)}
+    command = [sys.executable, "-m", "convext", "check", "--backend", "planted", "--patience", "60"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "against float64" in process.stdout.readline()
+        time.sleep(0.5)  # its thread waits for the worker by now
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
 
 
 # ------------------------------------------------------------------------------------------------------ a worker

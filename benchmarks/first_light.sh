@@ -4,16 +4,16 @@
 #
 #     OUT=folder PYTHON=python3 bash benchmarks/first_light.sh [STEP...]        (default: out/first_light, python3, all)
 #
-#     STEP        limit   predicted on 16 cores, and from what
-#     probe        30 s     5 s   what the other steps need, with a sentence for each thing that is missing
-#     build       150 s    45 s   13 files for one architecture, 136 s of processor time, as long as the longest of them
-#     check_cuda   60 s    15 s   nothing to compile
-#     compile     200 s   110 s   1,455 kernels and launchers from tensors on "meta": 1,700 s of processor time
-#     check        90 s    30 s   1,100 results, one process for each kernel, four at a time
-#     bench       the rest  200 s   456 cases, forwards first; what is left when the tail's time begins is left out
-#     tune         20 s     5 s
-#     overhead     40 s    25 s
-#     tests       the rest   60 s   cut off; every failure is printed as it happens
+#     STEP         limit  predicted on 16 cores, and from what
+#     probe         30 s     6 s  what the other steps need, with a sentence for each thing that is missing
+#     build        150 s    45 s  13 files for one architecture, 136 s of processor time; the longest of them decides
+#     check_cuda    60 s    15 s  nothing to compile
+#     compile      200 s    80 s  1,455 kernels and launchers, 1,100 s of processor time (Triton 3.6)
+#     check         90 s    30 s  eight kernels, four processes at a time
+#     bench     the rest   290 s  460 cases, forwards first, at about a second each: some 250; the others are listed
+#     tune          20 s     5 s
+#     overhead      40 s    25 s
+#     tests     the rest    75 s  1,414 more compilations would take 95 s: cut off, every failure printed as it happens
 #
 # Nothing is downloaded or installed: the package runs from its folders (linked.sh). steps.txt has the exit status of each
 # step, log.txt what they printed. TIME (570 s) is how long it may take, PATIENCE (20 s) how long one call may.

@@ -86,6 +86,9 @@ def measure(
         compiled: torch.compile's paths too.
         part: which contenders.
         begin: is told what is tried next, a contender's name or "(operands)", before each of its calls and samples.
+
+    Raises:
+        RuntimeError: the device is lost, by whatever was tried last.
     """
     row = blank(case, peaks)
     begin("(operands)")
@@ -97,7 +100,14 @@ def measure(
             _measure(case, row, seconds, compiled, part, begin)
     except Exception as error:  # such as memory, of which a case asks for its operands first
         row.failures[part.process or "case"] = one_line(error)
+        _assert_alive(case)
     return row
+
+
+def _assert_alive(case: Case) -> None:
+    """Raises where a kernel took the device down: nothing that this process measured after it would be true."""
+    if case.device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, begin: Callable[[str], object]) -> None:
@@ -123,9 +133,28 @@ def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, b
         except Exception as error:  # compilers and other packages have classes of their own
             row.failures[contender.name] = one_line(error)
             passed.pop(contender.name, None)
-            if case.device == "cuda":
-                torch.cuda.synchronize()  # raises where the kernel took the device down: nothing after it would be true
-    _summarise(row, timing.interleaved(passed, case.device, seconds, begin))
+            _assert_alive(case)
+    _summarise(row, _timed(passed, case, row, seconds, begin))
+
+
+def _timed(
+    passed: dict[str, timing.Call], case: Case, row: Row, seconds: float, begin: Callable[[str], object]
+) -> dict[str, list[float]]:
+    """Samples of all of `passed`; taken again without one that raises here, though it did not before."""
+    last = ""
+
+    def told(name: str) -> None:
+        nonlocal last
+        last = name
+        begin(name)
+
+    while True:
+        try:
+            return timing.interleaved(passed, case.device, seconds, told)
+        except Exception as error:
+            row.failures[last] = one_line(error)
+            passed.pop(last)
+            _assert_alive(case)
 
 
 def needed(case: Case) -> int:

@@ -91,7 +91,6 @@ def _serve(request: _Request, say: Say) -> None:
     with cudnn_benchmark(True):
         say(measure(case, request.peaks, request.seconds, request.compiled, request.part, say))
     if on_cuda:
-        torch.cuda.synchronize()  # raises where a kernel took the device down
         torch.cuda.empty_cache()  # the other processes need it
 
 

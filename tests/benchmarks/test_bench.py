@@ -101,6 +101,24 @@ def test_a_wrong_kernel_is_never_timed(monkeypatch: pytest.MonkeyPatch, fault: s
     assert word in row.failures["triton.planted/nc"]
 
 
+def test_a_kernel_that_raises_while_it_is_timed_leaves_the_others_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = planted(monkeypatch, "none")
+    run = providers.kernels(None, "nc")[0].run  # type: ignore[arg-type]
+
+    def tires(problem, *operands):  # type: ignore[no-untyped-def]
+        if len(calls) >= 6:
+            raise RuntimeError("no memory any more")
+        return run(problem, *operands)
+
+    kernel = Kernel("triton.planted", FACES, lambda problem: None, tires)
+    monkeypatch.setattr(providers, "kernels", lambda case, layout: [kernel])
+    monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
+    ops._plan.cache_clear()
+    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
+    assert row.failures == {f"triton.planted/{layout}": "RuntimeError: no memory any more" for layout in LAYOUTS}
+    assert set(row.times) == {f"torch.eager/{layout}" for layout in LAYOUTS}
+
+
 def test_a_right_kernel_with_the_same_plumbing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     planted(monkeypatch, "none")
     row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)

@@ -16,7 +16,8 @@
 #     tests     the rest    75 s  1,414 more compilations would take 95 s: cut off, every failure printed as it happens
 #
 # Nothing is downloaded or installed: the package runs from its folders (linked.sh). steps.txt has the exit status of each
-# step, log.txt what they printed. TIME (570 s) is how long it may take, PATIENCE (20 s) how long one call may.
+# step, log.txt what they printed. TIME (570 s) is how long it may take, PATIENCE (20 s) how long one call may, MINUTES for
+# how long the benchmark begins cases (default: what is left).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 ROOT=$PWD
@@ -82,7 +83,7 @@ step compile 200 "$PYTHON" -m convext.benchmarks.warm --minutes 3
 step check 90 "$PYTHON" -m convext check --patience "$PATIENCE"
 # The benchmark begins no case in its last 30 s, which are for the last case, tables and pictures.
 LEFT=$((TIME - SECONDS - $(tail_seconds)))
-MINUTES=$(awk "BEGIN { print ($LEFT - 30) / 60 }")
+MINUTES=${MINUTES:-$(awk "BEGIN { print ($LEFT - 30) / 60 }")}
 step bench "$LEFT" "$PYTHON" -m convext bench --minutes "$MINUTES" --patience "$PATIENCE" --out "$OUT"
 step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choices.json"
 step overhead 40 "$PYTHON" -m convext bench --overhead

@@ -30,7 +30,7 @@ def first_light(out: Path, *steps: str, **environment: str) -> dict[str, str]:
 
 def test_a_kernel_that_ends_its_process_costs_the_script_its_own_rows(tmp_path: Path) -> None:
     planted = {"CONVEXT_KERNELS": "planted", "PLANTED": "raises exits right", "PYTHONPATH": str(Path(__file__).parent)}
-    steps = first_light(tmp_path, "probe", "bench", "tune", TIME="50", **planted)
+    steps = first_light(tmp_path, "probe", "bench", "tune", TIME="200", MINUTES="0.01", **planted)
     assert steps == {"probe": "exit 0", "bench": "exit 1", "tune": "exit 0"}
     log = (tmp_path / "log.txt").read_text()
     assert "C compiler: " in log

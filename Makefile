@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.ci/types $(PY)
-	git ls-files 'csrc/*.cu*' '*.h' '*.cpp' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
+	git ls-files 'csrc/*.cu*' '*.h' '*.c' '*.cpp' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
 
 # --no-build-isolation: the compiled library is built against the torch that it will run with.
 .venv/installed: requirements.txt pyproject.toml setup.py $(wildcard csrc/*)

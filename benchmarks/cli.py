@@ -15,9 +15,10 @@ from convext.benchmarks.case import WORK, Case
 from convext.benchmarks.layers import DTYPES, Layer, anchor_layers, model_layers
 from convext.benchmarks.peaks import peaks_of
 from convext.benchmarks.results import Row, Writer, default_path, describe, gpu_state
-from convext.benchmarks.runner import Plan, run
+from convext.benchmarks.runner import PATIENCE, Plan, run
 from convext.benchmarks.sweep import SWEEPS, sweep_layers
-from convext.benchmarks.warm import warm
+from convext.benchmarks.warm import calls_of, distinct, warm
+from convext.registry import arch
 from convext.roofline import Peaks
 
 OUT = Path("out")
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths, flag-gems too: seconds for each")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
+    what.add_argument(
+        "--patience", type=float, default=PATIENCE, metavar="SECONDS",
+        help="kill what hangs in one check or sample (default: %(default)s)",
+    )  # fmt: skip
     what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")
     what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")
     other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
@@ -67,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace, device: str) -> int:
     if device == "cpu":
-        torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
+        torch.set_num_threads(1)  # as in the processes that measure
     plan = Plan.of(device)
     if args.minutes is not None:
         plan = replace(plan, minutes=args.minutes)
@@ -81,9 +86,9 @@ def _bench(args: argparse.Namespace, device: str) -> int:
     peaks = peaks_of(device, {case.dtype for case in cases}, int(plan.bytes) if device == "cpu" else 2**30)
     path = default_path(args.out, device)
     if args.warm and plan.device == "cuda":  # on a CPU nothing is compiled
-        done = warm(cases, args.warm, 30 * plan.minutes)
-        print(f"the kernels of {done} cases are compiled")
-    rows, interrupted = _run(cases, plan, peaks, args.compiled, path)
+        jobs = distinct(calls_of(cases, arch(torch.device("cuda", torch.cuda.current_device()))))
+        print(f"{warm(jobs, args.warm, 30 * plan.minutes)} of {len(jobs)} launches are compiled")
+    rows, interrupted = _run(cases, plan, peaks, args, path)
     _show(rows, cases, plan, peaks)
     print(f"results: {path}")
     _report(path, args.out)
@@ -104,14 +109,14 @@ def _layers(which: str, words: Sequence[str] | None) -> list[Layer]:
     ]
 
 
-def _run(cases: list[Case], plan: Plan, peaks: Peaks, compiled: bool, path: Path) -> tuple[list[Row], bool]:
+def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, path: Path) -> tuple[list[Row], bool]:
     """Measures, writing each row as it comes. The rows so far and whether Ctrl-C ended it."""
     rows: list[Row] = []
     begin = time.monotonic()
     interrupted = False
     with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases)) as progress:
         try:
-            for row in run(cases, plan, peaks, compiled):
+            for row in run(cases, plan, peaks, args.compiled, args.patience):
                 writer.row(row)
                 rows.append(row)
                 progress.step(f"{row.name} {row.work}")

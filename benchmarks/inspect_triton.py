@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from convext.triton_kernels.launch import Launch, Specimen
 
 
-def _signature(launch: Launch) -> tuple[dict[str, Any], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:
+def signature(launch: Launch) -> tuple[dict[str, Any], dict[tuple[int, ...], Any], dict[tuple[int, ...], Any]]:
     """(types, constants, divisibility) of a launch's arguments, specialised as Triton does when it launches."""
     from triton.runtime.jit import mangle_type
 
@@ -55,7 +55,7 @@ def _source(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
     """What Triton compiles, and with which options."""
     from triton.compiler import ASTSource
 
-    types, constants, hints = _signature(launch)
+    types, constants, hints = signature(launch)
     source = ASTSource(launch.kernel, signature=types, constexprs=constants, attrs=hints)
     return source, {"num_warps": launch.warps, "num_stages": launch.stages}
 

@@ -5,6 +5,8 @@ The tensors are tiny and on the CPU, so that the kernel itself takes next to not
     auto      on the CPU that is torch's own function, past all checks of ours
     aten      through convext's operator, as every call on a GPU goes
     operator  convext.ops.convolve by itself, under aten: the layer's argument handling left out
+
+Timed is the processor time of this thread, in which everything here runs: what else the machine does stays out.
 """
 
 from __future__ import annotations

@@ -40,17 +40,16 @@ def _side(device: str) -> int:
 
 
 def _best(call: Callable[[], object], device: str) -> float:
-    """Seconds of the fastest of some calls; on the CPU by the clock that `timing` uses there."""
-    now = time.perf_counter if device == "cuda" else time.thread_time
+    """Seconds of the fastest of some calls."""
     times = []
     for _ in range(1 + REPEATS):
         if device == "cuda":
             torch.cuda.synchronize()
-        begin = now()
+        begin = time.perf_counter()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(now() - begin)
+        times.append(time.perf_counter() - begin)
     return min(times[1:])
 
 

@@ -24,6 +24,7 @@ from convext.problem import OPERANDS
 from convext.registry import Kernel, choose, refusal
 
 Results = tuple[Tensor, ...]
+TORCH = "torch"  # the process of torch's own paths
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Contender:
     @property
     def baseline(self) -> bool:
         return self.provider.startswith("torch.")
+
+    @property
+    def process(self) -> str:
+        """The process that it is measured in: torch's kernels share one, whoever calls them, and so do a provider's."""
+        first, _, _ = self.provider.partition(".")
+        return TORCH if first == registry.ATEN.provider else first
 
 
 def contenders(case: Case, compiled: bool = False, weights: Tensors | None = None) -> Iterator[Contender]:
@@ -76,18 +83,24 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
         yield Contender(provider, layout_name, _single(call))
 
 
+def processes(case: Case, compiled: bool = False) -> list[str]:
+    """The processes that a case is measured in (`Contender.process`), torch's first."""
+    if case.work == "step":
+        return [TORCH, "convext"]
+    return list(dict.fromkeys(contender.process for contender in contenders(case, compiled)))
+
+
 def _single(compute: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Results]:
     """A contender's call that computes one face."""
     return lambda t: (compute(t),)
 
 
 def kernels(case: Case, layout_name: str) -> list[Kernel]:
-    """The kernel records that take the case's face. On the CPU that is what "auto" runs there, torch's own."""
+    """The kernel records that take the case's face. Off CUDA without the GPU's kernels, which are emulated there."""
     assert case.work != "step"
     problem = case.problem(case.work, layout_name)
-    if case.device != "cuda":
-        return [choose(problem)]
-    return [kernel for kernel in registry.kernels() if refusal(kernel, problem) is None]
+    emulated = () if case.device == "cuda" else ("triton", "cuda")
+    return [k for k in registry.kernels() if k.provider not in emulated and refusal(k, problem) is None]
 
 
 def chosen(case: Case, layout_name: str) -> str:

@@ -20,8 +20,9 @@ import torch
 from convext.benchmarks.case import Case
 from convext.benchmarks.gate import Gate, cudnn_benchmark
 from convext.benchmarks.layers import model_layers
+from convext.benchmarks.measure import Buffers, DisagreementError, admitted
 from convext.benchmarks.providers import Contender, contenders
-from convext.benchmarks.runner import Buffers, DisagreementError, Plan, admitted
+from convext.benchmarks.runner import Plan
 from convext.problem import FACES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

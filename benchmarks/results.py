@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 
 import convext
-from convext import settings
+from convext import registry, settings
 from convext.benchmarks.stats import NOISE
 
 FOLDER = Path(__file__).parent / "results"
@@ -72,6 +72,14 @@ class Row:
     def forward(self) -> bool:
         """Whether this is the layer's forward: `dgrad` is the forward of a transposed layer."""
         return self.work == ("dgrad" if self.transposed else "fprop")
+
+    def add(self, part: Row) -> None:
+        """Takes in what another process measured of this case; what is here already stays."""
+        self.baseline = self.baseline or part.baseline
+        self.times = part.times | self.times
+        self.ratios = part.ratios | self.ratios
+        self.memory = part.memory | self.memory
+        self.failures = part.failures | self.failures
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -168,6 +176,7 @@ def describe(device: str, peaks: Any) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "kind": device,
+        "arch": registry.arch(torch.device("cuda", torch.cuda.current_device())) if device == "cuda" else 0,
         "driver": gpu.get("driver_version"),
         "gpu": gpu,
         "threads": torch.get_num_threads() if device == "cpu" else None,

@@ -1,25 +1,31 @@
-"""Runs cases: draw operands, check every contender, time those that agreed, and hand the row on."""
+"""Runs cases, each provider in a process of its own, and hands the rows on.
+
+torch's own paths are measured first, in a process that nothing of ours can harm. The best of them is measured once more
+in the process of every other provider, next to its kernels, so that a ratio compares samples of the same rounds. What
+raises is a failure in its row. So is what hangs, or takes its process down as an illegal access on a GPU does: the
+process is ended, and the case goes on in a new one without that contender.
+"""
 
 from __future__ import annotations
 
-import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from convext.benchmarks import timing
-from convext.benchmarks.case import LAYOUTS, WORK, Case, Tensors, Work, ordered
-from convext.benchmarks.gate import Gate, cudnn_benchmark
+from convext.benchmarks.case import WORK, Case, Work
+from convext.benchmarks.gate import cudnn_benchmark
 from convext.benchmarks.layers import Layer
-from convext.benchmarks.providers import Contender, chosen, contenders
+from convext.benchmarks.measure import Part, blank, measure
+from convext.benchmarks.providers import TORCH, processes
 from convext.benchmarks.results import Row
-from convext.benchmarks.stats import Spread, speedup
+from convext.isolated import ALLOWANCE, LostError, Say, Worker
 from convext.roofline import Peaks
 
-MICRO = 1e6
+PATIENCE = 20.0  # seconds
+GIVEN_UP = "not run: it has cost {:.0f} s by hanging or ending its process"
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Plan:
         device: "cuda" or "cpu".
         flops, bytes: a layer that needs more a call is cut (`Layer.fit`).
         dtype: of layers whose table names none; of all layers on a CPU.
-        seconds: of sampling for each case.
+        seconds: of sampling in each process of a case.
         minutes: no case begins after this; what is left out is listed.
     """
 
@@ -42,11 +48,11 @@ class Plan:
     minutes: float
 
     @classmethod
-    def of(cls, device: str) -> Plan:
-        """The plan that fits `device`: minutes on a CPU, eight on a GPU."""
+    def of(cls, device: str, memory: float | None = None) -> Plan:
+        """The plan that fits `device`: minutes on a CPU, eight on a GPU with `memory` bytes or as many as are here."""
         if device == "cuda":
-            memory = torch.cuda.get_device_properties("cuda").total_memory
-            return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.2, minutes=7.5)
+            memory = memory or torch.cuda.get_device_properties("cuda").total_memory
+            return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.1, minutes=7.5)
         return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=3.5)
 
     def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
@@ -66,140 +72,96 @@ class Plan:
         return [case for _, case in sorted(ranked, key=lambda item: item[0])]
 
 
-def run(cases: Sequence[Case], plan: Plan, peaks: Peaks, compiled: bool = False) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Request:
+    """What a process is asked for; it answers with the names of what it tries, and with a row."""
+
+    case: Case
+    peaks: Peaks
+    seconds: float
+    compiled: bool
+    part: Part
+
+
+def _serve(request: _Request, say: Say) -> None:
+    """Measures a part of a case."""
+    case, on_cuda = request.case, request.case.device == "cuda"
+    if not on_cuda:
+        torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
+    with cudnn_benchmark(True):
+        say(measure(case, request.peaks, request.seconds, request.compiled, request.part, say))
+    if on_cuda:
+        torch.cuda.empty_cache()  # the other processes need it
+
+
+def run(
+    cases: Sequence[Case], plan: Plan, peaks: Peaks, compiled: bool = False, patience: float = PATIENCE
+) -> Iterator[Row]:
     """A row for each case, as it is done, until `plan.minutes` are over.
 
     Args:
         cases, plan, peaks: what, on what, against which limits.
         compiled: torch.compile's paths too.
+        patience: seconds that a contender's check, or one sample of its timing, may take.
     """
     begin = time.monotonic()
-    with cudnn_benchmark(True):
+    crew = _Crew(plan, peaks, compiled, patience)
+    try:
         for case in cases:
             if time.monotonic() - begin > 60 * plan.minutes:
                 return
-            row = measure(case, plan, peaks, compiled)
-            yield row
-            if row.failures and case.device == "cuda":
-                torch.cuda.synchronize()  # raises where a kernel took the device down: nothing after it would be true
+            yield crew.row(case)
+    finally:
+        crew.close()
 
 
-def measure(case: Case, plan: Plan, peaks: Peaks, compiled: bool = False) -> Row:
-    """Checks and times everything that takes `case`."""
-    if compiled:
-        torch.compiler.reset()  # the compiler gives up on a function after a few sizes
-    layer = case.layer
-    drawn = case.draw()
-    weights = {"w": drawn["w"], "bias": drawn["w"].new_ones(layer.output[1])}
-    buffers = Buffers(case, drawn)
-    gate = Gate(case, buffers.firsts, weights["bias"] if layer.bias and case.work == "step" else None)
-    row = Row(
-        layer=layer.id,
-        name=layer.name,
-        family=layer.family,
-        work=case.work,
-        dtype=str(case.dtype).removeprefix("torch."),
-        transposed=layer.transposed,
-        count=layer.count,
-        layout=layer.layout,
-        cut=layer.cut,
-        checked=gate.checked,
-        ideal=round(case.ideal_seconds(peaks) * MICRO, 3),
-        bound=case.bound(peaks),
-        chosen={name: chosen(case, name) for name in LAYOUTS},
-        published=layer.published if case.work == layer.forward else "",
-    )
-    passed: dict[str, timing.Call] = {}
-    with torch.no_grad():
-        for contender in contenders(case, compiled, weights):
+class _Crew:
+    """The processes of a run, and how much time each kernel has cost by hanging or ending them."""
+
+    def __init__(self, plan: Plan, peaks: Peaks, compiled: bool, patience: float) -> None:
+        self._plan, self._peaks, self._compiled, self._patience = plan, peaks, compiled, patience
+        self._workers: dict[str, Worker] = {}
+        self._lost: defaultdict[str, float] = defaultdict(float)  # seconds, by provider or process
+
+    def row(self, case: Case) -> Row:
+        """Measures a case; the failures in the row say what is missing."""
+        row = blank(case, self._peaks)
+        for process in processes(case, self._compiled):
+            self._measure(case, process, row)
+        return row
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def _measure(self, case: Case, process: str, row: Row) -> None:
+        """Adds what one process measures, begun again without each contender that takes it down."""
+        without = {}
+        if process != TORCH:  # without torch's times no other time is worth anything
+            without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
+        if process in without:
+            row.failures[process] = without[process]
+            return
+        while True:
+            part = Part(process, row.baseline, without)
+            request = _Request(case, self._peaks, self._plan.seconds, self._compiled, part)
+            begin, at = time.monotonic(), "(start)"
             try:
-                passed[contender.name] = admitted(gate, contender, buffers)
-                if case.device == "cuda":
-                    row.memory[contender.name] = _peak_memory(contender, buffers)
-            except DisagreementError as error:
-                row.failures[contender.name] = str(error)
-            except Exception as error:  # compilers and other packages have classes of their own
-                row.failures[contender.name] = f"{type(error).__name__}: {_first_line(error)}"
-        samples = timing.interleaved(passed, case.device, plan.seconds)
-    _summarise(row, samples)
-    return row
+                for message in self._worker(process).ask(request):
+                    if isinstance(message, Row):
+                        row.add(message)
+                    else:
+                        at = message
+                return
+            except LostError as error:
+                named = not at.startswith("(") and at != row.baseline
+                self._lost[at.rpartition("/")[0] if named else process] += time.monotonic() - begin
+                if not named:  # there is no name to leave out: it would end in the same way again
+                    row.failures |= {process: f"{error}, at {at}", **{n: why for n, why in without.items() if "/" in n}}
+                    return
+                without[at] = str(error)
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-class DisagreementError(Exception):
-    """A result that is not float64's."""
-
-
-class Buffers:
-    """Copies of a case's tensors in both layouts, enough of them that no call finds its own in the cache."""
-
-    def __init__(self, case: Case, drawn: Tensors) -> None:
-        copies = timing.copies_past_cache(case.bytes, timing.cache_bytes(case.device))
-        self.sets: dict[str, list[Tensors]] = {}
-        for layout_name in LAYOUTS:
-            first = ordered(drawn, layout_name)
-            rest = [{role: t.clone() for role, t in first.items()} for _ in range(copies - 1)]
-            self.sets[layout_name] = [first, *rest]
-        self._kept: dict[str, list[object]] = {name: [None] * copies for name in LAYOUTS}
-
-    @property
-    def firsts(self) -> dict[str, Tensors]:
-        """The tensors that the gate looks at, by layout."""
-        return {name: sets[0] for name, sets in self.sets.items()}
-
-    def rotating(self, contender: Contender) -> timing.Call:
-        """Calls with one set after another.
-
-        A result lives until its set's next turn, whoever has that, so that results rotate too.
-        """
-        sets, kept = self.sets[contender.layout], self._kept[contender.layout]
-
-        def call(i: int) -> None:
-            kept[i % len(sets)] = contender.call(sets[i % len(sets)])
-
-        for i in range(len(sets)):  # the first call of each set may allocate
-            call(i)
-        return call
-
-
-def admitted(gate: Gate, contender: Contender, buffers: Buffers) -> timing.Call:
-    """Runs a contender past the gate, and returns what is to be timed.
-
-    Raises:
-        DisagreementError: its result is not float64's.
-    """
-    results = contender.call(buffers.firsts[contender.layout])  # compiles, and lets cuDNN pick its algorithm
-    reason = gate.refusal(contender.layout, results)
-    if reason is not None:
-        raise DisagreementError(reason)
-    del results
-    return buffers.rotating(contender)
-
-
-def _peak_memory(contender: Contender, buffers: Buffers) -> int:
-    """Bytes on the GPU that a call needs at its peak, beyond its operands and results. It has been called before."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    results = contender.call(buffers.firsts[contender.layout])
-    kept = torch.cuda.memory_allocated() - before
-    del results
-    return torch.cuda.max_memory_allocated() - before - kept
-
-
-def _summarise(row: Row, samples: dict[str, list[float]]) -> None:
-    """Fills in times, the baseline and the ratios to it."""
-    spreads = {name: Spread.of(times) for name, times in samples.items()}
-    row.times = {
-        name: [round(v * MICRO, 3) for v in (s.median, s.p20, s.p80)] for name, s in spreads.items()
-    }  # fmt: skip
-    torchs = [name for name in samples if name.startswith("torch.")]
-    if not torchs:
-        return
-    row.baseline = min(torchs, key=lambda name: spreads[name].median)
-    for name in samples:
-        if name not in torchs:
-            ratio = speedup(samples[row.baseline], samples[name], seed=random.Random(row.layer).randrange(2**32))
-            row.ratios[name] = [round(v, 4) for v in (ratio.value, ratio.low, ratio.high)]
+    def _worker(self, process: str) -> Worker:
+        if process not in self._workers:
+            self._workers[process] = Worker(_serve, self._patience, bounded=self._plan.device == "cpu")
+        return self._workers[process]

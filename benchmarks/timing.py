@@ -3,8 +3,9 @@
     round 1:  A A A | B B B | C C C      round 2:  B B B | C C C | A A A      ...
 
 On CUDA a sample lies between two events on the stream. A kernel that waits goes in first, so that the sample's calls
-are queued before the device gets to them, and the host's own time is not measured. On the CPU, where the benchmark
-runs on one thread, a sample is the processor time of that thread: what the clock would say if nothing else ran.
+are queued before the device gets to them, and the host's own time is not measured. On the CPU a sample is wall time:
+the processor time of this thread would leave out threads that a kernel starts. What else the machine does falls on all
+contenders of a round alike, and the ratios are those of rounds.
 """
 
 from __future__ import annotations
@@ -17,59 +18,80 @@ import torch
 Call = Callable[[int], object]  # takes the number of the call, which picks its buffers
 
 SAMPLE_SECONDS = {"cuda": 100e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
+RESOLUTION = {"cuda": 0.5e-6, "cpu": 1e-7}  # seconds: what a clock may not tell from nothing counts as this much
 MIN_ROUNDS, MAX_ROUNDS = 7, 30
 MAX_CALLS = 50  # in a sample: what the driver queues without making the host wait
 CYCLES_PER_SECOND = 2e9  # of the waiting kernel, at least as many as the clock has
+FIRST_WAIT, LONGEST_WAIT = 100e-6, 0.1  # seconds: for the host to queue one call, and for all calls of a sample
 
 
-def interleaved(calls: Mapping[str, Call], device: str, seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    calls: Mapping[str, Call], device: str, seconds: float, begin: Callable[[str], object] = lambda name: None
+) -> dict[str, list[float]]:
     """Seconds a call, one sample a round for each of `calls`.
 
     Args:
         calls: what to time; each has been called before, so that nothing is compiled or tuned here.
         device: "cuda" or "cpu".
         seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, at most MAX_ROUNDS.
+        begin: is told whose sample is next.
     """
-    take = _cuda_sample if device == "cuda" else _cpu_sample
+    clock = _CudaClock if device == "cuda" else _CpuClock
+    clocks = {name: clock(call) for name, call in calls.items()}
     repeats = {}
-    for name, call in calls.items():
-        once = take(call, 0, 1)
+    for name in calls:
+        begin(name)
+        once = max(clocks[name].elapsed(0, 1), RESOLUTION[device])
         repeats[name] = max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / once)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    begin = time.monotonic()
+    start = time.monotonic()
     for i in range(MAX_ROUNDS):
-        if i >= MIN_ROUNDS and time.monotonic() - begin > seconds:
+        if i >= MIN_ROUNDS and time.monotonic() - start > seconds:
             break
         turn = i % max(1, len(names))
         for name in names[turn:] + names[:turn]:  # none always follows the same one
-            samples[name].append(take(calls[name], i * repeats[name], repeats[name]))
+            begin(name)
+            elapsed = clocks[name].elapsed(i * repeats[name], repeats[name])
+            samples[name].append(max(elapsed, RESOLUTION[device]) / repeats[name])
     return samples
 
 
-def _cpu_sample(call: Call, first: int, repeat: int) -> float:
-    begin = time.thread_time()
-    for i in range(first, first + repeat):
-        call(i)
-    return (time.thread_time() - begin) / repeat
+class _CpuClock:
+    """Times calls of one contender by the wall clock."""
 
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
-def _cuda_sample(call: Call, first: int, repeat: int) -> float:
-    """Seconds a call. Taken again with a longer wait where the device caught up with the host."""
-    wait = 100e-6 * (1 + repeat)
-    while True:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        torch.cuda._sleep(int(wait * CYCLES_PER_SECOND))
-        begin.record()
+    def elapsed(self, first: int, repeat: int) -> float:
+        begin = time.perf_counter()
         for i in range(first, first + repeat):
-            call(i)
-        end.record()
-        queued_in_time = not begin.query()  # the wait was not over when the last call was in the queue
-        torch.cuda.synchronize()
-        if queued_in_time or wait > 0.1:
-            return begin.elapsed_time(end) / 1000 / repeat
-        wait *= 4
+            self.call(i)
+        return time.perf_counter() - begin
+
+
+class _CudaClock:
+    """Times calls of one contender by events, and remembers how long its host needs to queue one."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.wait = call, FIRST_WAIT
+
+    def elapsed(self, first: int, repeat: int) -> float:
+        """Seconds. Taken again with a longer wait where the device caught up with the host."""
+        while True:
+            wait = min(self.wait * (1 + repeat), LONGEST_WAIT)
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            torch.cuda._sleep(int(wait * CYCLES_PER_SECOND))
+            begin.record()
+            for i in range(first, first + repeat):
+                self.call(i)
+            end.record()
+            queued_in_time = not begin.query()  # the wait was not over when the last call was in the queue
+            torch.cuda.synchronize()
+            if queued_in_time or wait == LONGEST_WAIT:
+                return begin.elapsed_time(end) / 1000
+            self.wait *= 4
 
 
 def cache_bytes(device: str) -> int:

@@ -7,13 +7,14 @@ against torch's best. `--results` makes it from files that a benchmark of the sa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from convext import choices, registry, settings
+from convext import choices, registry
 from convext.benchmarks.case import LAYOUTS
 from convext.benchmarks.layers import DTYPES, anchor_layers, model_layers
 from convext.benchmarks.peaks import peaks_of
@@ -36,24 +37,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Writes the table; returns 0."""
-    if not torch.cuda.is_available():
-        raise SystemExit("tune measures kernels on a CUDA device, and torch sees none here")
-    arch = registry.arch(torch.device("cuda", torch.cuda.current_device()))
-    plan = replace(Plan.of("cuda"), minutes=args.minutes / len(args.dtype))
-    if args.results:
-        files = [Results.read(path) for path in args.results]
-        rows, measured_on = [row for file in files for row in file.rows], files[0].run
-    else:
-        rows, measured_on = [], describe("cuda", peaks_of("cuda", (plan.dtype,), 2**30))
-        for dtype in args.dtype:
-            layers = [replace(layer, dtype=DTYPES[dtype]) for layer in (*model_layers(), *anchor_layers())]
-            rows += run(plan.cases(layers, FACES), plan, peaks_of("cuda", (DTYPES[dtype],), 2**30))
+    rows, measured_on = _read(args.results) if args.results else _measured(args.dtype, args.minutes)
+    arch = measured_on["arch"]
     path = args.out or choices.FOLDER / f"sm_{arch}.json"
-    table = choices_of(rows, arch, settings.fp32_precision())
+    table = choices_of(rows, arch, measured_on["float32"])
     choices.write(path, table, {key: str(measured_on.get(key)) for key in _WHERE})
     ours = sum(choice.kernel != registry.ATEN.name for choice in table)
     print(f"{path}: {len(table)} choices, {ours} of them convext's own kernels")
     return 0
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Row], dict[str, Any]]:
+    """The rows of results files, and the line about the run of the first of them."""
+    files = [Results.read(path) for path in paths]
+    return [row for file in files for row in file.rows], files[0].run
+
+
+def _measured(dtypes: Sequence[str], minutes: float) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of all layers in each dtype, measured now, and the line about the run."""
+    if not torch.cuda.is_available():
+        raise SystemExit("tune measures kernels on a CUDA device, and torch sees none here")
+    plan = replace(Plan.of("cuda"), minutes=minutes / len(dtypes))
+    rows: list[Row] = []
+    for dtype in dtypes:
+        layers = [replace(layer, dtype=DTYPES[dtype]) for layer in (*model_layers(), *anchor_layers())]
+        rows += run(plan.cases(layers, FACES), plan, peaks_of("cuda", (DTYPES[dtype],), 2**30))
+    return rows, describe("cuda", peaks_of("cuda", (plan.dtype,), 2**30))
 
 
 def choices_of(rows: Iterable[Row], arch: int, precision: str) -> list[Choice]:

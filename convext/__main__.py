@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from convext import plugins
+
 # Each command's module exports add_arguments(parser) and main(args) -> exit status, and is imported when it is called.
 _COMMANDS = {
     "info": ("convext.info", "versions, GPU, what is built, what is missing and how to get it"),
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             implementation.add_arguments(command)
             command.set_defaults(main=implementation.main)
     args = parser.parse_args(argv)
+    plugins.load()
     return int(args.main(args))
 
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from convext import aten, reference, registry, settings
+from convext.isolated import ALLOWANCE, LostError, Say, Worker, abandon, one_line
 from convext.layout import dense
 from convext.problem import FACES, OPERANDS, ConvProblem, output_size
 
@@ -108,10 +111,11 @@ _SMALL = (
 )
 
 
-def small_problems(device: str) -> Iterator[ConvProblem]:
-    """A few small problems of every family, face, dtype and layout, on `device`."""
+def small_problems(device: str, arch: int | None = None) -> Iterator[ConvProblem]:
+    """A few small problems of every family, face, dtype and layout, on `device`, for its architecture or `arch`."""
     on_cuda = device == "cuda"
-    arch = registry.arch(torch.device("cuda", torch.cuda.current_device())) if on_cuda else 0
+    if arch is None:
+        arch = registry.arch(torch.device("cuda", torch.cuda.current_device())) if on_cuda else 0
     for c, k, groups, input, kernel, stride, pad, dilation in _SMALL:
         output = output_size(input, kernel, stride, pad, pad, dilation)
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
@@ -124,38 +128,154 @@ def small_problems(device: str) -> Iterator[ConvProblem]:
                     )  # fmt: skip
 
 
+AT_ONCE = 4  # processes: starting one takes seconds, and one that hangs is not to keep the others waiting
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A message: this problem is tried now."""
+
+    index: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A message: how many results of a problem agree, and a line for each other one."""
+
+    agreed: int
+    failures: list[str]
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A message, the last one: why some problems were left out, or None."""
+
+    reason: str | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the one option of `check`."""
+    """Adds the options of `check`."""
     parser.add_argument("--backend", default="auto", help="a provider or a kernel; default: all of them")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="kill a kernel that hangs (default: %(default)s)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs every kernel on every small problem that it takes; prints a line a kernel. Fails if any disagrees."""
+    """Runs every kernel on every small problem that it takes; prints a line a kernel. Fails if any disagrees.
+
+    Each kernel has a process of its own, so that one that hangs or takes its process down costs no other's results. A
+    kernel that is named in full runs in this process, under whatever debugger it has.
+    """
     registry.check_backend(args.backend)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     interpreted = " (Triton interpreted)" if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" else ""
-    print(f"on {device}{interpreted}, against float64: error <= 2 * torch's error + 2 units in the last place")
-    failures = 0
-    for kernel in registry.kernels():
-        if args.backend in ("auto", kernel.provider, kernel.name):
-            failures += _check(kernel, device)
-    return 1 if failures else 0
+    print(
+        f"on {device}{interpreted}, against float64: error <= 2 * torch's error + 2 units in the last place", flush=True
+    )
+    if args.backend in [kernel.name for kernel in registry.kernels()]:
+        tally = _Tally(args.backend)
+        _serve((args.backend, device, 0), tally.hear)
+        return int(not tally.close())
+    kernels = [k.name for k in registry.kernels() if args.backend in ("auto", k.provider)]
+    kernels.sort(key=lambda name: not name.startswith("cuda."))  # nothing but a GPU can run these
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        agreed = list(pool.map(lambda name: _check_apart(name, device, args.patience), kernels))
+    except KeyboardInterrupt:
+        abandon()
+    return int(not all(agreed))
 
 
-def _check(kernel: registry.Kernel, device: str) -> int:
-    taken = failed = 0
+def _check_apart(name: str, device: str, patience: float) -> bool:
+    """Checks one kernel in another process, and goes on behind a problem that took it down. Whether all agreed."""
+    tally, lost = _Tally(name), 0.0
+    if reason := registry.unavailable(name.partition(".")[0], next(small_problems(device))):
+        return tally.close(reason)
+    worker = Worker(_serve, patience, bounded=device == "cpu")
+    try:
+        while lost <= ALLOWANCE:
+            begin, at = time.monotonic(), tally.at
+            try:
+                for message in worker.ask((name, device, at.index + 1)):
+                    tally.hear(message)
+                return tally.close()
+            except LostError as error:
+                lost += time.monotonic() - begin
+                tally.fail(str(error))
+            if tally.at == at:
+                break  # it would get no further the next time
+        return tally.close(f"given up after {lost:.0f} s")
+    finally:
+        worker.close()
+
+
+class _Tally:
+    """Prints what comes of a kernel's problems, failures at once, and a line at the end."""
+
+    def __init__(self, kernel: str) -> None:
+        self.kernel, self.agreed, self.failed = kernel, 0, 0
+        self.at = _Begun(-1, "its first problem")
+        self.reason: str | None = None
+
+    def hear(self, message: _Begun | _Checked | _Refused) -> None:
+        """Takes in a message of `_serve`."""
+        if isinstance(message, _Begun):
+            self.at = message
+        elif isinstance(message, _Refused):
+            self.reason = message.reason
+        else:
+            self.agreed += message.agreed
+            for failure in message.failures:
+                self.fail(failure)
+
+    def fail(self, how: str) -> None:
+        """One result is wrong or missing."""
+        self.failed += 1
+        print(f"  {self.kernel} on {self.at.problem}: {how}", flush=True)
+
+    def close(self, reason: str | None = None) -> bool:
+        """Prints the sum, and why there are not more of them; whether nothing failed."""
+        reason = reason or self.reason
+        counted = f"{self.agreed} of {self.agreed + self.failed} results agree"
+        print(f"{self.kernel}: {counted}" + (f" ({reason})" if reason else ""), flush=True)
+        return self.failed == 0
+
+
+def _serve(request: tuple[str, str, int], say: Say) -> None:
+    """Runs the kernel of a name on the small problems of a device, from one of them on."""
+    name, device, first = request
+    if device == "cpu":
+        torch.set_num_threads(1)  # tensors are tiny: threads that wait for one another take eight times as long
+    kernel = next(kernel for kernel in registry.kernels() if kernel.name == name)
     reason = None
-    for problem in small_problems(device):
+    for index, problem in enumerate(small_problems(device)):
         reason = reason or registry.unavailable(kernel.provider, problem) or _misread(kernel, problem)
-        if registry.refusal(kernel, problem) is not None or _misread(kernel, problem):
+        if index < first or registry.refusal(kernel, problem) is not None or _misread(kernel, problem):
             continue
-        for agreed in (_check_face(kernel, problem), *_check_both(kernel, problem)):
-            taken += 1
-            if not agreed.ok:
-                failed += 1
-                print(f"  {kernel.name} on {problem}: {agreed}")
-    print(f"{kernel.name}: {taken - failed} of {taken} results agree" + (f" ({reason})" if reason else ""))
-    return failed
+        say(_Begun(index, str(problem)))
+        say(_check(kernel, problem))
+        if device == "cuda":
+            torch.cuda.synchronize()  # raises where the device is lost, and with it this process
+    say(_Refused(reason))
+
+
+def _check(kernel: registry.Kernel, problem: ConvProblem) -> _Checked:
+    """Never raises: what a kernel raises is a failure of this problem."""
+    agreed: list[Agreement] = []
+    failures = []
+    try:
+        agreed.append(_check_face(kernel, problem))
+        agreed.extend(_check_both(kernel, problem))
+    except Exception as error:
+        failures.append(one_line(error))
+    failures += [str(each) for each in agreed if not each.ok]
+    return _Checked(sum(each.ok for each in agreed), failures)
 
 
 def _misread(kernel: registry.Kernel, problem: ConvProblem) -> str | None:

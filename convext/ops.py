@@ -265,7 +265,7 @@ class _Face(_SingleLevelFunction):
             if dbias is not None:
                 shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
                 terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
-            return cast(Tensor, sum(terms[1:], terms[0]))
+            return sum(terms[1:], terms[0])
 
 
 def _forward_mode() -> bool:

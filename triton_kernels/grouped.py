@@ -17,7 +17,6 @@ from functools import lru_cache
 from itertools import product
 
 import torch
-import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -28,7 +27,7 @@ from convext.triton_kernels.grouped_weight import packed_weight_kernel
 from convext.triton_kernels.igemm_tiles import best_box, phase_sizes
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch, Specimen
-from convext.triton_kernels.lying import Lying, offset_type
+from convext.triton_kernels.lying import Lying, descriptor_strides, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import known, split
@@ -204,12 +203,10 @@ def _in_boxes(problem: ConvProblem, t: Tensor) -> bool:
 
 
 def _descriptor(t: Tensor, box: tuple[int, int, int, int], depth: int) -> TensorDescriptor:
-    """Of an image [N, three axes, channels]. A stride along an axis of size 1 leads nowhere, but TMA wants 16 bytes."""
+    """Of an image [N, three axes, channels], for TMA."""
     n, channels, *space = t.shape
-    shape = [n, *three_axes(space, 1)]
-    unit = 16 // t.element_size()
-    strides = [s or triton.cdiv(channels, unit) * unit for s in Lying.of(t).outer]
-    return TensorDescriptor(t, [*shape, channels], [*strides, 1], [*box, depth])
+    shape = [n, *three_axes(space, 1), channels]
+    return TensorDescriptor(t, shape, descriptor_strides(shape, Lying.of(t).outer, t.element_size()), [*box, depth])
 
 
 def _scalar(*tensors: Tensor) -> bool:

@@ -22,7 +22,7 @@ from convext.triton_kernels.igemm_tiles import Plan
 from convext.triton_kernels.igemm_weight import weight_kernel
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.lying import Lying, offset_type
+from convext.triton_kernels.lying import Lying, descriptor_strides, offset_type
 from convext.triton_kernels.pixels import power_of_two
 
 
@@ -162,17 +162,15 @@ def _box_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Rec
             "PRECISION": p.precision, "INDEX": offset_type(y),
         },
         (
-            _description((p.n, *three_axes(image.a_size, 1), a.shape[1]), a.outer, (*plan.box, depth)),
-            _description((p.taps, p.k, w.shape[1]), (w.tap_stride, w.outer[0]), w_box),
+            _description((p.n, *three_axes(image.a_size, 1), a.shape[1]), a.outer, (*plan.box, depth), p),
+            _description((p.taps, p.k, w.shape[1]), (w.tap_stride, w.outer[0]), w_box, p),
         ),
     )  # fmt: skip
 
 
-def _description(shape: Ints, strides: Ints, box: Ints) -> tuple[list[int], list[int], list[int]]:
-    """For TMA. Along an axis of size 1 any stride leads nowhere, but it has to be one that TMA takes: not 0."""
-    *outer, channels = shape
-    steps = [channels if size == 1 else stride for size, stride in zip(outer, strides, strict=True)]
-    return [*shape], [*steps, 1], [*box]
+def _description(shape: Ints, strides: Ints, box: Ints, p: ConvProblem) -> tuple[list[int], list[int], list[int]]:
+    """Of an operand of `p`, for TMA."""
+    return [*shape], descriptor_strides(shape, strides, p.dtype.itemsize), [*box]
 
 
 def _weight_recipe(p: ConvProblem, plan: Plan, x: Lying, y: Lying, w: Lying) -> Recipe:

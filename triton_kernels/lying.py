@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import triton.language as tl
@@ -58,3 +59,23 @@ class Lying:
 def offset_type(*tensors: Lying) -> tl.dtype:
     """64 bits where a tensor reaches over 2^31 elements."""
     return tl.int64 if max(t.extent for t in tensors) >= 1 << 31 else tl.int32
+
+
+def descriptor_strides(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> list[int]:
+    """Strides for TMA of a tensor whose last axis is dense, the last one among them.
+
+    Along an axis of size 1 any stride leads nowhere, but NVIDIA's rules hold for it too (cuTensorMapEncodeTiled): a
+    multiple of 16 bytes and of the stride of the next inner axis, and no less than that axis is long.
+
+    Args:
+        shape: sizes of all axes.
+        strides: of all but the last, in elements; that of an axis of size 1 is not read.
+        itemsize: bytes of an element.
+    """
+    *outer, last = shape
+    unit = 16 // itemsize
+    extent, found = -(-last // unit) * unit, [1]
+    for size, stride in zip(reversed(outer), reversed(strides), strict=True):
+        found.append(extent if size == 1 else stride)
+        extent = found[-1] * size
+    return found[::-1]

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +17,11 @@ from convext.benchmarks import cli, compare, providers, report, runner, timing
 from convext.benchmarks.case import LAYOUTS, WORK, Case, ordered
 from convext.benchmarks.gate import Gate
 from convext.benchmarks.layers import Layer, anchor_layers, model_layers
-from convext.benchmarks.results import Results, Writer
-from convext.benchmarks.runner import Plan, measure
-from convext.benchmarks.warm import compile_kernels, warm
+from convext.benchmarks.measure import blank, measure
+from convext.benchmarks.results import Results, Row, Writer
 from convext.problem import FACES
 from convext.registry import Kernel
 from convext.roofline import H100
-
-PLAN = Plan("cpu", 1e6, 1e5, torch.float32, seconds=0.0, minutes=1.0)
 
 
 def tiny(id: str, flops: float = 1e5) -> Layer:
@@ -52,7 +50,7 @@ def layers() -> list[Layer]:
 @pytest.mark.parametrize("layer", layers(), ids=lambda layer: layer.name.split()[0])
 def test_every_contender_agrees_and_is_timed(layer: Layer, work: str) -> None:
     case = Case(layer, work, torch.float32, "cpu")
-    row = measure(case, PLAN, H100)
+    row = measure(case, H100, 0.0)
     ours = "convext" if work == "step" else "aten.convolution"
     assert not row.failures
     assert set(row.times) == {f"{name}/{layout}" for name in ("torch.eager", ours) for layout in LAYOUTS}
@@ -94,7 +92,7 @@ def test_a_wrong_kernel_is_never_timed(monkeypatch: pytest.MonkeyPatch, fault: s
     timed: list[str] = []
     real = timing.interleaved
     monkeypatch.setattr(timing, "interleaved", lambda calls, *rest: timed.extend(calls) or real(calls, *rest))
-    row = measure(Case(layers()[0], work, torch.float32, "cpu"), PLAN, H100)
+    row = measure(Case(layers()[0], work, torch.float32, "cpu"), H100, 0.0)
     assert len(calls) == len(LAYOUTS)  # once in each layout, for the gate
     assert sorted(timed) == ["torch.eager/cl", "torch.eager/nc"]
     assert sorted(row.failures) == ["triton.planted/cl", "triton.planted/nc"]
@@ -103,20 +101,47 @@ def test_a_wrong_kernel_is_never_timed(monkeypatch: pytest.MonkeyPatch, fault: s
     assert word in row.failures["triton.planted/nc"]
 
 
+def test_a_kernel_that_raises_while_it_is_timed_leaves_the_others_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = planted(monkeypatch, "none")
+    run = providers.kernels(None, "nc")[0].run  # type: ignore[arg-type]
+
+    def tires(problem, *operands):  # type: ignore[no-untyped-def]
+        if len(calls) >= 6:
+            raise RuntimeError("no memory any more")
+        return run(problem, *operands)
+
+    kernel = Kernel("triton.planted", FACES, lambda problem: None, tires)
+    monkeypatch.setattr(providers, "kernels", lambda case, layout: [kernel])
+    monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
+    ops._plan.cache_clear()
+    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
+    assert row.failures == {f"triton.planted/{layout}": "RuntimeError: no memory any more" for layout in LAYOUTS}
+    assert set(row.times) == {f"torch.eager/{layout}" for layout in LAYOUTS}
+
+
 def test_a_right_kernel_with_the_same_plumbing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     planted(monkeypatch, "none")
-    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), PLAN, H100)
+    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
     assert not row.failures
     assert row.auto() in {"triton.planted/nc", "triton.planted/cl"}
 
 
-def test_a_disagreement_fails_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    planted(monkeypatch, "last element")
-    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:1])
-    assert main(["bench", "--set", "models", "--work", "fprop", "--device", "cpu", "--out", str(tmp_path)]) == 1
-    printed = capsys.readouterr().out
-    assert "DISAGREES" in printed
-    assert "2 results disagreed with float64" in printed
+def test_operands_that_do_not_fit_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = dataclasses.replace(layers()[0], input=(1 << 40, 4, 9, 7))
+    monkeypatch.setattr(Case, "draw", lambda self: pytest.fail("asked for its operands"))
+    row = measure(Case(layer, "fprop", torch.float32, "cpu"), H100, 0.0)
+    assert not row.times
+    assert "takes about" in row.failures["case"]
+    assert "are free" in row.failures["case"]
+
+
+def test_what_a_case_raises_before_its_first_contender_is_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(self: Case) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory\nand a trace")
+
+    monkeypatch.setattr(Case, "draw", draw)
+    row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
+    assert row.failures == {"case": "OutOfMemoryError: CUDA out of memory"}
 
 
 def test_the_gate_sees_the_last_image_of_a_batch_and_all_of_a_weight_gradient() -> None:
@@ -160,9 +185,15 @@ def test_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> 
     assert 'src="http' not in text  # self-contained
 
 
-def test_time_that_is_over_leaves_cases_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def instead_of_measuring(monkeypatch: pytest.MonkeyPatch, row: Callable[[Case], Row]) -> None:
+    """Rows of `run` come from a function in this process."""
     monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
     monkeypatch.setattr(cli, "_report", lambda path, out: None)
+    monkeypatch.setattr(runner._Crew, "row", lambda self, case: row(case))
+
+
+def test_time_that_is_over_leaves_cases_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    instead_of_measuring(monkeypatch, lambda case: blank(case, H100))
     clock = itertools.count(0.0, 30.0)
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     _, path = bench(tmp_path, "--set", "models", "--minutes", "1.2")
@@ -173,16 +204,14 @@ def test_time_that_is_over_leaves_cases_out(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_ctrl_c_leaves_the_results_so_far(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(cli, "model_layers", lambda: layers()[:2])
-    monkeypatch.setattr(cli, "_report", lambda path, out: None)
-    real, count = runner.measure, itertools.count()
+    count = itertools.count()
 
-    def interrupted(*arguments):  # type: ignore[no-untyped-def]
+    def interrupted(case: Case) -> Row:
         if next(count) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return blank(case, H100)
 
-    monkeypatch.setattr(runner, "measure", interrupted)
+    instead_of_measuring(monkeypatch, interrupted)
     status, path = bench(tmp_path, "--set", "models")
     results = Results.read(path)
     assert status == 130
@@ -195,7 +224,7 @@ def test_ctrl_c_leaves_the_results_so_far(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_cases_give_every_family_its_turn() -> None:
-    plan = Plan("cpu", 1e8, 4e6, torch.float32, 0.1, 1.0)
+    plan = runner.Plan("cpu", 1e8, 4e6, torch.float32, 0.1, 1.0)
     cases = plan.cases(model_layers())
     assert len(cases) == 67 * 4
     assert {case.layer.family for case in cases[:6]} == {
@@ -208,19 +237,6 @@ def test_cases_give_every_family_its_turn() -> None:
     }
     assert all(case.work == case.layer.forward for case in cases[:67])
     assert all(case.work == "step" for case in cases[-67:])
-
-
-def test_warming_calls_every_kernel_once_and_leaves_failures_to_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(layers()[0], "fprop", torch.float32, "cpu")
-    for fault in ("none", "raises"):
-        calls = planted(monkeypatch, fault)
-        compile_kernels(case)
-        assert len(calls) == len(LAYOUTS)
-
-
-def test_warming_stops_when_its_time_is_over() -> None:
-    case = Case(layers()[0], "fprop", torch.float32, "cpu")
-    assert warm([case], 1, seconds=0.0) == 0
 
 
 # ----------------------------------------------------------------------------------------------------- comparison
@@ -239,7 +255,7 @@ def measured(tmp_path: Path) -> Path:
     }
     with Writer(path, {**run, "command": ""}) as writer:
         for layer in layers()[:2]:
-            row = measure(Case(layer, "fprop", torch.float32, "cpu"), PLAN, H100)
+            row = measure(Case(layer, "fprop", torch.float32, "cpu"), H100, 0.0)
             row.times = {name: [10.0, 9.9, 10.1] for name in row.times}
             writer.row(row)
         writer.end({"seconds": 1.0, "left_out": []})

@@ -1,6 +1,7 @@
 """Medians, ratios and verdicts on samples whose answer is known, and the order in which samples are taken."""
 
 import math
+import threading
 import time
 
 import numpy as np
@@ -58,34 +59,42 @@ def test_geomean() -> None:
     assert math.isnan(geomean([]))
 
 
-def spin(seconds: float) -> None:
-    end = time.thread_time() + seconds
-    while time.thread_time() < end:
-        pass
+class Clock:
+    """A clock that goes on by what is asked of it alone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for name in ("perf_counter", "monotonic"):
+            monkeypatch.setattr(timing.time, name, lambda: self.now)
+
+    def spin(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_interleaved_sampling_measures_and_takes_turns() -> None:
+def test_interleaved_sampling_measures_and_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    clock = Clock(monkeypatch)
 
     def call(name: str, seconds: float) -> None:
         order.append(name)
-        spin(seconds)
+        clock.spin(seconds)
 
     calls = {"fast": lambda i: call("fast", 2e-3), "slow": lambda i: call("slow", 4e-3)}
     samples = interleaved(calls, "cpu", 0.1)
-    assert len(samples["fast"]) == len(samples["slow"]) >= 5
-    assert np.median(samples["fast"]) == pytest.approx(2e-3, rel=0.3)
-    assert speedup(samples["slow"], samples["fast"]).value == pytest.approx(2.0, rel=0.3)
+    assert samples["fast"] == pytest.approx([2e-3] * len(samples["slow"]))
+    assert samples["slow"] == pytest.approx([4e-3] * len(samples["fast"]))
+    assert len(samples["fast"]) == 17  # rounds of 6 ms, until a tenth of a second is over
     firsts = order[2::2]  # after the estimates, one call a sample: the two take turns at being first
     assert firsts[:4] == ["fast", "slow", "fast", "slow"]
 
 
-def test_calls_get_different_buffers_in_turn() -> None:
+def test_calls_get_different_buffers_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    clock = Clock(monkeypatch)
 
     def call(i: int) -> None:
         seen.append(i)
-        spin(0.6e-3)
+        clock.spin(0.6e-3)
 
     interleaved({"only": call}, "cpu", 0.01)
     assert seen[1:] == list(range(len(seen) - 1))
@@ -136,5 +145,42 @@ def test_a_sample_is_taken_again_until_the_queue_was_full_in_time(monkeypatch: p
     def call(i: int) -> None:
         device.now += device.host_seconds
 
-    assert timing._cuda_sample(call, 0, 3) == pytest.approx(1e-3)  # three calls in three milliseconds
+    clock = timing._CudaClock(call)
+    assert clock.elapsed(0, 3) == pytest.approx(3e-3)
     assert device.waits == pytest.approx([0.4e-3, 1.6e-3, 6.4e-3])
+    clock.elapsed(3, 3)
+    assert len(device.waits) == 4  # the next sample begins with the wait that was long enough
+
+
+def test_a_device_that_never_falls_behind_is_waited_for_a_tenth_of_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(host_seconds=1.0)
+    monkeypatch.setattr(timing.torch, "cuda", device)
+
+    def call(i: int) -> None:
+        device.now += device.host_seconds
+
+    clock = timing._CudaClock(call)
+    for _ in range(3):
+        clock.elapsed(0, 50)
+    assert max(device.waits) == pytest.approx(0.1)
+    assert sum(device.waits) < 0.6
+
+
+def test_a_sample_that_takes_no_time_by_the_clock_is_not_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: 1.0)
+    samples = interleaved({"a": lambda i: None, "b": lambda i: None}, "cpu", 0.0)
+    assert all(0 < sample < 1e-6 for sample in samples["a"])
+    assert speedup(samples["a"], samples["b"]).value == 1.0
+
+
+def test_threads_of_a_contender_are_timed_with_it() -> None:
+    """Processor time of the calling thread would be next to nothing."""
+
+    def call(i: int) -> None:
+        thread = threading.Thread(target=time.sleep, args=(3e-3,))
+        thread.start()
+        thread.join()
+
+    assert min(interleaved({"threaded": call}, "cpu", 0.0)["threaded"]) >= 3e-3

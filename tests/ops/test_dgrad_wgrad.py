@@ -65,6 +65,7 @@ def test_opcheck(order, geometry, device):
     torch.library.opcheck(OP, (*operands, *arguments(geometry)))
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_derivatives_agree_with_differences(geometry, device):
     operands = tuple(t.requires_grad_() for t in tensors(geometry, device))
     tail = arguments(geometry)

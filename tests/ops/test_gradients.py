@@ -20,6 +20,7 @@ def function(face, geometry, kernel="aten"):
     return call
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_first_derivatives_agree_with_differences(face, geometry, device):
     tensors = differentiable(geometry.draw(face, device))
     assert torch.autograd.gradcheck(
@@ -40,6 +41,7 @@ def test_first_derivatives_are_torchs(face, geometry, device):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("deterministic")
 def test_second_derivatives_agree_with_differences(face, geometry, device):
     tensors = differentiable(geometry.draw(face, device))
     assert torch.autograd.gradgradcheck(

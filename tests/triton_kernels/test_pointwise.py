@@ -199,7 +199,7 @@ def test_through_the_operators(channels_last, device):
         ({"n": 2**31}, "32 bits"),
     ],
 )
-def test_refusals_name_the_numbers(change, reason):
+def test_refusals_name_the_numbers(change, reason, device):
     fields = {
         "face": "fprop", "n": 1, "c": 8, "k": 8, "groups": 1, "input": (4, 4), "kernel": (1, 1), "output": (4, 4),
         "stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "dtype": torch.float32,
@@ -208,7 +208,7 @@ def test_refusals_name_the_numbers(change, reason):
     assert reason in pointwise.why_not(ConvProblem(**{**fields, **change}))
     if "kernel" in change:
         with pytest.raises(ValueError, match="9 taps"), convext.backend("triton.pointwise"):
-            convext.functional.conv2d(torch.randn(1, 8, 4, 4), torch.randn(8, 8, 3, 3))
+            convext.functional.conv2d(torch.randn(1, 8, 4, 4, device=device), torch.randn(8, 8, 3, 3, device=device))
 
 
 def test_axes_that_every_tensor_steps_through_evenly_are_one():

@@ -1,0 +1,49 @@
+"""The script of the first run on a GPU, on whatever is here: its steps are apart, and their results are on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convext.benchmarks.results import Results
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the script is for bash")
+
+
+def first_light(out: Path, *steps: str, **environment: str) -> dict[str, str]:
+    """Runs steps of the script; what each came to, by name."""
+    subprocess.run(
+        ["bash", ROOT / "benchmarks" / "first_light.sh", *steps],
+        env={**os.environ, "PYTHON": sys.executable, "OUT": str(out), **environment},
+        check=False,
+    )
+    lines = (out / "steps.txt").read_text().splitlines()
+    return {name: rest.partition(" after")[0] for name, _, rest in (line.partition(": ") for line in lines)}
+
+
+def test_a_kernel_that_ends_its_process_costs_the_script_its_own_rows(tmp_path: Path) -> None:
+    planted = {"CONVEXT_KERNELS": "planted", "PLANTED": "raises exits right", "PYTHONPATH": str(Path(__file__).parent)}
+    steps = first_light(tmp_path, "probe", "bench", "tune", TIME="200", MINUTES="0.01", **planted)
+    assert steps == {"probe": "exit 0", "bench": "exit 1", "tune": "exit 0"}
+    log = (tmp_path / "log.txt").read_text()
+    assert "C compiler: " in log
+    (path,) = tmp_path.glob("*.jsonl")
+    row, *_ = Results.read(path).rows
+    assert {"torch.eager/nc", "aten.convolution/nc", "planted.right/nc"} <= set(row.times)
+    assert row.failures["planted.raises/nc"] == "RuntimeError: no such tile"
+    assert row.failures["planted.exits/nc"] == "its process exited with status 7"
+    assert (tmp_path / "choices.json").exists()
+
+
+def test_a_step_whose_time_is_over_is_not_begun(tmp_path: Path) -> None:
+    assert first_light(tmp_path, "probe", "check", TIME="0") == {
+        "probe": "exit none: the time was over",
+        "check": "exit none: the time was over",
+    }

@@ -1,0 +1,134 @@
+"""Planted kernels that raise, err, hang, take all memory or end their process cost their own rows and no others."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from convext import check, registry
+from convext.benchmarks import runner
+from convext.benchmarks.case import LAYOUTS, Case
+from convext.benchmarks.layers import model_layers
+from convext.isolated import LostError, Say, Worker
+from convext.roofline import H100
+
+FOLDER = Path(__file__).parent
+HOW = {
+    "raises": "RuntimeError: no such tile",
+    "wrong": "error",
+    "hangs": "hung",
+    "greedy": "memory",
+    "exits": "exited with status 7",
+}
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of planted.py, in this process and in those that it starts."""
+    monkeypatch.setenv("CONVEXT_KERNELS", "planted")
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(registry, "KERNELS", [*registry.KERNELS])
+    monkeypatch.delitem(sys.modules, "planted", raising=False)
+    __import__("planted")
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_bad_kernel_costs_its_own_rows_and_no_more_time_than_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ALLOWANCE", 0.5)
+    plan = runner.Plan("cpu", 1e5, 2e4, torch.float32, seconds=0.0, minutes=5.0)
+    layer = next(layer for layer in model_layers() if layer.family == "depthwise").fit(plan.flops, plan.bytes)
+    case = Case(layer, "fprop", torch.float32, "cpu")
+    first, second = runner.run([case, case], plan, H100, patience=1.0)
+    right = [f"{name}/{layout}" for name in ("torch.eager", "aten.convolution", "planted.right") for layout in LAYOUTS]
+    for row in (first, second):
+        assert set(row.times) == set(right)
+        assert set(row.ratios) == set(right[2:])
+        assert row.baseline.startswith("torch.eager/")
+        assert set(row.failures) == {f"planted.{name}/{layout}" for name in HOW for layout in LAYOUTS}
+    for name, words in HOW.items():
+        assert words in first.failures[f"planted.{name}/cl"]
+        given_up = name in ("hangs", "exits")
+        assert ("not run: it has cost" if given_up else words) in second.failures[f"planted.{name}/cl"]
+
+
+@pytest.mark.usefixtures("planted")
+def test_check_tells_what_hung_and_gives_it_up(monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(check, "ALLOWANCE", 0.1)
+    assert not check._check_apart("planted.hangs", "cpu", patience=0.5)
+    failure, total = capsys.readouterr().out.splitlines()
+    assert failure.startswith("  planted.hangs on ConvProblem(face='fprop'")
+    assert failure.endswith("hung: nothing came back for 0.5 s")
+    assert total.startswith("planted.hangs: 0 of 1 results agree (given up after ")
+
+
+@pytest.mark.usefixtures("planted")
+def test_check_goes_on_behind_the_problem_that_ended_its_process(monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    clock = itertools.count()
+    monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(check, "ALLOWANCE", 1.5)  # each loss takes a second by this clock
+    assert not check._check_apart("planted.exits", "cpu", patience=20.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("its process exited with status 7") for line in lines] == [True, True, False]
+    assert lines[0] != lines[1]  # another problem
+
+
+def test_ctrl_c_ends_check_while_a_kernel_hangs() -> None:
+    environment = {**os.environ, "CONVEXT_KERNELS": "planted", "PLANTED": "hangs", "PYTHONPATH": str(FOLDER)}
+    command = [sys.executable, "-m", "convext", "check", "--backend", "planted", "--patience", "60"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "against float64" in process.stdout.readline()
+        time.sleep(0.5)  # its thread waits for the worker by now
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+# ------------------------------------------------------------------------------------------------------ a worker
+
+
+def _answer(request: object, say: Say) -> None:
+    say(f"got {request}")
+    if request == "raise":
+        raise ValueError("two\nlines")
+    if request == "exit":
+        os._exit(3)
+    if request == "hang":
+        time.sleep(60)
+    say(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker(_answer, patience=1.0)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ("raise", "ValueError: two"),
+        ("exit", "its process exited with status 3"),
+        ("hang", "hung: nothing came back for 1 s"),
+    ],
+)
+def test_what_was_said_before_the_end_arrives_and_the_next_request_is_answered(
+    worker: Worker, request_: str, reason: str
+) -> None:
+    messages: list[object] = []
+    with pytest.raises(LostError) as caught:
+        messages.extend(worker.ask(request_))
+    assert messages == [f"got {request_}"]
+    assert str(caught.value) == reason
+    first, process = worker.ask("again")
+    assert (first, process != os.getpid()) == ("got again", True)
+    assert list(worker.ask("more")) == ["got more", process]  # the same process, as long as nothing is wrong

@@ -4,6 +4,7 @@
     torch.ao.quantization              table of fusions by types: ours are fused as torch.nn's are, and stay ours
     torch.fx.experimental.optimization one function that compares types: it is shown torch.nn's
     torch.onnx                         a function that makes a table of decompositions: it has our operators' too
+    torch.distributed.tensor           rules by operator: ours have theirs
 
 None of them is imported here: each is taught when somebody else imports it.
 """
@@ -90,12 +91,20 @@ def _onnx(module: ModuleType) -> None:
     module.create_onnx_friendly_decomposition_table = make_with_ours  # type: ignore[attr-defined]
 
 
+def _dtensor(module: ModuleType) -> None:
+    """Rules by operator: how its operands and results may be sharded."""
+    from convext import sharding
+
+    sharding.register()
+
+
 _TOOLS: dict[str, Callable[[ModuleType], None]] = {
     "thop.profile": _counters("register_hooks"),
     "ptflops.pytorch_ops": _counters("MODULES_MAPPING"),
     "torch.ao.quantization.fuser_method_mappings": _eager_fusion,
     "torch.fx.experimental.optimization": _graph_fusion,
     "torch.onnx._internal.exporter._decomp": _onnx,
+    "torch.distributed.tensor": _dtensor,
 }
 
 

@@ -269,14 +269,16 @@ _cached_conv_geometry = lru_cache(maxsize=8192)(_conv_geometry)
 _cached_conv_transpose_geometry = lru_cache(maxsize=8192)(_conv_transpose_geometry)
 
 
-def _found(lookup: Any, compute: Any, input: Tensor, *arguments: Any) -> Geometry | None:
-    """The geometry: looked up where sizes are numbers and settings hashable."""
-    if torch.compiler.is_compiling() or type(input) not in (Tensor, torch.nn.Parameter):
-        return compute(*arguments)  # type: ignore[no-any-return]
+def _is_concrete(input: Tensor) -> bool:
+    """Whether sizes are numbers, so that a geometry can be looked up."""
+    return type(input) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_dynamo_compiling()
+
+
+def _look_up(geometry: Any, arguments: tuple[Any, ...]) -> Geometry | None:
     try:
-        return lookup(*arguments)  # type: ignore[no-any-return]
-    except TypeError:  # lists
-        return compute(*arguments)  # type: ignore[no-any-return]
+        return geometry(*arguments)  # type: ignore[no-any-return]
+    except TypeError:  # a list among the settings is not hashable
+        return geometry.__wrapped__(*arguments)  # type: ignore[no-any-return]
 
 
 # -------------------------------------------------------------------------------------------------- the call
@@ -305,13 +307,12 @@ def _conv(
     torchs_own = _is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
         return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
-    if torch.jit.is_tracing():
+    concrete = _is_concrete(input)
+    if concrete and torch._C._is_tracing():
         return traced.conv(rank, input, weight, bias, stride, padding, dilation, groups)
     bias_shape = None if bias is None else bias.shape
-    found = _found(
-        _cached_conv_geometry, _conv_geometry, input,
-        input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank,
-    )  # fmt: skip
+    described = input.shape, weight.shape, bias_shape, stride, padding, dilation, groups, rank
+    found = _look_up(_cached_conv_geometry, described) if concrete else _conv_geometry(*described)
     if found is None or (torchs_own and not input.is_floating_point()):
         return _torchs_answer(_torch_conv(rank, input, weight, bias, stride, padding, dilation, groups))
     return _batched(rank, "fprop", input, weight, bias, *found)
@@ -335,20 +336,20 @@ def _conv_transpose(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any,
 ) -> Tensor:  # fmt: skip
-    torchs, settings_ = _TORCH_CONV_TRANSPOSE[rank], (stride, padding, output_padding, groups, dilation)
+    torchs = _TORCH_CONV_TRANSPOSE[rank]
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(_CONV_TRANSPOSE[rank], torchs, input, weight, bias, *settings_)
     if _is_torchs_own(input, weight):
-        return torchs(input, weight, bias, *settings_)
-    if torch.jit.is_tracing():
-        return traced.conv_transpose(rank, input, weight, bias, *settings_)
+        return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    concrete = _is_concrete(input)
+    if concrete and torch._C._is_tracing():
+        return traced.conv_transpose(rank, input, weight, bias, stride, padding, output_padding, groups, dilation)
     bias_shape = None if bias is None else bias.shape
-    found = _found(
-        _cached_conv_transpose_geometry, _conv_transpose_geometry, input,
-        input.shape, weight.shape, bias_shape, stride, padding, output_padding, dilation, groups, rank,
-    )  # fmt: skip
+    described = input.shape, weight.shape, bias_shape, stride, padding, output_padding, dilation, groups, rank
+    found = _look_up(_cached_conv_transpose_geometry, described) if concrete else _conv_transpose_geometry(*described)
     if found is None:
-        return _torchs_answer(torchs(input, weight, bias, *settings_))
+        return _torchs_answer(torchs(input, weight, bias, stride, padding, output_padding, groups, dilation))
     return _batched(rank, "dgrad", input, weight, bias, *found)
 
 

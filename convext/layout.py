@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, sym_max
 
-from convext.symbols import holds
+from convext.symbols import holds, is_contiguous_for_all
 
 
 def is_channels_last(t: Tensor) -> bool:
@@ -20,7 +20,8 @@ def is_channels_last(t: Tensor) -> bool:
     The walk is from the innermost axis out, and each stride has to be at least the extent of what is inside it:
     C first, then the spatial axes from the last, then N. A size that only the data tell is taken for any.
     """
-    if t.dim() < 3 or _is_contiguous(t):
+    symbolic = t._has_symbolic_sizes_strides  # type: ignore[attr-defined]
+    if t.dim() < 3 or (is_contiguous_for_all(t) if symbolic else t.is_contiguous()):
         return False
     shape, strides = t.shape, t.stride()
     if holds(strides[1] == 0):
@@ -33,14 +34,6 @@ def is_channels_last(t: Tensor) -> bool:
             return False
         extent = strides[axis] * shape[axis]
     return True
-
-
-def _is_contiguous(t: Tensor) -> bool:
-    if not t._has_symbolic_sizes_strides:  # type: ignore[attr-defined]
-        return t.is_contiguous()
-    from torch._prims_common import is_contiguous_or_false
-
-    return is_contiguous_or_false(t)
 
 
 def empty(shape: Sequence[int], channels_last: bool, like: Tensor) -> Tensor:

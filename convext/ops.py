@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -87,10 +87,12 @@ def _machine(t: Tensor) -> tuple[str, int, str]:
 
 def _check_operands(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, groups: int) -> None:
     """Raises RuntimeError where operands differ in dtype or device, or bias does not fit: in torch's words."""
-    _check_alike(face, OPERANDS[face][1], a, b)
+    if b.dtype != a.dtype or b.device != a.device:
+        _refuse_unlike(face, OPERANDS[face][1], a, b)
     if bias is None:
         return
-    _check_alike(face, "bias", a, bias)
+    if bias.dtype != a.dtype or bias.device != a.device:
+        _refuse_unlike(face, "bias", a, bias)
     channels = b.shape[0] if face == "fprop" else b.shape[1] * groups if face == "dgrad" else 0
     if bias.dim() != 1 or bias.shape[0] != channels:
         raise RuntimeError(
@@ -99,11 +101,10 @@ def _check_operands(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, group
         )
 
 
-def _check_alike(face: str, name: str, a: Tensor, t: Tensor) -> None:
+def _refuse_unlike(face: str, name: str, a: Tensor, t: Tensor) -> NoReturn:
     if t.dtype != a.dtype:
         raise RuntimeError(f"{face}: input type ({a.dtype}) and {name} type ({t.dtype}) should be the same")
-    if t.device != a.device:
-        raise RuntimeError(f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}")
+    raise RuntimeError(f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}")
 
 
 @lru_cache(maxsize=8192)
@@ -123,8 +124,9 @@ def _compute_both(
     y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
 ) -> tuple[Tensor, Tensor]:
     """Both gradients of an fprop, below autograd."""
-    _check_alike("dgrad_wgrad", "w", y, w)
-    _check_alike("dgrad_wgrad", "x", y, x)
+    for name, t in (("w", w), ("x", x)):
+        if t.dtype != y.dtype or t.device != y.device:
+            _refuse_unlike("dgrad_wgrad", name, y, t)
     y_last = layout.is_channels_last(y)
     wgrad_last = y_last or layout.is_channels_last(x)
     plan = _plan_both(
@@ -304,6 +306,7 @@ LIBRARY.impl("dgrad_wgrad", _autograd_both, "Autograd", with_keyset=True)
 # ----------------------------------------------------------------------------------------------- without the dispatcher
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_is_subclass_like = torch._C._dispatch_isTensorSubclassLike
 
 
 def _dispatch_state() -> tuple[int, int]:
@@ -326,10 +329,9 @@ def _plain(*tensors: Tensor | None) -> bool:
     for t in tensors:
         if t is not None and (
             type(t) not in _PLAIN_TYPES
-            or t.layout is not torch.strided
+            or _is_subclass_like(t)  # sparse, meta, or wrapped by a transform, also one that has ended
             or t.is_neg()
             or t._is_zerotensor()
-            or is_functorch_wrapped_tensor(t)  # of a transform that has ended, too
         ):
             return False
     return (
@@ -362,7 +364,7 @@ def convolve(
         RuntimeError: the arguments describe no convolution.
         ValueError: `kernel` names one that does not take the problem.
     """
-    if torch.compiler.is_compiling() or not _plain(a, b, bias):
+    if torch.compiler.is_dynamo_compiling() or not _plain(a, b, bias):
         return cast(Tensor, _OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
     if _reverse_mode(a, b, bias):
         return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
@@ -385,7 +387,7 @@ def gradients(
     Raises:
         RuntimeError, ValueError: as `convolve`.
     """
-    if torch.compiler.is_compiling() or not _plain(y, w, x):
+    if torch.compiler.is_dynamo_compiling() or not _plain(y, w, x):
         return cast("tuple[Tensor, Tensor]", _BOTH(y, w, x, stride, pad, dilation, groups, kernel))
     if _reverse_mode(y, w, x):
         tail = (stride, pad, dilation, groups, kernel)

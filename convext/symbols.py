@@ -24,3 +24,10 @@ def positive(sizes: Sequence[int]) -> bool:
 
         return not any(guard_or_false(size < 1) for size in sizes)
     return not any(holds(size < 1) for size in sizes)
+
+
+def is_contiguous_for_all(t: torch.Tensor) -> bool:
+    """Whether `t` is contiguous whatever the sizes without a value are."""
+    from torch._prims_common import is_contiguous_or_false
+
+    return is_contiguous_or_false(t)

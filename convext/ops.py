@@ -18,6 +18,7 @@ So one autograd rule serves all three, to any order, forward-mode included.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -443,7 +444,14 @@ class _Casts:
         return weakref.ref(token, lambda _: self._copies.clear())
 
 
-_CASTS = _Casts()
+class _Uncast(threading.local):
+    """Whether a rule of vmap's is running, to which torch's autocast does not reach. (Dispatch keys that are excluded
+    there come back: functorch restores those of the level below.)"""
+
+    on_a_cpu = False
+
+
+_CASTS, _UNCAST = _Casts(), _Uncast()
 
 
 def _autocast(op: Any, device: str, *arguments: Any) -> Any:
@@ -456,7 +464,8 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
         )
         return _CASTS.get(t, dtype) if eligible else t
 
-    operands = list(map(cast_operand, arguments))
+    is_cast = not (device == "cpu" and _UNCAST.on_a_cpu)
+    operands = list(map(cast_operand, arguments)) if is_cast else arguments
     key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         return op(*operands)
@@ -538,9 +547,22 @@ def _vmap_both(
     return (by_x, by_w), (first, second)
 
 
+def _as_torch_casts(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """`rule` without autocast on a CPU: torch's there knows conv2d, not the operator that conv2d's own rule calls."""
+
+    def uncast(*arguments: Any) -> Any:
+        before, _UNCAST.on_a_cpu = _UNCAST.on_a_cpu, True
+        try:
+            return rule(*arguments)
+        finally:
+            _UNCAST.on_a_cpu = before
+
+    return uncast
+
+
 for _face in FACES:
-    torch.library.register_vmap(f"convext::{_face}", partial(_vmap, _face), lib=LIBRARY)
-torch.library.register_vmap("convext::dgrad_wgrad", _vmap_both, lib=LIBRARY)
+    torch.library.register_vmap(f"convext::{_face}", _as_torch_casts(partial(_vmap, _face)), lib=LIBRARY)
+torch.library.register_vmap("convext::dgrad_wgrad", _as_torch_casts(_vmap_both), lib=LIBRARY)
 
 
 flops.install()

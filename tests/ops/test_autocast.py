@@ -111,3 +111,21 @@ def test_what_a_region_keeps_goes_with_it(device):
             layer.weight.data.mul_(2)
         torch.testing.assert_close(results[0], results[2], rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(results[1], results[3], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("mapped", ["x", "w", "bias", "all", "x without bias"])
+def test_what_is_mapped_is_cast_as_torch_casts_it(mapped):
+    """On a CPU not at all: torch's autocast does not know the operator that its own rule for vmap calls."""
+    x, w, bias = torch.randn(3, 1, 2, 4, 3), torch.randn(3, 2, 2, 2, 2), torch.randn(3, 2)
+    dims = tuple(0 if mapped in (name, "all") else None for name in ("x", "w", "bias"))
+    operands = [t if dim == 0 else t[0] for t, dim in zip((x, w, bias), dims, strict=True)]
+    if "without" in mapped:
+        dims, operands = (0, None, None), [x, w[0], None]
+
+    def results(function):
+        with torch.autocast("cpu", dtype=torch.bfloat16), convext.backend("aten"):
+            return torch.vmap(function, in_dims=dims)(*operands)
+
+    actual, expected = results(convext.functional.conv2d), results(torch.nn.functional.conv2d)
+    assert actual.dtype == expected.dtype
+    torch.testing.assert_close(actual, expected)

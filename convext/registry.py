@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convext import aten, choices, native
+from convext.cpu import library
 from convext.problem import FACES, ConvProblem, Face
 
 WhyNot = Callable[[ConvProblem], "str | None"]
@@ -49,7 +50,8 @@ class Kernel:
     """One way to compute some faces.
 
     Attributes:
-        name: "provider.kernel"; the provider is "aten", "triton" or "cuda".
+        name: "provider.kernel"; the provider is "aten", "triton", "cuda", "cpu" or
+            "plain" (torch's own operators, put together on a CPU).
         faces: the faces it computes.
         why_not: None where it takes a problem, else one sentence with the numbers in it.
         run: `run(problem, a, b, bias)` computes the open tensor of the problem, in the problem's memory format.
@@ -70,8 +72,8 @@ class Kernel:
         return self.name.partition(".")[0]
 
 
-def _lazy(name: str, module: str, *, both: bool = False) -> Kernel:
-    """A record of all faces whose functions live in a module that is imported at their first use.
+def _lazy(name: str, module: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
+    """A record whose functions live in a module that is imported at their first use.
 
     They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
     """
@@ -80,7 +82,7 @@ def _lazy(name: str, module: str, *, both: bool = False) -> Kernel:
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)
 
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
-    return Kernel(name, FACES, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
+    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
@@ -94,6 +96,12 @@ KERNELS: list[Kernel] = [
     _lazy("triton.igemm", "convext.triton_kernels.igemm"),
     _lazy("cuda.stencil", "convext.cuda_stencil", both=True),
     _lazy("cuda.igemm", "convext.cuda_igemm"),
+    _lazy("cpu.stencil", "convext.cpu.stencil"),
+    _lazy("cpu.grouped", "convext.cpu.grouped"),
+    _lazy("plain.swap", "convext.cpu.swap", faces=("fprop", "dgrad")),
+    _lazy("plain.taps", "convext.cpu.taps"),
+    _lazy("plain.shuffle", "convext.cpu.shuffle", faces=("dgrad",)),
+    _lazy("plain.widened", "convext.cpu.widened"),
     ATEN,
 ]
 
@@ -105,7 +113,11 @@ def _installed(module: str) -> bool:
 
 def unavailable(provider: str, problem: ConvProblem) -> str | None:
     """Why `provider` cannot run on this machine and the problem's device at all, or None."""
-    if provider != "aten" and torch.version.hip is not None:
+    if provider in ("cpu", "plain") and problem.device != "cpu":
+        return f"tensors are on {problem.device}; CPU kernels run on cpu"
+    if provider == "cpu":
+        return library.unavailable()
+    if provider in ("triton", "cuda") and torch.version.hip is not None:
         return f"this torch is built for ROCm {torch.version.hip}; the kernels are written for NVIDIA GPUs"
     if provider == "cuda":
         return native.unavailable(problem.device)

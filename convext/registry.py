@@ -11,14 +11,14 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
 from convext import aten, choices, native
-from convext.cpu import library
+from convext.cpu import choice, library
 from convext.problem import FACES, ConvProblem, Face
 
 WhyNot = Callable[[ConvProblem], "str | None"]
@@ -163,7 +163,7 @@ def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
     """The kernel that computes `problem` under `backend`.
 
     "auto" takes what was measured to be fastest near this problem, else the first record in order of preference that
-    does not refuse; off CUDA that is ATen, whose kernels are the CPU's best.
+    does not refuse; off CUDA that is ATen, but for the faces that a record for CPUs was measured to compute faster.
 
     Raises:
         ValueError: `backend` names a provider or a kernel that refuses, with every reason.
@@ -193,10 +193,25 @@ def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -
     return kernel.both
 
 
+@lru_cache(maxsize=8192)
+def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
+    """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
+
+    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it.
+    """
+    return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
+
+
+def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[choice.Row, ...]] | None:
+    """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None."""
+    return choice.fastest(problem, torch.get_num_threads()) if problem.device == "cpu" else None
+
+
 def _preference(problem: ConvProblem) -> list[Kernel]:
     """Every kernel, the one to try first in front."""
     if problem.device != "cuda":
-        return [ATEN]
+        best = fastest_on_cpu(problem)
+        return [*(kernel for kernel in KERNELS if best and kernel.name == best[0]), ATEN]
     kernels, measured = _in_order(problem), choices.nearest(problem)
     if measured is not None:
         return [*(kernel for kernel in kernels if kernel.name == measured.kernel), *kernels]

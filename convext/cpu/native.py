@@ -36,7 +36,7 @@ def why_not(problem: ConvProblem) -> str | None:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
-    return convolve(library.isa(), problem, a, b, bias)
+    return convolve(library.isa(problem.channels_last), problem, a, b, bias)
 
 
 def convolve(isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

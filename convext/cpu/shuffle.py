@@ -1,6 +1,6 @@
 """plain.shuffle: transposed convolutions whose kernel is their stride, as one product, and a permutation of its pixels.
 
-    x[c, o * s + t] = sum over k of y[k, o] w[k, c, t]         no two outputs meet
+x[c, o * s + t] = sum over k of y[k, o] w[k, c, t]         no two outputs meet
 """
 
 from __future__ import annotations

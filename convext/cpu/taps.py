@@ -2,8 +2,8 @@
 
     y[:, box] += w[:, :, t] @ x[:, box shifted by t]
 
-torch copies all taps of an input into columns first. Where taps lie far apart, most of what it copies is padding, and the
-boxes are small.
+torch copies all taps of an input into columns first. Where taps lie far apart, most of what it copies is padding, and
+the boxes are small.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,22 +48,27 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         result += bias.view(-1, *[1] * problem.rank)
     tensors = dict(zip(OPERANDS[problem.face], (a, b), strict=True))
     for tap, x_box, y_box in _boxes(problem):
-        at = (slice(None), slice(None), *tap)
+        at: Any = (slice(None), slice(None), *tap)
         if problem.face == "wgrad":
             x, y = (_columns(tensors[role], box) for role, box in (("x", x_box), ("y", y_box)))
             result[at] = torch.bmm(y, x.transpose(1, 2)).sum(0)
         elif problem.face == "fprop":
-            box = result[(..., *y_box)]
+            box = result[_at(y_box)]
             box += (tensors["w"][at] @ _columns(tensors["x"], x_box)).view(box.shape)
         else:
-            box = result[(..., *x_box)]
+            box = result[_at(x_box)]
             box += (tensors["w"][at].T @ _columns(tensors["y"], y_box)).view(box.shape)
     return dense(result, problem.channels_last)
 
 
+def _at(box: Slices) -> Any:
+    """The index of a box in all images and channels."""
+    return (..., *box)
+
+
 def _columns(t: Tensor, box: Slices) -> Tensor:
     """[N, C, pixels of the box]."""
-    return t[(..., *box)].flatten(2)
+    return t[_at(box)].flatten(2)
 
 
 def _boxes(problem: ConvProblem) -> Iterator[tuple[tuple[int, ...], Slices, Slices]]:

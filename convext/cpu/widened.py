@@ -1,6 +1,6 @@
 """plain.widened: bfloat16 and float16 by torch's float32 convolution, rounded once at the end.
 
-torch's own convolutions of these on a processor without units for them are up to a hundred times slower than in float32.
+torch's own convolutions of these, on a processor without units for them, are up to a hundred times slower.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 // A tile is CHANNELS planes of results x VECTORS places, a place being one vector of a row. Each vector of the operand
 // is loaded once for all channels. Places are looked up, so that short rows and long ones run alike.
 #pragma once
+#include "geometry.h"
 #include "sums.h"
 
 namespace convext {
@@ -30,20 +31,23 @@ struct Channels {
 
 template <class A, int CHANNELS, int VECTORS>
 CONVEXT_INLINE void channel_tile(const Channels<A>& p, int64_t channel, int64_t place) {
-  Sums<A, CHANNELS, VECTORS> sums;
+  A parts[Sums<A, CHANNELS, VECTORS>::size];
+  Sums<A, CHANNELS, VECTORS> sums(parts);
   sums.each(CONVEXT_EACH2(c, v) { sums.now[c.value][v.value] = broadcast(p.bias[channel + c.value]); });
   const A* lines[VECTORS];
   unrolled<VECTORS>(CONVEXT_EACH(v) { lines[v.value] = p.x + p.places[place + v.value].x; });
   const A* w = p.w + channel * p.taps;
-  for (int64_t t = 0; t < p.taps; ++t) {
-    if (t % TERMS == 0 && t) sums.next();
-    const int64_t offset = p.offsets[t];
-    Vector<A> values[VECTORS];
-    unrolled<VECTORS>(CONVEXT_EACH(v) { values[v.value] = load(lines[v.value] + offset); });
-    unrolled<CHANNELS>(CONVEXT_EACH(c) {
-      const Vector<A> tap = broadcast(w[c.value * p.taps + t]);
-      unrolled<VECTORS>(CONVEXT_EACH(v) { sums.now[c.value][v.value] += tap * values[v.value]; });
-    });
+  for (int64_t t = 0; t < p.taps;) {
+    if (t) sums.next();
+    for (const int64_t end = least(p.taps, t + TERMS); t < end; ++t) {
+      const int64_t offset = p.offsets[t];
+      Vector<A> values[VECTORS];
+      unrolled<VECTORS>(CONVEXT_EACH(v) { values[v.value] = load(lines[v.value] + offset); });
+      unrolled<CHANNELS>(CONVEXT_EACH(c) {
+        const Vector<A> tap = broadcast(w[c.value * p.taps + t]);
+        unrolled<VECTORS>(CONVEXT_EACH(v) { sums.now[c.value][v.value] += tap * values[v.value]; });
+      });
+    }
   }
   sums.finish();
   sums.each(CONVEXT_EACH2(c, v) {

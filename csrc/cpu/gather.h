@@ -40,7 +40,7 @@ inline Gather gather_of(const Problem& p, const View& a, const View& result) {
   g.direct = sizeof(T) == sizeof(A) && out_width == 1 && (result.stride[4] == 1 || g.result_size[2] == 1) &&
              (result.stride[1] != 1 || g.bundle * g.out == 1);
   const int64_t planes = g.bundle * g.in, staging = g.direct ? 0 : g.bundle * g.out;
-  const int64_t limit = (g.depthwise && g.bundle == 1 ? 128 : 320) * 1024 / 4;
+  const int64_t limit = g.depthwise && g.bundle == 1 ? 128 * 1024 / 4 : SCRATCH;
   g.blocks = blocks_of<A>(p, planes, staging, limit, p.n * g.bundles);
   const Blocks& b = g.blocks;
   g.operand_length = up(b.window.total, 16), g.staging_length = up(b.staged * staging, 16);

@@ -119,6 +119,10 @@ inline Window window_of(const Axis (&axis)[AXES], const int64_t (&size)[AXES], i
   return w;
 }
 
+// Elements of scratch that a thread may fill, where a block needs several planes: as vectors of channels grow wider,
+// more of them lie side by side, and their windows' borders would be most of a small block.
+constexpr int64_t SCRATCH = (VECTOR_BYTES == 64 ? 640 : 320) * 1024 / 4;
+
 // Blocks whose windows of `planes` planes and whose `staging` planes of results fit in `limit` elements, and are many
 // enough to share among threads.
 template <class A>

@@ -17,19 +17,24 @@ struct Planes {
   int64_t size[AXES];
 };
 
+// Zeros; up to a vector more than `count`, where rows that are written later begin.
 template <class A>
 CONVEXT_INLINE void clear(A* row, int64_t count) {
   for (int64_t j = 0; j < count; j += Lanes<A>::count) store<A>(row + j, Vector<A>{});
 }
 
-// `count` elements `step` apart to `row`, zeros up to a whole vector.
+// `count` elements `step` apart to `row`; what follows them there may be overwritten. The last vector of a row begins
+// where it ends with the row, over elements that are already there.
 template <class A, class T>
 CONVEXT_INLINE void pack_row(A* row, const T* from, int64_t step, int64_t count) {
   constexpr int64_t lanes = Lanes<A>::count;
-  int64_t j = 0;
-  if (step == 1)
-    for (; j + lanes <= count; j += lanes) store<A>(row + j, widen(from + j));
-  for (; j < count; j += lanes) store<A>(row + j, widen_few<A>(from + j * step, step, least(lanes, count - j)));
+  if (step == 1 && count >= lanes) {
+    for (int64_t j = 0; j + lanes <= count; j += lanes) store<A>(row + j, widen(from + j));
+    store<A>(row + count - lanes, widen(from + count - lanes));
+    return;
+  }
+  for (int64_t j = 0; j < count; j += lanes)
+    store<A>(row + j, widen_few<A>(from + j * step, step, least(lanes, count - j)));
 }
 
 // The same for up to a vector of planes that lie side by side, each to its own row, `plane` apart.
@@ -66,7 +71,7 @@ inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], con
         const int64_t end = inside && column < from.size[2] ? over(from.size[2] - column, remainders) : 0;
         const int64_t count = most(least(end, w.columns) - lead, 0);
         const T* first = line + (column + lead * remainders) * from.step[2];
-        const int64_t step = remainders * from.step[2], after = lead + up(count, lanes);
+        const int64_t step = remainders * from.step[2], after = lead + count;
         for (int64_t i = 0; i < from.count; ++i) {
           clear(rows + i * w.plane, lead);
           if (!pixels && count) pack_row(rows + i * w.plane + lead, first + i * from.between, step, count);

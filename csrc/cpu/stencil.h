@@ -7,6 +7,7 @@
 //     results   0 1 2 3                   1: 0 1
 //                                         2: 0 1 2        the ramp; then all rows, and down again
 #pragma once
+#include "geometry.h"
 #include "sums.h"
 
 namespace convext {
@@ -34,12 +35,13 @@ CONVEXT_INLINE void add_row(const A* line, const A* w, Sums<A, ROWS, VECTORS>& s
 // HEIGHT: the taps' rows, 0 for any number of at least ROWS - 1. `w` lies as [depth][width][height].
 template <class A, int HEIGHT, int ROWS, int VECTORS>
 CONVEXT_INLINE void sum_rows(const A* x, const Taps& taps, const A* w, Sums<A, ROWS, VECTORS>& sums) {
-  const int64_t height = HEIGHT ? HEIGHT : taps.count[1], down = taps.distance[1];
-  int64_t terms = 0;
-  for (int64_t z = 0; z < taps.count[0]; ++z)
-    for (int64_t t = 0; t < taps.count[2]; ++t, w += height, terms += height) {
-      if (terms >= TERMS) sums.next(), terms = 0;
-      const A* line = x + z * taps.distance[0] + t * taps.distance[2];
+  const int64_t height = HEIGHT ? HEIGHT : taps.count[1], down = taps.distance[1], width = taps.count[2];
+  const int64_t columns = taps.count[0] * width, part = most(TERMS / height, 1);  // of taps
+  for (int64_t column = 0, t = 0; column < columns;) {
+    if (column) sums.next();
+    for (const int64_t end = least(columns, column + part); column < end; ++column, w += height) {
+      const A* line = x + t * taps.distance[2];
+      if (++t == width) t = 0, x += taps.distance[0];
       if constexpr (HEIGHT != 0) {
         unrolled<ROWS + HEIGHT - 1>(CONVEXT_EACH(i) {
           constexpr int row = decltype(i)::value;
@@ -55,19 +57,22 @@ CONVEXT_INLINE void sum_rows(const A* x, const Taps& taps, const A* w, Sums<A, R
         });
       }
     }
+  }
 }
 
 // Rows that share nothing, `apart` from each other; the taps read at `offsets`.
 template <class A, int ROWS, int VECTORS>
 CONVEXT_INLINE void sum_taps(const A* x, int64_t apart, const int32_t* offsets, const A* w, int64_t taps,
                              Sums<A, ROWS, VECTORS>& sums) {
-  for (int64_t t = 0; t < taps; ++t) {
-    if (t % TERMS == 0 && t) sums.next();
-    const A* line = x + offsets[t];
-    const Vector<A> tap = broadcast(w[t]);
-    sums.each(CONVEXT_EACH2(r, v) {
-      sums.now[r.value][v.value] += tap * load(line + r.value * apart + v.value * Lanes<A>::count);
-    });
+  for (int64_t t = 0; t < taps;) {
+    if (t) sums.next();
+    for (const int64_t end = least(taps, t + TERMS); t < end; ++t) {
+      const A* line = x + offsets[t];
+      const Vector<A> tap = broadcast(w[t]);
+      sums.each(CONVEXT_EACH2(r, v) {
+        sums.now[r.value][v.value] += tap * load(line + r.value * apart + v.value * Lanes<A>::count);
+      });
+    }
   }
 }
 
@@ -89,7 +94,8 @@ struct Plane {
 template <class A, int HEIGHT, int ROWS, int VECTORS>
 CONVEXT_INLINE void tile(const Plane<A>& p, const A* x, A* result, int64_t step, int64_t columns) {
   constexpr int64_t lanes = Lanes<A>::count;
-  Sums<A, ROWS, VECTORS> sums;
+  A parts[Sums<A, ROWS, VECTORS>::size];
+  Sums<A, ROWS, VECTORS> sums(parts);
   sums.begin(p.bias);
   if constexpr (HEIGHT < 0)
     sum_taps(x, p.x_row * step, p.offsets, p.w, product(p.taps.count), sums);

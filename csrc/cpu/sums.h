@@ -12,8 +12,16 @@ constexpr int64_t TERMS = 32;
 
 template <class A, int ROWS, int VECTORS>
 struct Sums {
-  Vector<A> now[ROWS][VECTORS], before[ROWS][VECTORS];
+  static constexpr int lanes = Lanes<A>::count;
+  Vector<A> now[ROWS][VECTORS];
+  A* before;
   bool split = false;
+
+  static constexpr int size = ROWS * VECTORS * lanes;
+
+  // `parts`: `size` elements. The compiler is not to know where they lie, and so to leave them in memory: registers are
+  // for what the loop adds to.
+  explicit CONVEXT_INLINE Sums(A* parts) : before(parts) { __asm__("" : "+r"(before)); }
 
   template <class Body>
   static CONVEXT_INLINE void each(const Body& body) {
@@ -26,17 +34,18 @@ struct Sums {
 
   // Ends a part of the sum.
   CONVEXT_INLINE void next() {
-    if (split)
-      each(CONVEXT_EACH2(r, v) { before[r.value][v.value] += now[r.value][v.value]; });
-    else
-      each(CONVEXT_EACH2(r, v) { before[r.value][v.value] = now[r.value][v.value]; });
-    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] = Vector<A>{}; });
+    each(CONVEXT_EACH2(r, v) {
+      A* at = before + (r.value * VECTORS + v.value) * lanes;
+      store<A>(at, split ? load(at) + now[r.value][v.value] : now[r.value][v.value]);
+      now[r.value][v.value] = Vector<A>{};
+    });
     split = true;
   }
 
   // The sum is complete in `now`.
   CONVEXT_INLINE void finish() {
-    if (split) each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += before[r.value][v.value]; });
+    if (!split) return;
+    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += load(before + (r.value * VECTORS + v.value) * lanes); });
   }
 };
 

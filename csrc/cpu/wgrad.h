@@ -15,8 +15,8 @@ struct Wgrad {
   int64_t c, k;  // channels of a group, of x and of y
   int64_t bundle, bundles, shares;
   Blocks blocks;
-  int64_t taps, weights;  // of a channel, of all groups
-  int64_t operand_length, places;
+  int64_t taps, weights;                            // of a channel, of all groups
+  int64_t operand_length, gradient_length, places;  // of the parts of the scratch, in elements
 };
 
 template <class T>
@@ -28,12 +28,13 @@ inline Wgrad wgrad_of(const Problem& p, const View& a, const View& b) {
   const bool innermost = p.groups > 1 && (a.stride[1] == 1 || b.stride[1] == 1);
   g.bundle = innermost ? least(p.groups, most(1, Lanes<A>::count / most(g.c, g.k))) : 1;
   g.bundles = over(p.groups, g.bundle);
-  const int64_t planes = g.bundle * g.c, limit = (planes == 1 ? 64 : 256) * 1024 / 4;
+  const int64_t planes = g.bundle * g.c, limit = planes == 1 ? 64 * 1024 / 4 : SCRATCH;
   g.blocks = blocks_of<A>(p, planes, g.bundle * g.k, limit, p.n * g.bundles);
   g.shares = least(p.n * product(g.blocks.count), over(fewest, g.bundles));
   g.taps = product(p.kernel);
   g.weights = p.k * g.c * g.taps;
   g.operand_length = up(g.blocks.window.total, 16);
+  g.gradient_length = up((g.blocks.staged + Lanes<A>::count) * (g.bundle * g.k + 1), 16);
   g.places = g.blocks.size[0] * g.blocks.size[1] * over(g.blocks.size[2], Lanes<A>::count);
   return g;
 }
@@ -42,9 +43,9 @@ template <class T>
 inline Work wgrad_work(const Problem& p, const View& a, const View& b) {
   using A = typename Sum<T>::type;
   const Wgrad g = wgrad_of<T>(p, a, b);
-  const int64_t sums = up(g.blocks.staged * g.bundle * g.k, 16);
   return {g.bundles * g.shares,
-          (g.operand_length + sums) * int64_t(sizeof(A)) + g.places * int64_t(sizeof(Place)) + g.c * g.taps * 4 + 128,
+          (g.operand_length + g.gradient_length) * int64_t(sizeof(A)) + g.places * int64_t(sizeof(Place)) +
+              g.c * g.taps * 4 + 128,
           g.shares * g.weights * int64_t(sizeof(A))};
 }
 
@@ -111,7 +112,7 @@ struct WgradJob {
   WgradJob(const Call& c, void* scratch) : call(c) {
     operand = static_cast<A*>(scratch);
     gradient = operand + g.operand_length;
-    places = reinterpret_cast<Place*>(gradient + up(g.blocks.staged * g.bundle * g.k, 16));
+    places = reinterpret_cast<Place*>(gradient + g.gradient_length);
     offsets = reinterpret_cast<int32_t*>(places + g.places);
     fill_offsets();
   }
@@ -144,7 +145,7 @@ struct WgradJob {
     }
     y_window.columns = y_window.row = up(block.count[2], lanes);
     y_window.depth = y_window.row * block.count[1];
-    y_window.plane = y_window.depth * block.count[0];
+    y_window.plane = y_window.depth * block.count[0] + lanes;
     pack<A>(x_planes, origin, x_window, b.axis[2].in, operand);
     pack<A>(y_planes, block.first, y_window, 1, gradient);
 

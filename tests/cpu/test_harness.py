@@ -97,7 +97,8 @@ def test_sanitizers_find_nothing(width):
     def path(name: str) -> str:
         return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
 
-    code = f"import torch, test_harness, pathlib; torch.manual_seed(0); test_harness.check_all(pathlib.Path({str(library)!r}))"
+    code = "import torch, test_harness, pathlib; torch.manual_seed(0); "
+    code += f"test_harness.check_all(pathlib.Path({str(library)!r}))"
     environment = {
         **os.environ,
         "PYTHONPATH": f"{Path(__file__).parent}",

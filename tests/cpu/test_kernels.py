@@ -108,7 +108,7 @@ def test_operands_are_read_where_they_lie(isa, face, which, change):
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("face", FACES)
 def test_what_is_not_finite_goes_where_it_is_read(isa, face, name, value):
-    """In x (fprop, wgrad) or y (dgrad): the results whose sums hold it, counted by a convolution of ones, and no more."""
+    """In x (fprop, wgrad) or y (dgrad): the results whose sums hold it, by a convolution of ones, and no more."""
     for channels_last in (False, True):
         p = problem(face, name, channels_last=channels_last)
         a, b = check.operands(p)

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from convext.cpu import library
 
@@ -32,9 +33,16 @@ def test_kernel_files_include_no_standard_header():
             assert {name for name in included if name.startswith("<")} <= {"<stdint.h>"}, source.name
 
 
-def test_the_widest_instruction_set_comes_first(isa):
-    assert library.isa() in library.ISAS
-    assert library.ISAS.index(library.isa()) <= library.ISAS.index(isa)
+def test_avx512_is_used_where_it_was_measured(isa, monkeypatch):
+    supported = [name for name in library.ISAS if torch.ops.convext_cpu.supports(name)]
+    library.isa.cache_clear()
+    monkeypatch.setattr(library, "WIDE_IS_MEASURED", ())
+    assert library.isa() == library.isa(channels_last=True) == next(name for name in supported if name != "avx512")
+    library.isa.cache_clear()
+    monkeypatch.setattr(library, "WIDE_IS_MEASURED", (torch.ops.convext_cpu.vendor(),))
+    assert library.isa() == supported[0]
+    assert library.isa(channels_last=True) != "avx512"
+    library.isa.cache_clear()
 
 
 @pytest.mark.parametrize("content", [None, "not a library"])

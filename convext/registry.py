@@ -197,7 +197,8 @@ def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -
 def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
     """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
 
-    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it.
+    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it. The
+    number of threads is that of the first call for a problem.
     """
     return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
 

@@ -34,7 +34,7 @@ STRUCTURAL = 3.0  # the same on a machine, or with threads, that were not measur
 NEIGHBOURS = 2  # measured problems that have to agree
 
 # How far a measured problem may lie from one that it decides, as a factor on each axis of `point`.
-REACH = (64.0, 1.6, 1.6, 1.6, 1.3, 1.3, 64.0, 2.0, 2.0)
+REACH = (16.0, 1.6, 1.6, 1.6, 1.3, 1.3, 16.0, 1.7, 2.0)
 
 
 @dataclass(frozen=True)

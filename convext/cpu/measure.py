@@ -27,7 +27,8 @@ from convext.problem import FACES, ConvProblem, output_size
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
 SAMPLE_SECONDS = 0.5e-3
-ROUNDS = 9
+ROUNDS, FEWEST_ROUNDS = 9, 5
+ENOUGH_SECONDS = 0.5  # after the fewest rounds
 
 
 def grid() -> Iterator[ConvProblem]:
@@ -124,7 +125,10 @@ def measure(calls: dict[str, Callable[[], object]], threads: int, rounds: int = 
         repeats[name] = max(1, min(50, round(SAMPLE_SECONDS / max(clock() - begin, 1e-6))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
+    start = clock()
     for i in range(rounds):
+        if i >= FEWEST_ROUNDS and clock() - start > ENOUGH_SECONDS:
+            break
         for name in names[i % len(names) :] + names[: i % len(names)]:
             begin = clock()
             for _ in range(repeats[name]):

@@ -1,10 +1,17 @@
 // Calls the kernels of one instruction set without torch: the tests compile it with sanitizers, and for vectors wider
 // than the machine's. Scratch is exactly as large as the kernels say, so that an overrun is one of the allocation.
 #include <cstdlib>
+#include <initializer_list>
 
 #include "kernels.h"
 
 using namespace convext::cpu;
+
+namespace convext {
+namespace cpu {
+extern const Kernels kernels_tested;
+}
+}  // namespace convext
 
 // numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, then the
 // five strides of a, b and the result. Jobs are run one at a time, each with scratch of its own, the last one first.
@@ -19,7 +26,7 @@ extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* resu
     for (int64_t& stride : view->stride) stride = *numbers++;
   call.a.data = a, call.b.data = b, call.result.data = result, call.bias = bias;
 
-  const Kernels& kernels = CONVEXT_TABLE;
+  const Kernels& kernels = kernels_tested;
   const Work work = kernels.work(call);
   const auto allocate = [](int64_t bytes) {
     void* memory = nullptr;

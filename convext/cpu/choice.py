@@ -33,8 +33,9 @@ WORTH = 1.10  # the lower end of a ratio's interval, to take a record
 STRUCTURAL = 3.0  # the same on a machine, or with threads, that were not measured
 NEIGHBOURS = 2  # measured problems that have to agree
 
-# How far a measured problem may lie from one that it decides, as a factor on each axis of `point`.
-REACH = (16.0, 1.6, 1.6, 1.6, 1.3, 1.3, 16.0, 1.7, 2.0)
+# How far a measured problem may lie from one that it decides, as a factor on each axis of `point`. 3 and 5 taps are far
+# from each other: torch has kernels for the one that it does not have for the other.
+REACH = (16.0, 1.6, 1.6, 1.6, 1.3, 1.3, 16.0, 1.3, 2.0)
 
 
 @dataclass(frozen=True)

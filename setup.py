@@ -1,12 +1,14 @@
-"""Builds the compiled library, csrc/*.cu -> convext/_C.abi3.so. Metadata lives in pyproject.toml.
+"""Builds the compiled libraries: csrc/*.cu -> convext/_C.abi3.so, csrc/cpu/*.cpp -> convext/_cpu.abi3.so.
 
-The library needs nvcc and torch's headers at build time, and no GPU. Without them the install goes on, and says what is
-missing; CONVEXT_CUDA=1 makes that an error. MAX_JOBS limits the compilers that run at once, and CONVEXT_ARCHS="90a"
-builds for these architectures alone: a third of the time, for the GPU that is here.
+Metadata lives in pyproject.toml. Both need torch's headers at build time; the first nvcc, and no GPU, the second a C++
+compiler. Without them the install goes on, and says what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA
+library. MAX_JOBS limits the compilers that run at once, and CONVEXT_ARCHS="90a" builds the CUDA library for these
+architectures alone: a third of the time, for the GPU that is here.
 """
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +22,24 @@ TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: loa
 ARCHITECTURES = "80 90a 100"  # machine code; newer GPUs compile the PTX of the last one
 JOB_GIB = 3  # memory of one compiler
 
+# The CPU kernels are compiled once for each of these: its flags, and the bytes of a vector. 16 bytes are any machine's.
+PLAIN = {"generic": ([], 16)}
+X86 = {
+    **PLAIN,
+    "avx2": (["-mavx2", "-mfma"], 32),
+    "avx512": (["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"], 64),
+}
+KERNEL_FLAGS = ["-O3", "-ffp-contract=fast", "-fno-exceptions", "-fno-rtti", "-Wno-psabi"]
+
 
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     return shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
+
+
+def find_cxx() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def find_torch() -> Path | None:
@@ -40,6 +56,14 @@ def missing() -> str | None:
     return None
 
 
+def cpu_missing() -> str | None:
+    if find_cxx() is None:
+        return "no C++ compiler was found: install g++ or clang, or set CXX"
+    if find_torch() is None:
+        return "torch is not visible to this build: install it first, then pip install --no-build-isolation ."
+    return None
+
+
 def jobs() -> int:
     """As many compilers as processors and free memory allow."""
     if "MAX_JOBS" in os.environ:
@@ -48,13 +72,41 @@ def jobs() -> int:
     return max(1, min(os.cpu_count() or 1, int(free_gib / JOB_GIB)))
 
 
-class BuildCuda(build_ext):
-    """Compiles with nvcc and links against torch's stable ABI; nothing in the library depends on Python."""
+class BuildLibraries(build_ext):
+    """Links against torch's stable ABI; nothing in the libraries depends on Python."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")) + ".abi3.so"
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name == CUDA.name:
+            return self.build_cuda(ext)
+        try:
+            self.build_cpu(ext)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"convext is installed without its CPU kernels: {error}")
+
+    def build_cpu(self, ext: Extension) -> None:
+        cxx, torch = find_cxx(), find_torch()
+        target, objects = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp) / "convext_cpu"
+        for folder in (target.parent, objects):
+            folder.mkdir(parents=True, exist_ok=True)
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        common = [cxx, "-std=c++17", "-fPIC", "-fvisibility=hidden"]
+        library = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", "-O2"]
+        library += ["-DCONVEXT_X86"] if x86 else []
+        commands = {objects / "library.o": [*common, *library, "-c", CSRC / "cpu" / "library.cpp"]}
+        for isa, (flags, width) in (X86 if x86 else PLAIN).items():
+            described = [f"-DCONVEXT_ISA={isa}", f"-DCONVEXT_VECTOR_BYTES={width}"]
+            kernels = [*KERNEL_FLAGS, *flags, *described, "-c", CSRC / "cpu" / "kernels.cpp"]
+            commands[objects / f"{isa}.o"] = [*common, *kernels]
+        newest = max(source.stat().st_mtime for source in (CSRC / "cpu").iterdir())
+        outdated = [out for out in commands if not out.exists() or out.stat().st_mtime < newest]
+        with ThreadPoolExecutor(jobs()) as pool:
+            list(pool.map(lambda out: subprocess.run([*commands[out], "-o", out], check=True), outdated))
+        subprocess.run([*common, "-shared", *commands, "-o", target, f"-L{torch}/lib", "-ltorch_cpu"], check=True)
+
+    def build_cuda(self, ext: Extension) -> None:
         nvcc, torch = find_nvcc(), find_torch()
         architectures = (os.environ.get("CONVEXT_ARCHS") or ARCHITECTURES).split()
         target = Path(self.get_ext_fullpath(ext.name))
@@ -80,14 +132,19 @@ class BuildCuda(build_ext):
         subprocess.run([nvcc, "-shared", *compiled, "-o", target, f"-L{torch}/lib", "-ltorch_cpu"], check=True)
 
 
-reason = missing()
+CUDA = Extension("convext._C", sorted(map(str, CSRC.glob("*.cu"))))
+CPU = Extension("convext._cpu", sorted(map(str, (CSRC / "cpu").glob("*.cpp"))), optional=True)
+
+reason, cpu_reason = missing(), cpu_missing()
 if reason and os.environ.get("CONVEXT_CUDA") == "1":
     raise SystemExit(f"CONVEXT_CUDA=1, but the CUDA kernels cannot be built: {reason}")
 if reason:
     print(f"convext is installed without its CUDA kernels: {reason}")
+if cpu_reason:
+    print(f"convext is installed without its CPU kernels: {cpu_reason}")
 
 setup(
-    ext_modules=[] if reason else [Extension("convext._C", sorted(map(str, CSRC.glob("*.cu"))))],
-    cmdclass={"build_ext": BuildCuda},
+    ext_modules=[*([] if reason else [CUDA]), *([] if cpu_reason else [CPU])],
+    cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

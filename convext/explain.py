@@ -116,15 +116,32 @@ def _explain(p: ConvProblem) -> str:
         copies = "" if reason else "".join(f"; {copy}" for copy in kernel.copies(p))
         mark = "->" if kernel.name == chosen else "  "
         lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
-    measured = choices.nearest(p)
-    if measured is None:
-        best = registry.cudnns_best(p) if p.device == "cuda" else None
-        lines += [f"  ATen goes first: {best}"] if best else []
-    else:
-        lines.append(f"  measured near here: {measured.kernel}, {measured.ratio:.2f} times as fast as torch's best")
+    lines += _measured_on_cpu(p) if p.device == "cpu" else _measured(p)
     if chosen == "none":
         lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
     return "\n".join(lines)
+
+
+def _measured(p: ConvProblem) -> list[str]:
+    """The row of the GPU's table that decided, or why ATen goes first without one."""
+    measured = choices.nearest(p)
+    if measured is not None:
+        return [f"  measured near here: {measured.kernel}, {measured.ratio:.2f} times as fast as torch's best"]
+    best = registry.cudnns_best(p) if p.device == "cuda" else None
+    return [f"  ATen goes first: {best}"] if best else []
+
+
+def _measured_on_cpu(p: ConvProblem) -> list[str]:
+    """The rows of the tables that decided, or that none did."""
+    found = registry.fastest_on_cpu(p)
+    if found is None:
+        return ["  nothing was measured near here to be faster than ATen"]
+    name, rows = found
+    return [
+        f"  measured near here: {name}, {row.ratios[name][0]:.2f} times as fast as torch (at least "
+        f"{row.ratios[name][1]:.2f}) on {row.machine} with {row.threads} thread{'s' if row.threads > 1 else ''}"
+        for row in rows
+    ]
 
 
 def _gradients(problems: Sequence[ConvProblem]) -> str:

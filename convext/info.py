@@ -33,6 +33,7 @@ def report() -> str:
         f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN {_cudnn()}",
         *_gpus(),
         f"compiled {_native()}",
+        f"cpu      {_cpu()}",
         f"backend  {convext.settings.BACKEND} (CONVEXT_BACKEND={os.environ.get('CONVEXT_BACKEND', 'unset')})",
         "kernels  " + ", ".join(kernel.name for kernel in registry.kernels()),
     ]
@@ -48,7 +49,7 @@ def _cudnn() -> str:
 def _gpus() -> list[str]:
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        return [f"gpu      none: {built}; everything computes on ATen's CPU kernels"]
+        return [f"gpu      none: {built}; everything computes on the CPU"]
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [f"gpu {i}    {p.name}, sm_{p.major}{p.minor}, {p.total_memory >> 30} GiB" for i, p in enumerate(properties)]
 
@@ -60,6 +61,12 @@ def _native() -> str:
         return "the CUDA C++ library is loaded"
     compiler = shutil.which("nvcc")
     return f"no CUDA C++ library: {reason}" + (f" (nvcc is at {compiler})" if compiler else "")
+
+
+def _cpu() -> str:
+    library = importlib.import_module("convext.cpu.library")
+    reason = library.unavailable()
+    return f"no CPU kernels: {reason}" if reason else f"the CPU kernels are loaded, {library.isa()}"
 
 
 def _version(package: str) -> str | None:

@@ -1,12 +1,13 @@
 """The README's table: which kernel computes which face, of which families, dtypes and layouts.
 
-It is read off the records. A grid of small problems is put to each kernel as on a Hopper GPU, and a cell lists what
-it takes.
+It is read off the records. A grid of small problems is put to each kernel as on a Hopper GPU, or on the CPU that it is
+for, and a cell lists what it takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -52,9 +53,15 @@ def markdown() -> str:
     grid = list(problems())
     for kernel in registry.kernels():
         for face in kernel.faces:
-            taken = [(family, p) for family, p in grid if p.face == face and kernel.why_not(p) is None]
+            here = _on_cpu(grid) if kernel.provider in ("cpu", "plain") else grid
+            taken = [(family, p) for family, p in here if p.face == face and kernel.why_not(p) is None]
             lines.append(f"| `{kernel.name}` | {face} | {' | '.join(_cells(taken))} |")
     return "\n".join(lines)
+
+
+def _on_cpu(grid: list[tuple[str, ConvProblem]]) -> list[tuple[str, ConvProblem]]:
+    """The same problems on a CPU, where float32 is float32 throughout."""
+    return [(family, replace(p, device="cpu", arch=0)) for family, p in grid if p.precision == "ieee"]
 
 
 def _cells(taken: list[tuple[str, ConvProblem]]) -> list[str]:

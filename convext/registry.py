@@ -11,13 +11,14 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
 from convext import aten, choices, native
+from convext.cpu import choice, library
 from convext.problem import FACES, ConvProblem, Face
 
 WhyNot = Callable[[ConvProblem], "str | None"]
@@ -49,7 +50,8 @@ class Kernel:
     """One way to compute some faces.
 
     Attributes:
-        name: "provider.kernel"; the provider is "aten", "triton" or "cuda".
+        name: "provider.kernel"; the provider is "aten", "triton", "cuda", "cpu" or
+            "plain" (torch's own operators, put together on a CPU).
         faces: the faces it computes.
         why_not: None where it takes a problem, else one sentence with the numbers in it.
         run: `run(problem, a, b, bias)` computes the open tensor of the problem, in the problem's memory format.
@@ -70,8 +72,8 @@ class Kernel:
         return self.name.partition(".")[0]
 
 
-def _lazy(name: str, module: str, *, both: bool = False) -> Kernel:
-    """A record of all faces whose functions live in a module that is imported at their first use.
+def _lazy(name: str, module: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
+    """A record whose functions live in a module that is imported at their first use.
 
     They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
     """
@@ -80,7 +82,7 @@ def _lazy(name: str, module: str, *, both: bool = False) -> Kernel:
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)
 
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
-    return Kernel(name, FACES, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
+    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
@@ -94,6 +96,12 @@ KERNELS: list[Kernel] = [
     _lazy("triton.igemm", "convext.triton_kernels.igemm"),
     _lazy("cuda.stencil", "convext.cuda_stencil", both=True),
     _lazy("cuda.igemm", "convext.cuda_igemm"),
+    _lazy("cpu.stencil", "convext.cpu.stencil"),
+    _lazy("cpu.grouped", "convext.cpu.grouped"),
+    _lazy("plain.swap", "convext.cpu.swap", faces=("fprop", "dgrad")),
+    _lazy("plain.taps", "convext.cpu.taps"),
+    _lazy("plain.shuffle", "convext.cpu.shuffle", faces=("dgrad",)),
+    _lazy("plain.widened", "convext.cpu.widened"),
     ATEN,
 ]
 
@@ -105,7 +113,11 @@ def _installed(module: str) -> bool:
 
 def unavailable(provider: str, problem: ConvProblem) -> str | None:
     """Why `provider` cannot run on this machine and the problem's device at all, or None."""
-    if provider != "aten" and torch.version.hip is not None:
+    if provider in ("cpu", "plain") and problem.device != "cpu":
+        return f"tensors are on {problem.device}; CPU kernels run on cpu"
+    if provider == "cpu":
+        return library.unavailable()
+    if provider in ("triton", "cuda") and torch.version.hip is not None:
         return f"this torch is built for ROCm {torch.version.hip}; the kernels are written for NVIDIA GPUs"
     if provider == "cuda":
         return native.unavailable(problem.device)
@@ -151,7 +163,7 @@ def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
     """The kernel that computes `problem` under `backend`.
 
     "auto" takes what was measured to be fastest near this problem, else the first record in order of preference that
-    does not refuse; off CUDA that is ATen, whose kernels are the CPU's best.
+    does not refuse; off CUDA that is ATen, but for the faces that a record for CPUs was measured to compute faster.
 
     Raises:
         ValueError: `backend` names a provider or a kernel that refuses, with every reason.
@@ -181,10 +193,26 @@ def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -
     return kernel.both
 
 
+@lru_cache(maxsize=8192)
+def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
+    """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
+
+    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it. The
+    number of threads is that of the first call for a problem.
+    """
+    return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
+
+
+def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[choice.Row, ...]] | None:
+    """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None."""
+    return choice.fastest(problem, torch.get_num_threads()) if problem.device == "cpu" else None
+
+
 def _preference(problem: ConvProblem) -> list[Kernel]:
     """Every kernel, the one to try first in front."""
     if problem.device != "cuda":
-        return [ATEN]
+        best = fastest_on_cpu(problem)
+        return [*(kernel for kernel in KERNELS if best and kernel.name == best[0]), ATEN]
     kernels, measured = _in_order(problem), choices.nearest(problem)
     if measured is not None:
         return [*(kernel for kernel in kernels if kernel.name == measured.kernel), *kernels]

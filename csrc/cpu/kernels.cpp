@@ -1,0 +1,70 @@
+// The table of one instruction set: CONVEXT_ISA names it, CONVEXT_VECTOR_BYTES is the width of its vectors. setup.py
+// compiles this file once for each.
+#include "kernels.h"
+
+#include "gather.h"
+#include "wgrad.h"
+
+#define CONVEXT_JOIN(a, b) a##b
+#define CONVEXT_TABLE(isa) CONVEXT_JOIN(kernels_, isa)
+#define CONVEXT_QUOTE(isa) #isa
+#define CONVEXT_NAME(isa) CONVEXT_QUOTE(isa)
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+template <class T>
+struct Element {
+  using type = T;
+};
+
+// Calls `action` with the Element of a call's tensors.
+template <class Action>
+CONVEXT_INLINE auto for_element(const Call& call, const Action& action) {
+  switch (call.problem.number) {
+    case Number::float32:
+      return action(Element<float>{});
+    case Number::float64:
+      return action(Element<double>{});
+    case Number::float16:
+      return action(Element<float16>{});
+    case Number::bfloat16:
+      break;
+  }
+  return action(Element<bfloat16>{});
+}
+
+Work work(const Call& call) {
+  return for_element(call, [&](auto element) {
+    using T = typename decltype(element)::type;
+    const bool weights = call.problem.face == Face::wgrad;
+    return weights ? wgrad_work<T>(call.problem, call.a, call.b) : gather_work<T>(call.problem, call.a, call.result);
+  });
+}
+
+void prepare(const Call& call, int64_t first, int64_t last) {
+  for_element(call, [&](auto element) { gather_prepare<typename decltype(element)::type>(call, first, last); });
+}
+
+void run(const Call& call, int64_t first, int64_t last, void* scratch) {
+  for_element(call, [&](auto element) {
+    using T = typename decltype(element)::type;
+    if (call.problem.face == Face::wgrad)
+      wgrad_run<T>(call, first, last, scratch);
+    else
+      gather_run<T>(call, first, last, scratch);
+  });
+}
+
+void finish(const Call& call, int64_t first, int64_t last) {
+  for_element(call, [&](auto element) { wgrad_finish<typename decltype(element)::type>(call, first, last); });
+}
+
+}  // namespace CONVEXT_ISA
+
+extern const Kernels CONVEXT_TABLE(CONVEXT_ISA){CONVEXT_NAME(CONVEXT_ISA), CONVEXT_ISA::work, CONVEXT_ISA::prepare,
+                                                CONVEXT_ISA::run, CONVEXT_ISA::finish};
+
+}  // namespace cpu
+}  // namespace convext

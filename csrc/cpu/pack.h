@@ -1,0 +1,111 @@
+// Copies between tensors of any strides and planes of scratch: pack() reads a window, with zeros outside the tensor,
+// unpack() writes a block of results.
+#pragma once
+#include "geometry.h"
+#include "number.h"
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+// Up to a vector of planes that lie side by side in the tensor (channels last), or any number that do not.
+template <class T>
+struct Planes {
+  T* data;
+  int64_t count, between;  // elements between neighbouring planes
+  int64_t step[AXES];      // along depth, height and width
+  int64_t size[AXES];
+};
+
+// Zeros; up to a vector more than `count`, where rows that are written later begin.
+template <class A>
+CONVEXT_INLINE void clear(A* row, int64_t count) {
+  for (int64_t j = 0; j < count; j += Lanes<A>::count) store<A>(row + j, Vector<A>{});
+}
+
+// `count` elements `step` apart to `row`; what follows them there may be overwritten. The last vector of a row begins
+// where it ends with the row, over elements that are already there.
+template <class A, class T>
+CONVEXT_INLINE void pack_row(A* row, const T* from, int64_t step, int64_t count) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  if (step == 1 && count >= lanes) {
+    for (int64_t j = 0; j + lanes <= count; j += lanes) store<A>(row + j, widen(from + j));
+    store<A>(row + count - lanes, widen(from + count - lanes));
+    return;
+  }
+  for (int64_t j = 0; j < count; j += lanes)
+    store<A>(row + j, widen_few<A>(from + j * step, step, least(lanes, count - j)));
+}
+
+// The same for up to a vector of planes that lie side by side, each to its own row, `plane` apart.
+template <class A, class T>
+CONVEXT_INLINE void pack_pixels(A* row, int64_t plane, int64_t planes, const T* from, int64_t step, int64_t count) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  for (int64_t j = 0; j < count; j += lanes) {
+    Vector<A> pixels[lanes];
+    const int64_t left = least(lanes, count - j);
+    for (int64_t i = 0; i < lanes; ++i) {
+      const T* pixel = from + (j + i) * step;
+      pixels[i] = i >= left ? Vector<A>{} : planes == lanes ? widen(pixel) : widen_few<A>(pixel, 1, planes);
+    }
+    transpose<A>(pixels);
+    for (int64_t i = 0; i < planes; ++i) store<A>(row + i * plane + j, pixels[i]);
+  }
+}
+
+// Fills the window whose first element is `origin` of the tensor's planes.
+template <class A, class T>
+inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], const Window& w, int64_t remainders,
+                 A* scratch) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  const bool pixels = from.between == 1 && from.count > 1 && from.count <= lanes;
+  for (int64_t z = 0; z < w.size[0]; ++z)
+    for (int64_t y = 0; y < w.size[1]; ++y) {
+      const int64_t depth = origin[0] + z, height = origin[1] + y;
+      const bool inside = depth >= 0 && depth < from.size[0] && height >= 0 && height < from.size[1];
+      A* rows = scratch + z * w.depth + y * w.row;
+      const T* line = from.data + depth * from.step[0] + height * from.step[1];
+      for (int64_t r = 0; r < remainders; ++r, rows += w.columns) {
+        const int64_t column = origin[2] + r;  // of the first element; the others follow at `remainders`
+        const int64_t lead = column < 0 ? least(over(-column, remainders), w.columns) : 0;
+        const int64_t end = inside && column < from.size[2] ? over(from.size[2] - column, remainders) : 0;
+        const int64_t count = most(least(end, w.columns) - lead, 0);
+        const T* first = line + (column + lead * remainders) * from.step[2];
+        const int64_t step = remainders * from.step[2], after = lead + count;
+        for (int64_t i = 0; i < from.count; ++i) {
+          clear(rows + i * w.plane, lead);
+          if (!pixels && count) pack_row(rows + i * w.plane + lead, first + i * from.between, step, count);
+        }
+        if (pixels && count) pack_pixels(rows + lead, w.plane, from.count, first, step, count);
+        for (int64_t i = 0; i < from.count; ++i) clear(rows + i * w.plane + after, w.columns - after);
+      }
+    }
+}
+
+// Writes a block of `count` results, rows of `pitch` in planes of scratch `plane` apart, to the tensor's planes.
+template <class A, class T>
+inline void unpack(const A* scratch, int64_t pitch, int64_t plane, const int64_t (&count)[AXES], const Planes<T>& to) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  const bool pixels = to.between == 1 && to.count > 1 && to.count <= lanes;
+  for (int64_t z = 0; z < count[0]; ++z)
+    for (int64_t y = 0; y < count[1]; ++y) {
+      const A* rows = scratch + (z * count[1] + y) * pitch;
+      T* line = to.data + z * to.step[0] + y * to.step[1];
+      for (int64_t j = 0; j < count[2]; j += lanes) {
+        const int64_t left = least(lanes, count[2] - j);
+        if (!pixels) {
+          for (int64_t i = 0; i < to.count; ++i)
+            narrow_few<A>(line + i * to.between + j * to.step[2], to.step[2], load(rows + i * plane + j), left);
+          continue;
+        }
+        Vector<A> values[lanes];
+        for (int64_t i = 0; i < lanes; ++i) values[i] = i < to.count ? load(rows + i * plane + j) : Vector<A>{};
+        transpose<A>(values);
+        for (int64_t i = 0; i < left; ++i) narrow_few<A>(line + (j + i) * to.step[2], 1, values[i], to.count);
+      }
+    }
+}
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

@@ -1,0 +1,54 @@
+// The results that a tile keeps in registers.
+#pragma once
+#include "vector.h"
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+// Sums of ROWS x VECTORS vectors of results. A long sum is made of shorter ones: error grows with the number of terms
+// that are added one after the other.
+constexpr int64_t TERMS = 32;
+
+template <class A, int ROWS, int VECTORS>
+struct Sums {
+  static constexpr int lanes = Lanes<A>::count;
+  Vector<A> now[ROWS][VECTORS];
+  A* before;
+  bool split = false;
+
+  static constexpr int size = ROWS * VECTORS * lanes;
+
+  // `parts`: `size` elements. The compiler is not to know where they lie, and so to leave them in memory: registers are
+  // for what the loop adds to.
+  explicit CONVEXT_INLINE Sums(A* parts) : before(parts) { __asm__("" : "+r"(before)); }
+
+  template <class Body>
+  static CONVEXT_INLINE void each(const Body& body) {
+    unrolled<ROWS>(CONVEXT_EACH(r) { unrolled<VECTORS>(CONVEXT_EACH(v) { body(r, v); }); });
+  }
+
+  CONVEXT_INLINE void begin(A value) {
+    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] = broadcast(value); });
+  }
+
+  // Ends a part of the sum.
+  CONVEXT_INLINE void next() {
+    each(CONVEXT_EACH2(r, v) {
+      A* at = before + (r.value * VECTORS + v.value) * lanes;
+      store<A>(at, split ? load(at) + now[r.value][v.value] : now[r.value][v.value]);
+      now[r.value][v.value] = Vector<A>{};
+    });
+    split = true;
+  }
+
+  // The sum is complete in `now`.
+  CONVEXT_INLINE void finish() {
+    if (!split) return;
+    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += load(before + (r.value * VECTORS + v.value) * lanes); });
+  }
+};
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

@@ -1,0 +1,151 @@
+// Vectors of one width, by the compiler's own vector types: one source for every instruction set.
+#pragma once
+#include "problem.h"
+
+#define CONVEXT_INLINE __attribute__((always_inline)) inline
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+constexpr int VECTOR_BYTES = CONVEXT_VECTOR_BYTES;
+
+// Lanes of A, the type that sums are formed in, and integers of the same size.
+template <class A>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  static constexpr int count = VECTOR_BYTES / 4;
+  typedef float type __attribute__((vector_size(VECTOR_BYTES)));
+  typedef float unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t mask __attribute__((vector_size(VECTOR_BYTES)));
+};
+
+template <>
+struct Lanes<double> {
+  static constexpr int count = VECTOR_BYTES / 8;
+  typedef double type __attribute__((vector_size(VECTOR_BYTES)));
+  typedef double unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t mask __attribute__((vector_size(VECTOR_BYTES)));
+};
+
+template <class A>
+using Vector = typename Lanes<A>::type;
+
+template <class A>
+CONVEXT_INLINE Vector<A> load(const A* from) {
+  return *reinterpret_cast<const typename Lanes<A>::unaligned*>(from);
+}
+
+template <class A>
+CONVEXT_INLINE void store(A* to, Vector<A> value) {
+  *reinterpret_cast<typename Lanes<A>::unaligned*>(to) = value;
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> broadcast(A value) {
+  return value - Vector<A>{};
+}
+
+// Copies `count` elements, fewer than a vector of A has, in pieces of constant size.
+template <class A, class T>
+CONVEXT_INLINE void copy_few(T* to, const T* from, int64_t count) {
+  int64_t at = 0;
+  if constexpr (Lanes<A>::count > 8)
+    if (count & 8) __builtin_memcpy(to, from, 8 * sizeof(T)), at = 8;
+  if constexpr (Lanes<A>::count > 4)
+    if (count & 4) __builtin_memcpy(to + at, from + at, 4 * sizeof(T)), at += 4;
+  if (count & 2) __builtin_memcpy(to + at, from + at, 2 * sizeof(T)), at += 2;
+  if (count & 1) to[at] = from[at];
+}
+
+// Stores the first `count` lanes, at most all.
+template <class A>
+CONVEXT_INLINE void store_first(A* to, Vector<A> value, int64_t count) {
+  if (count >= Lanes<A>::count) return store<A>(to, value);
+  A lanes[Lanes<A>::count];
+  store<A>(lanes, value);
+  copy_few<A>(to, lanes, count);
+}
+
+// All bits set in the first `count` lanes.
+template <class A>
+CONVEXT_INLINE typename Lanes<A>::mask first_lanes(int64_t count) {
+  typename Lanes<A>::mask mask;
+  for (int lane = 0; lane < Lanes<A>::count; ++lane) mask[lane] = lane < count ? -1 : 0;
+  return mask;
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> masked(Vector<A> value, typename Lanes<A>::mask mask) {
+  return (Vector<A>)((typename Lanes<A>::mask)value & mask);
+}
+
+// The sum of all lanes, always in the same order.
+template <class A>
+CONVEXT_INLINE A sum(Vector<A> value) {
+  A lanes[Lanes<A>::count];
+  store<A>(lanes, value);
+  for (int half = Lanes<A>::count / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
+}
+
+// ------------------------------------------------------------------------------------------------- unrolled loops
+
+template <int I>
+struct Int {
+  static constexpr int value = I;
+};
+
+// Calls `body` with Int<0> to Int<N - 1>. What lies in arrays stays in registers, as it may not in a loop.
+template <int N, int I = 0, class Body>
+CONVEXT_INLINE void unrolled(const Body& body) {
+  if constexpr (I < N) {
+    body(Int<I>{});
+    unrolled<N, I + 1>(body);
+  }
+}
+
+#define CONVEXT_EACH(index) [&](auto index) __attribute__((always_inline))
+#define CONVEXT_EACH2(first, second) [&](auto first, auto second) __attribute__((always_inline))
+
+// ------------------------------------------------------------------------------------------------------ transpose
+
+template <int... I>
+struct Indices {};
+
+template <int N, int... I>
+struct IndicesTo : IndicesTo<N - 1, N - 1, I...> {};
+
+template <int... I>
+struct IndicesTo<0, I...> {
+  using type = Indices<I...>;
+};
+
+// Of two rows that are BIT apart, the two that a transposition of their BIT x BIT blocks leaves there.
+template <int BIT, class V, int... I>
+CONVEXT_INLINE void exchange(V& low, V& high, Indices<I...>) {
+  constexpr int count = sizeof...(I);
+  const V a = low, b = high;
+  low = __builtin_shufflevector(a, b, ((I & BIT) ? count + I - BIT : I)...);
+  high = __builtin_shufflevector(a, b, ((I & BIT) ? count + I : I + BIT)...);
+}
+
+// rows[i][j] becomes rows[j][i].
+template <class A, int BIT = 1>
+CONVEXT_INLINE void transpose(Vector<A> (&rows)[Lanes<A>::count]) {
+  constexpr int count = Lanes<A>::count;
+  if constexpr (BIT < count) {
+    unrolled<count>(CONVEXT_EACH(i) {
+      constexpr int row = decltype(i)::value;
+      if constexpr ((row & BIT) == 0) exchange<BIT>(rows[row], rows[row + BIT], typename IndicesTo<count>::type{});
+    });
+    transpose<A, BIT * 2>(rows);
+  }
+}
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

@@ -1,0 +1,46 @@
+// Calls the kernels of one instruction set without torch: the tests compile it with sanitizers, and for vectors wider
+// than the machine's. Scratch is exactly as large as the kernels say, so that an overrun is one of the allocation.
+#include <cstdlib>
+#include <initializer_list>
+
+#include "kernels.h"
+
+using namespace convext::cpu;
+
+namespace convext {
+namespace cpu {
+extern const Kernels kernels_tested;
+}
+}  // namespace convext
+
+// numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, then the
+// five strides of a, b and the result. Jobs are run one at a time, each with scratch of its own, the last one first.
+extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias) {
+  Call call{};
+  Problem& p = call.problem;
+  p.face = static_cast<Face>(*numbers++), p.number = static_cast<Number>(*numbers++);
+  for (int64_t* to : {&p.n, &p.c, &p.k, &p.groups}) *to = *numbers++;
+  for (int64_t* to : {p.input, p.kernel, p.output, p.stride, p.pad, p.dilation})
+    for (int axis = 0; axis < AXES; ++axis) to[axis] = *numbers++;
+  for (View* view : {&call.a, &call.b, &call.result})
+    for (int64_t& stride : view->stride) stride = *numbers++;
+  call.a.data = a, call.b.data = b, call.result.data = result, call.bias = bias;
+
+  const Kernels& kernels = kernels_tested;
+  const Work work = kernels.work(call);
+  const auto allocate = [](int64_t bytes) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 64, bytes)) abort();
+    __builtin_memset(memory, 0xff, bytes);  // NaN
+    return memory;
+  };
+  call.prepared = allocate(work.prepared_bytes);
+  if (p.face != Face::wgrad) kernels.prepare(call, 0, p.groups);
+  for (int64_t job = work.jobs - 1; job >= 0; --job) {
+    void* scratch = allocate(work.scratch_bytes);
+    kernels.run(call, job, job + 1, scratch);
+    free(scratch);
+  }
+  if (p.face == Face::wgrad) kernels.finish(call, 0, p.k);
+  free(call.prepared);
+}

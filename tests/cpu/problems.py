@@ -1,0 +1,51 @@
+"""Small odd problems of the CPU kernels: every path of csrc/cpu, in one, two and three dimensions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convext.problem import ConvProblem, Face, output_size
+
+# n, channels of a group of x and of y, groups, input, kernel, stride, begin, end, dilation; one value serves all axes
+PROBLEMS: dict[str, tuple] = {
+    "1d causal": (2, 1, 1, 5, (37,), (4,), 1, 3, 0, 1),
+    "1d in place": (1, 1, 1, 3, (150,), (7,), 1, 3, 3, 1),
+    "1d dilated, short": (2, 1, 1, 17, (19,), (3,), 1, 8, 8, 8),
+    "1d strided": (1, 1, 2, 3, (41,), (6,), 4, 2, 1, 3),
+    "1x1": (1, 1, 1, 3, (5, 6), (1, 1), 1, 0, 0, 1),
+    "3x3": (2, 1, 1, 19, (9, 21), (3, 3), 1, 1, 1, 1),
+    "3x3 narrow": (1, 1, 1, 2, (18, 7), (3, 3), 1, 1, 1, 1),
+    "3x3 stride 2": (1, 1, 1, 9, (11, 17), (3, 3), 2, 1, 0, 1),
+    "3x3 dilated": (1, 1, 1, 3, (21, 19), (3, 3), 1, 3, 3, 3),
+    "5x5 multiplier": (1, 1, 2, 5, (8, 33), (5, 5), 1, 2, 2, 1),
+    "4x2": (1, 1, 1, 4, (12, 11), (4, 2), 1, 2, 1, 1),
+    "7x7": (2, 1, 1, 3, (14, 13), (7, 7), 1, 3, 3, 1),
+    "11x9 larger than the input": (1, 1, 1, 2, (6, 5), (11, 9), 1, 5, 5, 1),
+    "3x2 steps (2, 3), (1, 2)": (2, 1, 1, 3, (9, 16), (3, 2), (2, 3), (1, 0), (0, 2), (1, 2)),
+    "kernel smaller than stride": (1, 1, 1, 3, (10, 13), (2, 1), 3, 0, 0, 1),
+    "3d": (1, 1, 1, 17, (4, 5, 9), (3, 3, 3), 1, 1, 1, 1),
+    "3d steps": (1, 1, 1, 3, (5, 7, 8), (2, 3, 4), (2, 1, 2), 1, (0, 1, 2), (1, 2, 1)),
+    "grouped 1d": (1, 2, 2, 3, (29,), (5,), 1, 2, 2, 1),
+    "grouped 2": (2, 2, 2, 5, (9, 10), (3, 3), 1, 1, 1, 1),
+    "grouped 3 to 5": (1, 3, 5, 2, (7, 18), (3, 2), (1, 2), 1, 0, (2, 1)),
+    "grouped 8": (1, 8, 8, 2, (6, 19), (3, 3), 1, 1, 1, 1),
+    "grouped 4 to 1, stride 2": (1, 4, 1, 5, (9, 8), (3, 3), 2, 1, 1, 1),
+    "grouped 3d": (1, 4, 4, 2, (4, 5, 6), (3, 2, 3), (1, 2, 1), 1, 1, 1),
+    "sums of many blocks": (3, 1, 1, 2, (70, 66), (3, 3), 1, 1, 1, 1),
+}
+
+
+def problem(face: Face, name: str, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> ConvProblem:
+    """The problem of that name."""
+    n, c, k, groups, input, kernel, *rest = PROBLEMS[name]
+    stride, begin, end, dilation = (v if isinstance(v, tuple) else (v,) * len(input) for v in rest)
+    output = output_size(input, kernel, stride, begin, end, dilation)
+    return ConvProblem(
+        face, n, groups * c, groups * k, groups, input, kernel, output, stride, begin, dilation, dtype, channels_last
+    )  # fmt: skip
+
+
+def bias_of(p: ConvProblem) -> Tensor | None:
+    """A random bias, where the face takes one."""
+    return None if p.face == "wgrad" else torch.randn(p.open_shape[1]).to(p.dtype)

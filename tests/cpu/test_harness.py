@@ -1,0 +1,103 @@
+"""The kernels without torch: under the sanitizers, and with vectors wider than the machine's own."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from problems import PROBLEMS, bias_of, problem
+from torch import Tensor
+
+from convext import check, layout
+from convext.problem import FACES, ConvProblem
+
+ROOT = Path(__file__).parents[2]
+SOURCES, CACHE = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu"
+NUMBERS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
+# AddressSanitizer finds what pointer-overflow would; the kernels step pointers back from rows they do not read.
+SANITIZED = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-sanitize=pointer-overflow"]
+WIDE = ["-O2", "-DCONVEXT_VECTOR_BYTES=64", *(["-mavx2", "-mfma"] if platform.machine() == "x86_64" else [])]
+
+
+def build(flags: list[str]) -> Path:
+    """A shared object of the kernels and the harness, compiled once for its sources and flags."""
+    if shutil.which("g++") is None:
+        pytest.skip("the harness needs g++")
+    sources = [*sorted(SOURCES.glob("*.h")), SOURCES / "kernels.cpp", Path(__file__).with_name("harness.cpp")]
+    content = "".join(source.read_text() for source in sources)
+    library = CACHE / f"{hashlib.sha256(repr((flags, content)).encode()).hexdigest()[:16]}.so"
+    if not library.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        partial = library.with_suffix(f".{os.getpid()}")
+        command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{SOURCES}", *map(str, sources[-2:])]
+        command += ["-o", str(partial)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        partial.rename(library)
+    return library
+
+
+def run(library: Path, p: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """As cpu.stencil and cpu.grouped run it."""
+    result = layout.empty(p.open_shape, p.channels_last, a)
+
+    def axes(values: tuple[int, ...], absent: int) -> list[int]:
+        return [absent] * (3 - len(values)) + list(values)
+
+    def strides(t: Tensor) -> list[int]:
+        own = [s if size > 1 else 0 for s, size in zip(t.stride(), t.shape, strict=True)]
+        return [*own[:2], *axes(tuple(own[2:]), 0)]
+
+    numbers = [FACES.index(p.face), NUMBERS.index(p.dtype), p.n, p.c, p.k, p.groups]
+    for values, absent in ((p.input, 1), (p.kernel, 1), (p.output, 1), (p.stride, 1), (p.pad, 0), (p.dilation, 1)):
+        numbers += axes(values, absent)
+    for t in (a, b, result):
+        numbers += strides(t)
+    function = ctypes.CDLL(str(library)).convext_run
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (a, b, result, bias)]
+    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
+    return result
+
+
+def check_all(library: Path) -> None:
+    """Every problem, face, dtype and memory format."""
+    for face in FACES:
+        for name in PROBLEMS:
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                for channels_last in (False, True):
+                    p = problem(face, name, dtype, channels_last)
+                    a, b, bias = *check.operands(p), bias_of(p)
+                    found = check.agreement(p, a, b, bias, run(library, p, a, b, bias))
+                    assert found.ok, f"{name}: {p}: {found}"
+
+
+def test_vectors_wider_than_the_machines():
+    """The code of the widest instruction set, where the machine does not have it: the compiler splits its vectors."""
+    check_all(build(WIDE))
+
+
+def test_sanitizers_find_nothing():
+    """AddressSanitizer and UBSan, in a process of its own: the sanitizer's allocator has to come first."""
+    library = build([*SANITIZED, "-DCONVEXT_VECTOR_BYTES=32"])
+
+    def path(name: str) -> str:
+        return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+
+    code = "import torch, test_harness, pathlib; torch.manual_seed(0); "
+    code += f"test_harness.check_all(pathlib.Path({str(library)!r}))"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parent}",
+        "LD_PRELOAD": f"{path('libasan.so')}:{path('libstdc++.so.6')}",
+        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -138,7 +138,7 @@ class Parser {
   // .version, .target, .address_size, .file and .loc end with their line, not with a semicolon.
   bool line_directive() {
     for (const char* name : {".version", ".target", ".address_size", ".file", ".loc"}) {
-      if (!peek(name)) continue;
+      if (!peek(name) || !is_space(text_[position_ + std::strlen(name)])) continue;
       const std::string line = until_any("\n");
       const auto words = words_of(line);
       if (words.size() < 2) throw InvalidPtx("malformed: " + line);

@@ -123,6 +123,7 @@ def emulated(arch: int, seed: int | None = None) -> Iterator[None]:
     library.set_seed(int(os.environ.get("EMULATOR_SEED", "1")) if seed is None else seed)
     properties = type("Properties", (), {"total_memory": 1 << 34, "major": arch // 10, "minor": arch % 10})()
     fakes = {
+        "is_available": lambda: True,
         "get_device_capability": lambda *_: divmod(arch, 10),
         "current_device": lambda: 0,
         "device_count": lambda: 1,

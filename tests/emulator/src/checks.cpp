@@ -49,9 +49,9 @@ std::string warps_in(const Block& block, const uint32_t* times, const std::vecto
   return list;
 }
 
-bool any_unknown(const uint32_t* times, const std::vector<uint32_t>& known) {
+bool any_unknown(const uint32_t* times, const uint32_t* known, size_t agents) {
   bool any = false;
-  for (size_t i = 0; i < known.size(); i++) any |= times[i] > known[i];
+  for (size_t i = 0; i < agents; i++) any |= times[i] > known[i];
   return any;
 }
 
@@ -102,7 +102,8 @@ void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool 
   if (!shared.written(grain)) fail(warp, I, lane, Fault::OTHER, text(unwritten, grain * GRAIN));
   const uint32_t* writes = shared.writes(grain);
   const auto& known = warp.knowledge.seen;
-  if (any_unknown(writes, known)) {  // harmless where a write of the same value is known: see the head of this file
+  if (any_unknown(writes, known.data(),
+                  known.size())) {  // harmless where a write of the same value is known: see the head of this file
     bool one_known = false;
     for (size_t i = 0; i < known.size(); i++) one_known |= writes[i] > block.began && writes[i] <= known[i];
     if (!one_known) {
@@ -111,14 +112,11 @@ void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool 
                 warps_in(block, writes, known).c_str()));
     }
   }
-  if (by_product) {
-    auto fenced = warp.knowledge.fenced;
-    fenced.back() = known.back();  // what TMA wrote needs no fence
-    if (any_unknown(writes, fenced)) {
-      fail(warp, I, lane, Fault::OTHER,
-           text("reads shared byte %u by the asynchronous proxy, which %s wrote, with no fence.proxy.async in between",
-                grain * GRAIN, warps_in(block, writes, fenced).c_str()));
-    }
+  const auto& fenced = warp.knowledge.fenced;  // of warps: what TMA wrote needs no fence
+  if (by_product && any_unknown(writes, fenced.data(), fenced.size() - 1)) {
+    fail(warp, I, lane, Fault::OTHER,
+         text("reads shared byte %u by the asynchronous proxy, which %s wrote, with no fence.proxy.async in between",
+              grain * GRAIN, warps_in(block, writes, fenced).c_str()));
   }
   shared.reads(grain)[warp.id] = warp.now();
 }
@@ -133,7 +131,7 @@ void note_write(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool
   if (!(same && shared.written(grain))) {
     const uint32_t* reads = shared.reads(grain);
     for (const auto& [times, verb] : {std::pair<const uint32_t*, const char*>(writes, "wrote"), {reads, "read"}}) {
-      if (!any_unknown(times, known)) continue;
+      if (!any_unknown(times, known.data(), known.size())) continue;
       fail(warp, I, lane, Fault::OTHER,
            text("races: writes shared byte %u, which %s %s, with no barrier in between", grain * GRAIN,
                 warps_in(block, times, known).c_str(), verb));

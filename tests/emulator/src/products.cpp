@@ -188,7 +188,12 @@ void read_operand(Warp& warp, const Instruction& I, uint64_t bits, int first, in
     for (int k = 0; k < I.k; k += k_step) {
       const uint32_t address = descriptor.address(uint32_t(first + o), uint32_t(k), uint32_t(T), k_innermost);
       const uint8_t* bytes = shared_for_product(warp, I, address, 16);
-      product.reads.emplace_back(address, address + 16);
+      auto& reads = product.reads;
+      if (!reads.empty() && reads.back().second == address) {
+        reads.back().second += 16;
+      } else {
+        reads.emplace_back(address, address + 16);
+      }
       for (int i = 0; i < piece; i++) {
         uint32_t element = 0;
         std::memcpy(&element, bytes + i * T, size_t(T));

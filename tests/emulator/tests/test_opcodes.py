@@ -1,6 +1,6 @@
 """No opcode of the project's kernels is left without a test of its own.
 
-opcodes.txt lists them. Whoever changes a kernel, or Triton, and meets an opcode that the emulator refuses, adds it to the
+opcodes.txt lists them. Whoever changes a kernel, or Triton, and meets an opcode that is refused, adds it to the
 list, to the emulator and to a test.
 """
 

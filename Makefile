@@ -14,10 +14,18 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test bench lint clean
+.PHONY: test emulate bench lint clean
 
 test: $(STAMP)
 	$(PYTEST) tests
+	$(PYTEST) tests/emulator
+
+# Everything that tests/emulator samples, and the suite of the Triton kernels on each of its devices.
+emulate: $(STAMP)
+	EMULATOR_ALL=1 $(PYTEST) tests/emulator
+	for arch in 80 90 120; do \
+	  EMULATOR_ARCH=$$arch PYTHONPATH=tests/emulator $(PYTEST) -p gpu_emulator.pytest_plugin tests/triton_kernels || exit 1; \
+	done
 
 bench: $(STAMP)
 	$(PY) -m convext bench $(ARGS)

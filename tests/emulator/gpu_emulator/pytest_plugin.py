@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 
 import pytest
+
 from gpu_emulator.triton_device import emulated
 
 _session = ExitStack()

@@ -1,6 +1,6 @@
 """Every Triton record on small odd problems: what there is to run, and a sample that leaves no kernel out.
 
-A case is a record, a problem (face, dtype, layout, architecture) and, for the implicit GEMM, whether boxes are asked for.
+A case is a record, a problem (face, dtype, layout, architecture) and, for igemm, whether boxes are asked for.
 The launches of a case are known without running it, so the sample takes, for each kernel on each architecture, those of
 its cases that rank first by a hash of their name and the commit: another commit runs others.
 """

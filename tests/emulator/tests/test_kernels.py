@@ -39,18 +39,16 @@ def rounded(t: Tensor) -> Tensor:
 
 def depth(p: ConvProblem) -> int:
     """How many products are summed for one result."""
-    return {
-        "fprop": p.taps * p.c // p.groups,
-        "dgrad": p.taps * p.k // p.groups,
-        "wgrad": p.n * math.prod(p.output),
-    }[p.face]
+    summed = {"fprop": p.taps * p.c, "dgrad": p.taps * p.k, "wgrad": p.n * math.prod(p.output) * p.groups}
+    return summed[p.face] // p.groups
 
 
 def bound(case: Case, a: Tensor, b: Tensor, bias: Tensor | None, oracle: Tensor) -> float:
     """How far a result may lie from `oracle`: the rule of convext.check, on a GPU whose torch is not here.
 
-    Under TF32 tensor cores would multiply rounded operands; stencils multiply float32. In float64 torch's result is the oracle itself: what
-    counts is then the bound of a sum of n products in any order, n units in the last place of the sum of magnitudes.
+    Under TF32 torch's operator would multiply rounded operands on tensor cores; stencils multiply float32. In float64
+    torch's result is the oracle itself: what counts there is the bound of a sum of n products in any order, n units in
+    the last place of the sum of magnitudes.
     """
     problem = case.problem
     if problem.dtype is torch.float64:

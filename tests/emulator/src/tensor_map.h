@@ -23,4 +23,8 @@ struct TensorMap {
 };
 static_assert(sizeof(TensorMap) <= 128, "a CUtensorMap has 128 bytes");
 
+// Fills `made`, or returns the first rule that the arguments of cuTensorMapEncodeTiled break.
+std::string encode(int type, unsigned rank, uint64_t address, const uint64_t* sizes, const uint64_t* strides,
+                   const uint32_t* box, const uint32_t* steps, int swizzle, int promotion, int fill, TensorMap& made);
+
 }  // namespace emulator

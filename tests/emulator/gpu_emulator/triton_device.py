@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -23,6 +23,8 @@ from triton.compiler.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from gpu_emulator import library
+
+Rewrite = Callable[[str, str], str]
 
 MACHINE_CODE_FOLLOWS = b"\n// machine code follows\n\0"  # libcuda.cpp reads registers and spills from it
 
@@ -97,24 +99,26 @@ class _CudaIsCpu(TorchFunctionMode):
 _UNINITIALISED = {torch.empty, torch.empty_like, torch.empty_strided, Tensor.new_empty, Tensor.new_empty_strided}
 
 
-def _with_ptx(initialise: Any) -> Any:
+def _with_ptx(initialise: Any, rewrite: Rewrite) -> Any:
     """CompiledKernel._init_handles, which hands PTX to the driver and the machine code behind it."""
 
     def init_handles(self: CompiledKernel) -> None:
         if self.module is None:
-            self.kernel = self.asm["ptx"].encode() + MACHINE_CODE_FOLLOWS + self.asm["cubin"]
+            ptx = rewrite(self.name, self.asm["ptx"])
+            self.kernel = ptx.encode() + MACHINE_CODE_FOLLOWS + self.asm["cubin"]
         initialise(self)
 
     return init_handles
 
 
 @contextmanager
-def emulated(arch: int, seed: int | None = None) -> Iterator[None]:
+def emulated(arch: int, seed: int | None = None, rewrite: Rewrite = lambda name, ptx: ptx) -> Iterator[None]:
     """Triton compiles for compute capability `arch` / 10 and runs on the emulator; CPU tensors are its memory.
 
     Args:
         arch: 80, 90 or 120.
         seed: of the schedules; by default that of the environment, EMULATOR_SEED, or 1.
+        rewrite: what runs instead of a kernel's PTX, from its name and its text.
 
     Raises:
         CudaError: no such device is emulated.
@@ -135,7 +139,7 @@ def emulated(arch: int, seed: int | None = None) -> Iterator[None]:
     try:
         with (
             mock.patch.multiple(torch.cuda, **fakes),
-            mock.patch.object(CompiledKernel, "_init_handles", _with_ptx(CompiledKernel._init_handles)),
+            mock.patch.object(CompiledKernel, "_init_handles", _with_ptx(CompiledKernel._init_handles, rewrite)),
             _CudaIsCpu(),
         ):
             yield

@@ -1,9 +1,9 @@
 // What no GPU checks: bounds, alignment, unwritten memory, data in flight, races.
 //
-// Two accesses of two warps race where neither knows that the other is over, one of them writes, and the bytes change:
-// writing what is there already harms nobody. Each warp has a clock, which advances when it lets others know of its
-// past (at a barrier, an arrival), and notes what it knows of the others' clocks: the vector clocks of Lamport and
-// Mattern.
+// Two accesses of two warps, or of two lanes, race where neither knows that the other is over, one of them writes, and
+// the bytes change: writing what is there already harms nobody. Each warp has a clock, which advances when it lets
+// others know of its past (at a barrier, an arrival), and notes what it knows of the others' clocks: the vector clocks
+// of Lamport and Mattern.
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -94,6 +94,13 @@ void check_products(Warp& warp, const Instruction& I, int lane, uint32_t begin, 
   }
 }
 
+// Two lanes of a warp race too, unless a barrier of the block or of the warp came in between: its clock has moved then.
+bool races_with_lane(const Warp& warp, uint8_t other, uint32_t time, int lane) {
+  return time == warp.now() && other != SharedMemory::ANY_LANE && other != uint8_t(lane);
+}
+
+constexpr const char* LANES_RACE = "races: %s shared byte %u, which lane %d %s, with no barrier of the warp in between";
+
 void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool by_product) {
   Block& block = *warp.block;
   SharedMemory& shared = block.shared;
@@ -112,6 +119,10 @@ void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool 
                 warps_in(block, writes, known).c_str()));
     }
   }
+  const uint8_t writer = shared.write_lane(grain);
+  if (lane >= 0 && races_with_lane(warp, writer, writes[warp.id], lane)) {
+    fail(warp, I, lane, Fault::OTHER, text(LANES_RACE, "reads", grain * GRAIN, writer, "wrote"));
+  }
   const auto& fenced = warp.knowledge.fenced;  // of warps: what TMA wrote needs no fence
   if (by_product && any_unknown(writes, fenced.data(), fenced.size() - 1)) {
     fail(warp, I, lane, Fault::OTHER,
@@ -119,6 +130,7 @@ void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool 
               grain * GRAIN, warps_in(block, writes, fenced).c_str()));
   }
   shared.reads(grain)[warp.id] = warp.now();
+  shared.read_lane(grain) = I.collective || lane < 0 ? SharedMemory::ANY_LANE : uint8_t(lane);
 }
 
 // `same`: the bytes that are there already are written.
@@ -136,7 +148,14 @@ void note_write(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool
            text("races: writes shared byte %u, which %s %s, with no barrier in between", grain * GRAIN,
                 warps_in(block, times, known).c_str(), verb));
     }
+    const uint8_t writer = shared.write_lane(grain), reader = shared.read_lane(grain);
+    const bool rewrites = races_with_lane(warp, writer, writes[warp.id], lane);
+    if (rewrites || races_with_lane(warp, reader, reads[warp.id], lane)) {
+      fail(warp, I, lane, Fault::OTHER,
+           text(LANES_RACE, "writes", grain * GRAIN, rewrites ? writer : reader, rewrites ? "wrote" : "read"));
+    }
     std::fill(writes, writes + shared.agents(), 0);
+    shared.write_lane(grain) = I.collective ? SharedMemory::ANY_LANE : uint8_t(lane);
   }
   writes[agent] = now;
   shared.set_written(grain);

@@ -75,6 +75,8 @@ void SharedMemory::reset(size_t bytes, size_t agents) {
   bytes_.assign(bytes, 0xff);
   written_.assign(grains, 0);
   flight_.assign(grains, LANDED);
+  write_lanes_.assign(grains, ANY_LANE);
+  read_lanes_.assign(grains, ANY_LANE);
   if (agents != agents_ || writes_.size() != grains * agents) {  // else the times of earlier blocks stay, long over
     agents_ = agents;
     writes_.assign(grains * agents, 0);

@@ -77,11 +77,14 @@ class SharedMemory {
   bool written(uint32_t grain) const { return written_[grain]; }
   void set_written(uint32_t grain) { written_[grain] = 1; }
   uint8_t& flight(uint32_t grain) { return flight_[grain]; }
+  uint8_t& write_lane(uint32_t grain) { return write_lanes_[grain]; }  // of the last write
+  uint8_t& read_lane(uint32_t grain) { return read_lanes_[grain]; }    // of the last read
+  static constexpr uint8_t ANY_LANE = 32;                              // all of a warp at once, or none yet
   size_t agents() const { return agents_; }
 
  private:
   size_t agents_ = 0;
-  std::vector<uint8_t> bytes_, written_, flight_;
+  std::vector<uint8_t> bytes_, written_, flight_, write_lanes_, read_lanes_;
   std::vector<uint32_t> writes_, reads_;
 };
 

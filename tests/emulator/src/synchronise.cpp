@@ -29,7 +29,10 @@ void at_barrier(Warp& warp, const Instruction& I, Mask) {
   warp.state = Warp::AT_BARRIER;
 }
 
-void nothing(Warp&, const Instruction&, Mask) {}
+// Lanes of a warp run together here: all that changes is what is known to be over.
+void warp_barrier(Warp& warp, const Instruction&, Mask) {
+  warp.knowledge.seen[size_t(warp.id)]++;
+}
 
 void decode_barrier(Decoder& D) {
   Instruction& I = D.I;
@@ -37,7 +40,7 @@ void decode_barrier(Decoder& D) {
     if (!D.take("sync")) D.refuse("only bar.warp.sync is known");
     D.expect(1);
     D.source(D.operand(0), 4);
-    I.run = nothing;  // lanes of a warp run together here
+    I.run = warp_barrier;
     I.collective = true;
     return;
   }

@@ -154,3 +154,22 @@ def test_running_for_ever() -> None:
         texts.append(str(caught.value))
     assert texts[0] == texts[1]
     assert launched("st.global.b32 [%d2], %t0;")[9] == 9
+
+
+NEIGHBOUR = "add.s32 %r4, %r31, 4; setp.eq.u32 %p4, %t0, 31; @%p4 mov.u32 %r4, %r30;"
+
+
+def test_races_of_lanes() -> None:
+    """One warp: a lane reads what its neighbour has just written, or writes what it has just read."""
+    body = (
+        NEIGHBOUR + "st.shared.b32 [%r31], %t0; {first} ld.shared.b32 %r2, [%r4]; {second} st.shared.b32 [%r31], %r2;"
+    )
+    launched(body.format(first="bar.warp.sync -1;", second="bar.sync 0;"), threads=32)
+    with pytest.raises(
+        CudaError, match=r"races: reads shared byte \d+, which lane \d+ wrote, with no barrier of the warp"
+    ):
+        launched(body.format(first="", second="bar.sync 0;"), threads=32)
+    with pytest.raises(
+        CudaError, match=r"races: writes shared byte \d+, which lane \d+ read, with no barrier of the warp"
+    ):
+        launched(body.format(first="bar.warp.sync -1;", second=""), threads=32)

@@ -28,7 +28,7 @@ from convext.triton_kernels.tiles import Tile
 
 ARCHITECTURES = (80, 90, 120)
 EACH = 3  # cases of the sample for each kernel on each architecture
-BOX_TILE = Tile(64, 32, 64, 4, 2)
+BOX_TILE = Tile(64, 64, 64, 4, 2)  # 64 columns, which are the rows of a WGMMA
 ARITHMETIC = (
     (torch.float32, "ieee"), (torch.float32, "tf32"), (torch.float32, "tf32x3"), (torch.float16, "ieee"),
     (torch.bfloat16, "ieee"), (torch.float64, "ieee"),

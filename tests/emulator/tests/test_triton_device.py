@@ -11,7 +11,6 @@ from gpu_emulator.triton_device import emulated
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-
 ARCHITECTURES = pytest.mark.parametrize("arch", [80, 90, 120])
 
 

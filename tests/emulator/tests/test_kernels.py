@@ -49,11 +49,11 @@ def bound(case: Case, a: Tensor, b: Tensor, bias: Tensor | None, oracle: Tensor)
     Under TF32 torch's operator would multiply rounded operands on tensor cores; stencils multiply float32.
 
     The CPU's torch adds float32 in blocks, a GPU in order. A sum of n products of standard normal numbers then errs by
-    u n / sqrt(6) on average: each addition by u / sqrt(3) of a partial sum, which grows as a square root. The largest of
-    some hundred errs about three times as much; u is half a unit in the last place of 1.
+    u n / sqrt(6) on average: each addition by u / sqrt(3) of a partial sum, which grows as a square root. The largest
+    of some hundred errs about three times as much; u is half a unit in the last place of 1.
 
-    In float64 torch's result is the oracle itself: what counts is the bound of a sum of n products in any order, n units
-    in the last place of the sum of magnitudes.
+    In float64 torch's result is the oracle itself: what counts is the bound of a sum of n products in any order, n
+    units in the last place of the sum of magnitudes.
     """
     problem = case.problem
     if problem.dtype is torch.float64:

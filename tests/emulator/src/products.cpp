@@ -204,8 +204,10 @@ void read_operand(Warp& warp, const Instruction& I, uint64_t bits, int first, in
   }
 }
 
-// Registers that the product uses must not have changed since wgmma.fence, but by products of the same shape.
+// There has to be a wgmma.fence, and registers that the product uses must not have changed since, but by other
+// products.
 void check_fenced(Warp& warp, const Instruction& I, const std::vector<int>& slots) {
+  if (warp.fence == 0) fail(warp, I, -1, Fault::OTHER, "comes before any wgmma.fence");
   for (const int slot : slots) {
     if (warp.written[size_t(slot / 64)] > warp.fence) {
       fail(warp, I, -1, Fault::OTHER, "uses a register that was written after the last wgmma.fence");

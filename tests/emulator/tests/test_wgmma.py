@@ -172,8 +172,11 @@ def test_sum_anew() -> None:
 def test_registers_in_flight() -> None:
     with pytest.raises(CudaError, match="touches a register of a wgmma that is in flight"):
         multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), statements="add.f32 %r1, %r100, %r100;")
-    with pytest.raises(CudaError, match=r"after the last wgmma\.fence"):
+    with pytest.raises(CudaError, match=r"comes before any wgmma\.fence"):
         multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), before="")
+    with pytest.raises(CudaError, match=r"after the last wgmma\.fence"):
+        changed = "wgmma.fence.sync.aligned; add.f32 %r100, %r100, %r100;"
+        multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), before=changed)
 
 
 def test_shared_memory_in_flight() -> None:

@@ -174,8 +174,8 @@ def test_registers_in_flight() -> None:
         multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), statements="add.f32 %r1, %r100, %r100;")
     with pytest.raises(CudaError, match=r"comes before any wgmma\.fence"):
         multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), before="")
+    changed = "wgmma.fence.sync.aligned; add.f32 %r100, %r100, %r100;"
     with pytest.raises(CudaError, match=r"after the last wgmma\.fence"):
-        changed = "wgmma.fence.sync.aligned; add.f32 %r100, %r100, %r100;"
         multiplied(*drawn(16, 16), "bf16", (128, 128), (True, True), before=changed)
 
 

@@ -14,10 +14,21 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test grid mutants bench lint clean
+.PHONY: test test-all emulate grid mutants bench lint clean
 
 test: $(STAMP)
 	$(PYTEST) tests
+
+# What every commit has to pass: also the compiled Triton kernels, a sample of their cases, on an emulated GPU.
+test-all: test
+	$(PYTEST) tests/emulator
+
+# Everything that tests/emulator samples, and the suite of the Triton kernels on each of its devices.
+emulate: $(STAMP)
+	EMULATOR_ALL=1 $(PYTEST) tests/emulator
+	for arch in 80 90 120; do \
+	  EMULATOR_ARCH=$$arch PYTHONPATH=tests/emulator $(PYTEST) -p gpu_emulator.pytest_plugin tests/triton_kernels || exit 1; \
+	done
 
 # Every nesting of torch.func's transforms; `make test` runs a sample, another one for each commit.
 grid: $(STAMP)

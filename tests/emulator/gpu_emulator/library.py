@@ -1,0 +1,102 @@
+"""Builds the driver with g++, once for each content of its sources, and loads it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[1] / "src"
+CACHE = Path(__file__).parents[3] / "build" / "emulator"
+# Lane by lane as the manual says: no contraction of a * b + c, signed overflow wraps, registers are read as any type.
+FLAGS = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fwrapv"]
+FLAGS += ["-fno-strict-aliasing", "-Wall", "-Wextra", "-Werror"]
+
+
+class CudaError(RuntimeError):
+    """What a call of the driver returned: `code` is its CUresult."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def missing() -> str | None:
+    """What the emulator needs and this machine does not have."""
+    return "the emulator is built by g++, which is not installed" if shutil.which("g++") is None else None
+
+
+def build() -> Path:
+    """The folder with libcuda.so.1 in it."""
+    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.h")))
+
+    def compiled(source: Path) -> Path:
+        content = headers + source.read_bytes() + " ".join(FLAGS).encode()
+        result = CACHE / f"{source.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
+        if not result.exists():
+            partial = result.with_suffix(f".{os.getpid()}.o")
+            subprocess.run(["g++", *FLAGS, "-c", str(source), "-o", str(partial)], check=True)
+            partial.rename(result)  # whole or not there: other processes build too
+        return result
+
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sorted(SOURCES.glob("*.cpp"))))
+    names = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
+    library = CACHE / names / "libcuda.so.1"
+    if not library.exists():
+        library.parent.mkdir(exist_ok=True)
+        partial = library.with_suffix(f".{os.getpid()}")
+        link = ["g++", "-shared", "-Wl,-soname,libcuda.so.1", *map(str, objects), "-o", str(partial)]
+        subprocess.run(link, check=True)
+        partial.rename(library)
+    return library.parent
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """The driver. Whoever loads libcuda.so.1 in this process from now on gets it too: the name is taken."""
+    driver = ctypes.CDLL(str(build() / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    driver.emulator_tell.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_int]
+    driver.emulator_tell.restype = driver.emulator_forget.restype = driver.emulator_set_seed.restype = None
+    driver.emulator_set_seed.argtypes = [ctypes.c_uint64]
+    driver.emulator_launches.restype = ctypes.c_uint64
+    driver.emulator_executed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    driver.emulator_executed.restype = ctypes.c_size_t
+    return driver
+
+
+def check(code: int) -> None:
+    """Raises CudaError with the driver's reason, unless `code` is CUDA_SUCCESS."""
+    if code:
+        text = ctypes.c_char_p()
+        load().cuGetErrorString(code, ctypes.byref(text))
+        raise CudaError(code, (text.value or b"an error without a name").decode())
+
+
+def set_arch(arch: int) -> None:
+    """Makes the device one of compute capability `arch` / 10: 80, 90 or 120."""
+    check(load().emulator_set_arch(arch))
+
+
+def set_seed(seed: int) -> None:
+    """Chooses the order in which blocks and warps run; a finding names it."""
+    load().emulator_set_seed(seed)
+
+
+def executed() -> dict[str, int]:
+    """How often a warp has run each opcode, in this process."""
+    driver = load()
+    buffer = ctypes.create_string_buffer(driver.emulator_executed(None, 0))
+    driver.emulator_executed(buffer, len(buffer))
+    return {name: int(count) for name, count in (line.split() for line in buffer.value.decode().splitlines())}
+
+
+def launches() -> int:
+    """How many kernels have run in this process."""
+    return int(load().emulator_launches())

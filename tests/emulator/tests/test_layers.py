@@ -1,0 +1,56 @@
+"""Layers and their gradients through the emulated GPU: dispatch, launchers and autograd as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from gpu_emulator import library
+from gpu_emulator.triton_device import emulated
+
+import convext
+from convext import ops, registry, settings
+
+
+@contextmanager
+def convext_emulated(arch: int) -> Iterator[None]:
+    """The emulated device, with convext's operators told that CPU tensors lie on it."""
+
+    def machine(t: torch.Tensor) -> tuple[str, int, str]:
+        return "cuda", arch, settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
+
+    registry.arch.cache_clear()
+    with emulated(arch), mock.patch.object(ops, "_machine", machine):
+        yield
+    registry.arch.cache_clear()
+
+
+LAYERS = {
+    "depthwise": {"in_channels": 6, "out_channels": 6, "kernel_size": 3, "padding": 1, "groups": 6},
+    "large depthwise": {"in_channels": 2, "out_channels": 2, "kernel_size": 9, "padding": 4, "groups": 2},
+    "pointwise": {"in_channels": 16, "out_channels": 8, "kernel_size": 1},
+    "grouped": {"in_channels": 16, "out_channels": 16, "kernel_size": 3, "padding": 1, "groups": 4},
+    "dilated": {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "padding": 2, "dilation": 2},
+}
+
+
+@pytest.mark.parametrize(("name", "arch"), [*((name, 90) for name in LAYERS), ("depthwise", 80), ("grouped", 120)])
+def test_layer(name: str, arch: int) -> None:
+    """Output and all gradients, against torch.nn in float64."""
+    layer = convext.Conv2d(**LAYERS[name])
+    x = torch.randn(2, layer.in_channels, 9, 8, requires_grad=True)
+    reference = torch.nn.Conv2d(**LAYERS[name]).double()
+    reference.load_state_dict(layer.state_dict())
+    x64 = x.detach().double().requires_grad_()
+    before = library.launches()
+    with convext_emulated(arch), convext.backend("triton"), convext.precision("ieee"):
+        y = layer(x)
+        found = torch.autograd.grad((y * y).sum(), (x, layer.weight, layer.bias))
+    assert library.launches() >= before + 3
+    y64 = reference(x64)
+    expected = torch.autograd.grad((y64 * y64).sum(), (x64, reference.weight, reference.bias))
+    for ours, theirs in zip((y, *found), (y64, *expected), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)

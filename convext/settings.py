@@ -52,9 +52,9 @@ def backend(name: str) -> Iterator[None]:
     """Within this context, compute with `name`.
 
     Args:
-        name: "auto" (the fastest that takes the problem, ATen last), a provider ("aten", "triton", "cuda"), or one
-            kernel's full name (`convext.kernels()` lists them). With anything but "auto", a problem that it does
-            not take raises ValueError with its reason; nothing falls back silently.
+        name: "auto" (the fastest that takes the problem, ATen last), a provider ("aten", "triton", "cuda", "cpu",
+            "plain"), or one kernel's full name (`convext.kernels()` lists them). With anything but "auto", a problem
+            that it does not take raises ValueError with its reason; nothing falls back silently.
 
     The default comes from the environment variable CONVEXT_BACKEND, else it is "auto". The setting is the process's,
     as torch.backends' flags are; a backward pass, and what torch.utils.checkpoint computes again in it, use the one

@@ -29,6 +29,8 @@ BAD = {  # position: (value, what the text has to say)
     "paddings": ("fprop", PAD, [], "expected padding to be a list of 1 values, but got []"),
     "bias": ("fprop", BIAS, (5,), "bias to be 1-dimensional with 6 elements, but got bias of size [5]"),
     "bias of dgrad": ("dgrad", BIAS, (6,), "with 4 elements, but got bias of size [6]"),
+    "bias of two axes": ("fprop", BIAS, (6, 1), "1-dimensional with 6 elements, but got bias of size [6, 1]"),
+    "bias of no axis": ("fprop", BIAS, (), "1-dimensional with 6 elements, but got bias of size []"),
     "bias of wgrad": ("wgrad", BIAS, (4,), "but got bias of size [4]"),
 }
 

@@ -80,7 +80,9 @@ def test_derivatives_agree_with_differences(geometry, device):
     )
 
 
-@pytest.mark.parametrize("in_dims", [(0, 0, 0), (1, None, 0), (None, 2, None), (0, None, None), (None, None, 1)])
+@pytest.mark.parametrize(
+    "in_dims", [(0, 0, 0), (2, 1, 3), (1, None, 0), (None, 2, None), (0, None, None), (None, None, 1)]
+)
 def test_mapped(in_dims, geometry, device):
     operands = [
         t if dim is None else torch.stack([t, -2 * t, t + 1], dim)

@@ -20,9 +20,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from convext import settings, traced
+from convext import ops, settings, traced
 from convext.ops import convolve
-from convext.problem import Face, Ints, output_size, transposed_size
+from convext.problem import FACE_OPENING, OPERANDS, Face, Ints, output_size, transposed_size
 from convext.symbols import positive
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
@@ -298,6 +298,35 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
 
 
+_FELT = 2**22  # multiplications below which the questions here, some microseconds, would be felt
+
+
+def _faster_on_cpu(
+    face: Face, lookup: Any, input: Tensor, weight: Tensor, bias: Tensor | None, settings_: tuple[Any, ...]
+) -> Geometry | None:
+    """The geometry of a call that torch would take, where a kernel of ours was measured to be faster on this CPU.
+
+    That is for one of the faces that the call wants, its gradients among them, in plain eager code: compilers,
+    exporters, transforms and modes keep torch's operator, which they know. `settings_` ends in groups and rank.
+    """
+    *_, groups, rank = settings_
+    if groups == 1 or torch.compiler.is_dynamo_compiling() or torch._C._is_tracing():
+        return None
+    if weight.dim() != rank + 2 or input.numel() * weight.numel() < _FELT * weight.shape[0]:
+        return None
+    if input.device.type != "cpu" or input.dim() != rank + 2 or not ops._plain(input, weight, bias):
+        return None
+    found = _look_up(lookup, (input.shape, weight.shape, None if bias is None else bias.shape, *settings_))
+    if found is None:
+        return None
+    wanted = {face}
+    if torch.is_grad_enabled():
+        wanted |= {
+            FACE_OPENING[role] for role, t in zip(OPERANDS[face], (input, weight), strict=True) if t.requires_grad
+        }
+    return found if wanted & ops.cpu_faces(face, input, weight, *found) else None
+
+
 def _conv(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, dilation: Any, groups: int,
@@ -306,6 +335,10 @@ def _conv(
         return _without_tensors(_CONV[rank], _TORCH_CONV[rank], input, weight, bias, stride, padding, dilation, groups)
     torchs_own = _is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
+        settings_ = stride, padding, dilation, groups, rank
+        found = _faster_on_cpu("fprop", _cached_conv_geometry, input, weight, bias, settings_)
+        if found is not None:
+            return convolve("fprop", input, weight, bias, *found, "auto")
         return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
     concrete = _is_concrete(input)
     if concrete and torch._C._is_tracing():
@@ -341,6 +374,10 @@ def _conv_transpose(
         settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(_CONV_TRANSPOSE[rank], torchs, input, weight, bias, *settings_)
     if _is_torchs_own(input, weight):
+        settings_ = stride, padding, output_padding, dilation, groups, rank
+        found = _faster_on_cpu("dgrad", _cached_conv_transpose_geometry, input, weight, bias, settings_)
+        if found is not None:
+            return convolve("dgrad", input, weight, bias, *found, "auto")
         return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
     concrete = _is_concrete(input)
     if concrete and torch._C._is_tracing():

@@ -327,6 +327,8 @@ with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may
 
 def _plain(*tensors: Tensor | None) -> bool:
     """Whether nothing between Python and the kernels wants to see this call, so that the dispatcher can be skipped."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
     for t in tensors:
         if t is not None and (
             type(t) not in _PLAIN_TYPES
@@ -340,6 +342,19 @@ def _plain(*tensors: Tensor | None) -> bool:
         and forward_ad._current_level < 0
         and not torch._C._len_torch_function_stack()
     )
+
+
+def cpu_faces(
+    face: Face, a: Tensor, b: Tensor, size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int
+) -> frozenset[Face]:
+    """The faces of a convolution on a CPU, given as the operands of one of them, that "auto" takes from torch."""
+    channels_last = layout.is_channels_last(a) or layout.is_channels_last(b)
+    return _cpu_faces(face, a.shape, b.shape, size, stride, pad, dilation, groups, a.dtype, channels_last)
+
+
+@lru_cache(maxsize=8192)
+def _cpu_faces(*problem: Any) -> frozenset[Face]:
+    return registry.cpu_faces(ConvProblem.of(*problem))
 
 
 def convolve(
@@ -365,7 +380,7 @@ def convolve(
         RuntimeError: the arguments describe no convolution.
         ValueError: `kernel` names one that does not take the problem.
     """
-    if torch.compiler.is_dynamo_compiling() or not _plain(a, b, bias):
+    if not _plain(a, b, bias):
         return cast(Tensor, _OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
     if _reverse_mode(a, b, bias):
         return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
@@ -388,7 +403,7 @@ def gradients(
     Raises:
         RuntimeError, ValueError: as `convolve`.
     """
-    if torch.compiler.is_dynamo_compiling() or not _plain(y, w, x):
+    if not _plain(y, w, x):
         return cast("tuple[Tensor, Tensor]", _BOTH(y, w, x, stride, pad, dilation, groups, kernel))
     if _reverse_mode(y, w, x):
         tail = (stride, pad, dilation, groups, kernel)

@@ -1,0 +1,78 @@
+"""Layers under "auto": faces measured to be faster are ours in plain eager code, and torch's everywhere else."""
+
+import pytest
+import torch
+
+import convext
+from convext import ops, registry
+from convext.cpu import choice, stencil
+
+KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """A table by which our depthwise kernel wins the faces in the set, and the faces that it then computes."""
+    faces, ran = set(), []
+    run = stencil.run
+    monkeypatch.setattr(stencil, "run", lambda problem, *rest: (ran.append(problem.face), run(problem, *rest))[1])
+    monkeypatch.setattr(
+        choice, "fastest", lambda problem, threads: ("cpu.stencil", ()) if problem.face in faces else None
+    )
+    caches = registry.cpu_faces, ops._cpu_faces, ops._plan, ops._plan_both
+    for cached in caches:
+        cached.cache_clear()
+    yield faces, ran
+    for cached in caches:
+        cached.cache_clear()
+
+
+def layers(kind):
+    """Ours and torch's, of the same weights, and an input that is large enough to be asked about."""
+    rank = int(kind[-2])
+    shape = (4, 64, *{1: (8192,), 2: (64, 64), 3: (16, 16, 16)}[rank])
+    ours = getattr(convext, kind)(64, 64, 3, padding=1, groups=64)
+    theirs = getattr(torch.nn, kind)(64, 64, 3, padding=1, groups=64)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs, torch.randn(shape)
+
+
+def step(layer, x):
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    return y, *torch.autograd.grad(y, [x, *layer.parameters()], torch.ones_like(y))
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("face", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_faces_that_win(kind, face, measured):
+    faces, ran = measured
+    faces.add(face)
+    ours, theirs, x = layers(kind)
+    for actual, expected in zip(step(ours, x), step(theirs, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
+    assert ran == [face]
+    ran.clear()
+    with torch.no_grad():
+        ours(x)
+    assert ran == ([face] if face == ("dgrad" if "Transpose" in kind else "fprop") else [])
+
+
+ELSEWHERE = {
+    "compile": lambda layer, x: torch.compile(layer, backend="eager")(x),
+    "vmap": lambda layer, x: torch.vmap(layer)(x[:, None]),
+    "autocast": lambda layer, x: torch.autocast("cpu", torch.bfloat16)(layer)(x),
+    "small": lambda layer, x: layer(x[:1, :, :4, :4]),
+    "trace": lambda layer, x: torch.jit.trace(layer, x, check_trace=False)(x),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_torch_everywhere_else(where, measured):
+    faces, ran = measured
+    faces |= {"fprop", "dgrad", "wgrad"}
+    ours, theirs, x = layers("Conv2d")
+    actual, expected = ELSEWHERE[where](ours, x), ELSEWHERE[where](theirs, x)
+    torch.testing.assert_close(actual, expected)
+    assert not ran

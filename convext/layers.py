@@ -173,11 +173,11 @@ class _Circular(_Convolution):
 
 
 class CircularConv1d(_Circular, Conv1d):
-    """The signal as a ring: shifting the input shifts the output, exactly. RuntimeError where it wraps twice."""
+    """The signal as a ring: shifting the input shifts the output. RuntimeError where it wraps twice."""
 
 
 class CircularConv2d(_Circular, Conv2d):
-    """The image as a torus: rolling the input rolls the output, exactly. RuntimeError where it wraps twice."""
+    """The image as a torus: rolling the input rolls the output. RuntimeError where it wraps twice."""
 
 
 class CircularConv3d(_Circular, Conv3d):

@@ -50,8 +50,8 @@ def test_a_bad_kernel_costs_its_own_rows_and_no_more_time_than_it_is_allowed(mon
     first, second = runner.run([case, case], plan, H100, patience=1.0)
     right = [f"{name}/{layout}" for name in ("torch.eager", "aten.convolution", "planted.right") for layout in LAYOUTS]
     for row in (first, second):
-        assert set(row.times) == set(right)
-        assert set(row.ratios) == set(right[2:])
+        assert set(right) <= set(row.times)
+        assert set(row.ratios) == set(row.times) - {f"torch.eager/{layout}" for layout in LAYOUTS}
         assert row.baseline.startswith("torch.eager/")
         assert set(row.failures) == {f"planted.{name}/{layout}" for name in HOW for layout in LAYOUTS}
     for name, words in HOW.items():

@@ -77,11 +77,12 @@ def test_dilated_keeps_the_size(rank: int, kernel: int, dilation: int) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_circular_commutes_with_rolling_exactly(rank: int) -> None:
+def test_circular_commutes_with_rolling(rank: int) -> None:
+    """But for rounding: two calls of torch's convolution need not add in the same order."""
     layer = getattr(layers, f"CircularConv{rank}d")(4, 5, 3).double()
     x, axes = sample(rank), tuple(range(2, rank + 2))
     shifts = (3,) * rank
-    assert torch.equal(layer(x.roll(shifts, axes)), layer(x).roll(shifts, axes))
+    torch.testing.assert_close(layer(x.roll(shifts, axes)), layer(x).roll(shifts, axes), rtol=1e-13, atol=1e-13)
 
 
 def test_zero_padding_commutes_with_rolling_inside_only() -> None:

@@ -66,11 +66,13 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         return empty
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty"), (Tensor, "new_empty_strided")):
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
     yield
     monkeypatch.undo()
-    assert allocated, "nothing was allocated through torch.empty, torch.empty_like or Tensor.new_empty"
+    assert allocated, (
+        "nothing was allocated through torch.empty, torch.empty_like, Tensor.new_empty or new_empty_strided"
+    )
     for t in allocated:
         assert border_intact(t), f"something was written beside a result of shape {tuple(t.shape)}"
 

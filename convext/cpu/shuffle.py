@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from convext.layout import dense
+from convext.layout import empty
 from convext.problem import ConvProblem
 
 
@@ -43,7 +43,11 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     products = b.flatten(1).T @ a.flatten(2)  # [N, C * taps, pixels of y]
     pixels = products.view(p.n, p.c, *p.kernel, *p.output)
     order = [axis for i in range(p.rank) for axis in (2 + p.rank + i, 2 + i)]  # o0 t0 o1 t1 ..
-    result = pixels.permute(0, 1, *order).reshape(p.x_shape)
+    result = empty(p.x_shape, p.channels_last, a)
+    split = result.unflatten(2, (p.output[0], p.kernel[0]))
+    for axis in range(1, p.rank):
+        split = split.unflatten(2 + 2 * axis, (p.output[axis], p.kernel[axis]))
+    split.copy_(pixels.permute(0, 1, *order))
     if bias is not None:
         result += bias.view(-1, *[1] * p.rank)
-    return dense(result, p.channels_last)
+    return result

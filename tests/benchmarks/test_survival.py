@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,7 +85,8 @@ def test_check_goes_on_behind_the_problem_that_ended_its_process(monkeypatch: py
 def test_ctrl_c_ends_check_while_a_kernel_hangs() -> None:
     environment = {**os.environ, "CONVEXT_KERNELS": "planted", "PLANTED": "hangs", "PYTHONPATH": str(FOLDER)}
     command = [sys.executable, "-m", "convext", "check", "--backend", "planted", "--patience", "60"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which what runs in the background does not
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         assert process.stdout is not None
         assert "against float64" in process.stdout.readline()
         time.sleep(0.5)  # its thread waits for the worker by now

@@ -78,7 +78,7 @@ def _patched_sources(patch: Patch) -> Path:
     text = (CSRC / patch.file).read_text()
     if text.count(patch.old) != 1:
         raise RuntimeError(f"{patch.file} has {text.count(patch.old)} times, not once:\n{patch.old}")
-    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.iterdir())))
+    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.iterdir()) if s.is_file()))
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
     (folder / patch.file).write_text(text.replace(patch.old, patch.new))
     return folder

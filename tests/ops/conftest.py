@@ -1,5 +1,7 @@
 """Every operator on every geometry."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from geometries import GEOMETRIES, Geometry
@@ -18,6 +20,7 @@ def face(request: pytest.FixtureRequest) -> Face:
 
 
 @pytest.fixture
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+def deterministic() -> Iterator[None]:
     """cuDNN without the algorithms that sum by atomics: gradcheck wants the same gradient twice, to the bit."""
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with torch.backends.cudnn.flags(deterministic=True):
+        yield

@@ -26,8 +26,7 @@ def test_results_are_no_views(call, recorded, kernel, order, face, geometry, dev
     assert result.storage_offset() == 0
     assert result.untyped_storage().nbytes() == result.numel() * result.itemsize
     if recorded:
-        result.relu_().sum().backward()
-        assert a.grad is not None
+        result.relu_()
 
 
 @pytest.mark.parametrize(

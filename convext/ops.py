@@ -33,7 +33,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils._python_dispatch import _disable_current_modes
 
-from convext import flops, layout, registry, settings
+from convext import layout, registry, settings
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, check_geometry, open_shape
 
 LIBRARY = torch.library.Library("convext", "FRAGMENT")
@@ -578,6 +578,3 @@ def _as_torch_casts(rule: Callable[..., Any]) -> Callable[..., Any]:
 for _face in FACES:
     torch.library.register_vmap(f"convext::{_face}", _as_torch_casts(partial(_vmap, _face)), lib=LIBRARY)
 torch.library.register_vmap("convext::dgrad_wgrad", _as_torch_casts(_vmap_both), lib=LIBRARY)
-
-
-flops.install()

@@ -1,10 +1,11 @@
-"""Tools that know torch.nn's layers by their exact type, and have a table or a function to teach them ours.
+"""Tools that know torch.nn's layers or torch's operators one by one, and have a place to teach them ours.
 
     thop, ptflops                      tables of counters by type: ours get the entries of torch.nn's
     torch.ao.quantization              table of fusions by types: ours are fused as torch.nn's are, and stay ours
     torch.fx.experimental.optimization one function that compares types: it is shown torch.nn's
     torch.onnx                         a function that makes a table of decompositions: it has our operators' too
     torch.distributed.tensor           rules by operator: ours have theirs
+    torch.utils.flop_counter           formulas by operator: ours have theirs
 
 None of them is imported here: each is taught when somebody else imports it.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 
+from convext import flops
 from convext.nn import OURS, TORCHS
 
 
@@ -91,6 +93,11 @@ def _onnx(module: ModuleType) -> None:
     module.create_onnx_friendly_decomposition_table = make_with_ours  # type: ignore[attr-defined]
 
 
+def _flop_counter(module: ModuleType) -> None:
+    """Formulas by operator."""
+    flops.register()
+
+
 def _dtensor(module: ModuleType) -> None:
     """Rules by operator: how its operands and results may be sharded."""
     from convext import sharding
@@ -105,6 +112,7 @@ _TOOLS: dict[str, Callable[[ModuleType], None]] = {
     "torch.fx.experimental.optimization": _graph_fusion,
     "torch.onnx._internal.exporter._decomp": _onnx,
     "torch.distributed.tensor": _dtensor,
+    "torch.utils.flop_counter": _flop_counter,
 }
 
 

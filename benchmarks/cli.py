@@ -139,8 +139,8 @@ def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
     )
     table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
     if plan.device == "cpu":
-        print("Measured on a CPU, where convext runs torch's own kernels: GPU kernels were not run. Batches and maps")
-        print("were cut as the table says. What is missing to 1.00x is the call's own cost, and the machine's noise.")
+        print("Measured on a CPU: GPU kernels were not run. Batches and maps were cut as the table says. Where convext")
+        print("ran torch's own kernels, what is missing to 1.00x is the call's own cost, and the machine's noise.")
     print(f"Ideal time: {peaks.source}: {peaks.bandwidth / 1e9:,.0f} GB/s,", _rates(peaks))
     if len(rows) < len(cases):
         print(f"{len(cases) - len(rows)} of {len(cases)} cases were not begun (--minutes gives more time)")

@@ -56,9 +56,10 @@ class Plan:
         return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=3.5)
 
     def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
-        """The cases of `layers`: forwards first, then gradients, then steps, and each time the families take turns.
+        """The cases of `layers`, the families taking turns, so that wherever the run stops, each has had its share.
 
-        So wherever the run stops, every family has had about the same share.
+        On a GPU the forwards come first, then gradients, then steps. A CPU is slower than its minutes, and what is ours
+        there are gradients above all: it does all of a layer before the next one.
         """
         turns: Counter[str] = Counter()
         ranked = []
@@ -67,7 +68,9 @@ class Plan:
             dtype = layer.dtype if layer.dtype and self.device == "cuda" else self.dtype
             for work in works:
                 kind = 0 if work == layer.forward else 3 if work == "step" else 2 if work == "wgrad" else 1
-                ranked.append(((kind, turns[layer.family]), Case(fitted, work, dtype, self.device)))
+                turn = turns[layer.family]
+                rank = (turn, kind) if self.device == "cpu" else (kind, turn)
+                ranked.append((rank, Case(fitted, work, dtype, self.device)))
             turns[layer.family] += 1
         return [case for _, case in sorted(ranked, key=lambda item: item[0])]
 

@@ -229,19 +229,16 @@ def test_ctrl_c_leaves_the_results_so_far(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_cases_give_every_family_its_turn() -> None:
-    plan = runner.Plan("cpu", 1e8, 4e6, torch.float32, 0.1, 1.0)
-    cases = plan.cases(model_layers())
-    assert len(cases) == 67 * 4
-    assert {case.layer.family for case in cases[:6]} == {
-        "depthwise",
-        "pointwise",
-        "grouped",
-        "dilated",
-        "transposed",
-        "dense",
-    }
-    assert all(case.work == case.layer.forward for case in cases[:67])
-    assert all(case.work == "step" for case in cases[-67:])
+    families = {"depthwise", "pointwise", "grouped", "dilated", "transposed", "dense"}
+    on_gpu = runner.Plan("cuda", 1e15, 1e9, torch.float32, 0.1, 1.0).cases(model_layers())
+    assert len(on_gpu) == 67 * 4
+    assert {case.layer.family for case in on_gpu[:6]} == families
+    assert all(case.work == case.layer.forward for case in on_gpu[:67])
+    assert all(case.work == "step" for case in on_gpu[-67:])
+    on_cpu = runner.Plan("cpu", 1e8, 4e6, torch.float32, 0.1, 1.0).cases(model_layers())
+    assert len(on_cpu) == 67 * 4
+    first = {(case.layer.family, case.work) for case in on_cpu[:24]}
+    assert first == {(family, work) for family in families for work in ("fprop", "dgrad", "wgrad", "step")}
 
 
 # ----------------------------------------------------------------------------------------------------- comparison

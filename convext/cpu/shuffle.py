@@ -15,7 +15,7 @@ from convext.problem import ConvProblem
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    """The dgrad of one group with kernel == stride and nothing padded, cropped or added; float32 or float64."""
+    """The dgrad of one group with kernel == stride and nothing padded, cropped or added; float32."""
     p = problem
     if p.kernel != p.stride or p.groups > 1 or max(p.pad) > 0 or max(p.dilation) > 1:
         return (
@@ -24,8 +24,8 @@ def why_not(problem: ConvProblem) -> str | None:
         )
     if p.input != tuple(o * s for o, s in zip(p.output, p.stride, strict=True)):
         return f"gives {p.stride} times the size of y, {p.output}, but the result has {p.input}"
-    if p.dtype not in (torch.float32, torch.float64):
-        return f"computes float32 and float64, not {p.dtype}"
+    if p.dtype != torch.float32:
+        return f"computes float32, not {p.dtype}"
     if p.empty:
         return "a tensor of the problem has no elements"
     return None

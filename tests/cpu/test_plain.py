@@ -37,7 +37,7 @@ def problems():
 def test_agrees_with_float64(name):
     record = next(kernel for kernel in registry.kernels() if kernel.name == name)
     taken = [p for p in problems() if registry.refusal(record, p) is None]
-    assert len(taken) >= 8
+    assert len(taken) >= 4
     assert {p.face for p in taken} == set(record.faces)
     for p in taken:
         a, b, bias = *check.operands(p), bias_of(p)

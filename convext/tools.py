@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -25,8 +26,9 @@ from convext import flops
 from convext.nn import OURS, TORCHS
 
 
+@cache
 def install() -> None:
-    """Teaches each tool, now or when it is imported."""
+    """Teaches each tool, once: now or when it is imported."""
     for name, teach in _TOOLS.items():
         if name in sys.modules:
             teach(sys.modules[name])

@@ -9,8 +9,9 @@ and both gradients of an fprop, which some kernels compute together for less tha
     convext::dgrad_wgrad(y, w, x, stride, pad, dilation, groups, kernel) -> x, w
 
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
-`kernel` what `convext.backend` takes. From top to bottom: schema, forward, fake, autograd, autocast, vmap; FLOPs are in
-`flops.py`.
+`kernel` what `convext.backend` takes. From top to bottom: schema, forward, fake, tracing, autograd, without the
+dispatcher, autocast, vmap. FLOPs are in `flops.py`, placements of DTensors in `sharding.py`, and what torch.jit.trace
+records of a layer in `traced.py`.
 
 Each face is linear in each operand, and its derivative by one operand is the face that leaves that operand open.
 So one autograd rule serves all three, to any order, forward-mode included.

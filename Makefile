@@ -32,7 +32,7 @@ emulate: $(STAMP)
 
 # Every nesting of torch.func's transforms; `make test` runs a sample, another one for each commit.
 grid: $(STAMP)
-	CONVEXT_GRID=whole $(PYTEST) tests/transforms $(ARGS)
+	CONVEXT_GRID=whole $(PYTEST) tests/operators/transforms/grid $(ARGS)
 
 # Changes the core one operator at a time, and says which changes no test notices. Takes up where it was stopped.
 mutants: $(STAMP)

@@ -87,7 +87,7 @@ MINUTES=${MINUTES:-$(awk "BEGIN { print ($LEFT - 30) / 60 }")}
 step bench "$LEFT" "$PYTHON" -m convext bench --minutes "$MINUTES" --patience "$PATIENCE" --out "$OUT"
 step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choices.json"
 step overhead 40 "$PYTHON" -m convext bench --overhead
-# tests/native are not among them: they run the CUDA kernels' host build, which takes minutes and tells nothing of a GPU.
+# tests/cuda are not among them: they run the CUDA kernels' host build, which takes minutes and tells nothing of a GPU.
 step tests 500 "$PYTHON" -m pytest -q -n "$(($(nproc) < 12 ? $(nproc) : 12))" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" \
-  -p convext.benchmarks.pytest_survival "$ROOT/tests/triton_kernels" "$ROOT/tests/ops"
+  -p convext.benchmarks.pytest_survival "$ROOT/tests/triton_kernels" "$ROOT/tests/operators"
 exit "$STATUS"

@@ -2,7 +2,7 @@
 
 The library is built by setup.py from csrc/ and depends on libtorch's stable ABI alone: it loads on every torch from
 2.10 on, with or without CUDA. The tests build the same sources for the host, where they run on CPU tensors
-(tests/csrc/README.md).
+(tests/cuda/host/README.md).
 """
 
 from __future__ import annotations

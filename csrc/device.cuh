@@ -1,5 +1,5 @@
 // The device, as the kernels use it. All inline PTX, `<<<>>>` and dynamic shared memory of the project is in this file,
-// so that the kernels are plain C++ which the tests also build for the host (tests/csrc/host_cuda.h).
+// so that the kernels are plain C++ which the tests also build for the host (tests/cuda/host/host_cuda.h).
 #pragma once
 #include <cstdint>
 

@@ -28,7 +28,7 @@ FOLDER = ROOT / "build/mutants"
 SESSION = FOLDER / "session.sqlite"
 MODULES = ("problem", "layout", "functional", "ops", "registry", "nn", "conversion", "choices", "aten", "flops")
 # The tests that judge: not those of the catalogue and of benchmarks, nor those that build, nor Triton's kernels.
-TESTS = ("ops", "layers", "registry", "errors", "facts", "transforms")
+TESTS = ("operators", "layers", "choice", "errors", "facts")
 SLOW = "not triton and not compile and not process"
 SECONDS = 20.0  # of tests for one mutant
 

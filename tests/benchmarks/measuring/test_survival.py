@@ -21,7 +21,7 @@ from convext.benchmarks.layers import model_layers
 from convext.isolated import LostError, Say, Worker
 from convext.roofline import H100
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 HOW = {
     "raises": "RuntimeError: no such tile",
     "wrong": "error",

@@ -1,4 +1,4 @@
-"""Builds csrc/ for the host: the kernels, launchers and checks as they are, over tests/csrc/host_cuda.h."""
+"""Builds csrc/ for the host: the kernels, launchers and checks as they are, over tests/cuda/host/host_cuda.h."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CSRC, SHIM, CACHE = ROOT / "csrc", ROOT / "tests" / "csrc", ROOT / "build" / "host"
+CSRC, SHIM, CACHE = ROOT / "csrc", ROOT / "tests" / "cuda" / "host", ROOT / "build" / "host"
 TORCH = Path(find_spec("torch").origin).parent  # type: ignore[union-attr, arg-type]
 CUDA = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 FLAGS = [

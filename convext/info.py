@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 
 import convext
-from convext import kernel_table, registry
+from convext import kernel_table, registry, settings
 
 # What each optional package is for, and how to get it.
 _OPTIONAL = {
@@ -34,7 +34,7 @@ def report() -> str:
         *_gpus(),
         f"compiled {_native()}",
         f"cpu      {_cpu()}",
-        f"backend  {convext.settings.BACKEND} (CONVEXT_BACKEND={os.environ.get('CONVEXT_BACKEND', 'unset')})",
+        f"backend  {settings.BACKEND} (CONVEXT_BACKEND={os.environ.get('CONVEXT_BACKEND', 'unset')})",
         "kernels  " + ", ".join(kernel.name for kernel in registry.kernels()),
     ]
     for package, (purpose, remedy) in _OPTIONAL.items():

@@ -72,11 +72,22 @@ class Kernel:
         return self.name.partition(".")[0]
 
 
-def _lazy(name: str, module: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
+# Where a kernel lives, by its provider: `{}` is the rest of its name.
+_HOMES = {
+    "triton": "convext.triton_kernels.{}",
+    "cuda": "convext.cuda_{}",
+    "cpu": "convext.cpu.{}",
+    "plain": "convext.cpu.{}",
+}
+
+
+def _lazy(name: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
     """A record whose functions live in a module that is imported at their first use.
 
     They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
     """
+    provider, _, kernel = name.partition(".")
+    module = _HOMES[provider].format(kernel)
 
     def attribute(attr: str) -> Callable[..., object]:
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)
@@ -89,19 +100,19 @@ ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Bo
 
 # In order of preference: the first that takes a problem is the one that "auto" runs.
 KERNELS: list[Kernel] = [
-    _lazy("triton.banded", "convext.triton_kernels.banded"),
-    _lazy("triton.stencil", "convext.triton_kernels.stencil"),
-    _lazy("triton.pointwise", "convext.triton_kernels.pointwise"),
-    _lazy("triton.grouped", "convext.triton_kernels.grouped"),
-    _lazy("triton.igemm", "convext.triton_kernels.igemm"),
-    _lazy("cuda.stencil", "convext.cuda_stencil", both=True),
-    _lazy("cuda.igemm", "convext.cuda_igemm"),
-    _lazy("cpu.stencil", "convext.cpu.stencil"),
-    _lazy("cpu.grouped", "convext.cpu.grouped"),
-    _lazy("plain.swap", "convext.cpu.swap", faces=("fprop", "dgrad")),
-    _lazy("plain.taps", "convext.cpu.taps"),
-    _lazy("plain.shuffle", "convext.cpu.shuffle", faces=("dgrad",)),
-    _lazy("plain.widened", "convext.cpu.widened"),
+    _lazy("triton.banded"),
+    _lazy("triton.stencil"),
+    _lazy("triton.pointwise"),
+    _lazy("triton.grouped"),
+    _lazy("triton.igemm"),
+    _lazy("cuda.stencil", both=True),
+    _lazy("cuda.igemm"),
+    _lazy("cpu.stencil"),
+    _lazy("cpu.grouped"),
+    _lazy("plain.swap", faces=("fprop", "dgrad")),
+    _lazy("plain.taps"),
+    _lazy("plain.shuffle", faces=("dgrad",)),
+    _lazy("plain.widened"),
     ATEN,
 ]
 

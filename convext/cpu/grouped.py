@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from convext.cpu import native
-from convext.cpu.native import run as run
 from convext.problem import ConvProblem
 
 MAX_CHANNELS = 8  # in a group: above, torch's matrix products are as good
@@ -20,3 +19,6 @@ def why_not(problem: ConvProblem) -> str | None:
 def copies(problem: ConvProblem) -> list[str]:
     """None: operands are read where they lie, a window at a time."""
     return []
+
+
+run = native.run

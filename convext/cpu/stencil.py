@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from convext.cpu import native
-from convext.cpu.native import run as run
 from convext.problem import ConvProblem
 
 
@@ -17,3 +16,6 @@ def why_not(problem: ConvProblem) -> str | None:
 def copies(problem: ConvProblem) -> list[str]:
     """None: operands are read where they lie, a window at a time."""
     return []
+
+
+run = native.run

@@ -45,16 +45,16 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.ci/types $(PY)
-	git ls-files 'csrc/*.cu*' '*.h' '*.c' '*.cpp' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
+	git ls-files '*.cu' '*.cuh' '*.h' '*.c' '*.cpp' | xargs -r $(dir $(PY))clang-format --dry-run --Werror
 
 # --no-build-isolation: the compiled library is built against the torch that it will run with.
-.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+.venv/installed: requirements.txt pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/*)
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --requirement requirements.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-build/installed: pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+build/installed: pyproject.toml setup.py $(wildcard csrc/*/* csrc/*/*/*)
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	mkdir -p build && touch $@
 

@@ -1,4 +1,4 @@
-"""Builds the compiled libraries: csrc/*.cu -> convext/_C.abi3.so, csrc/cpu/*.cpp -> convext/_cpu.abi3.so.
+"""Builds the compiled libraries: csrc/**/*.cu -> convext/_C.abi3.so, csrc/cpu/*.cpp -> convext/_cpu.abi3.so.
 
 Metadata lives in pyproject.toml. Both need torch's headers at build time; the first nvcc, and no GPU, the second a C++
 compiler. Without them the install goes on, and says what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA
@@ -113,17 +113,17 @@ class BuildLibraries(build_ext):
         objects = Path(self.build_temp, "convext", "-".join(architectures))  # what is built for others is not these
         for folder in (target.parent, objects):
             folder.mkdir(parents=True, exist_ok=True)
-        newest_header = max(header.stat().st_mtime for header in [*CSRC.glob("*.h"), *CSRC.glob("*.cuh")])
+        newest_header = max(header.stat().st_mtime for header in [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")])
         code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         code.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
         code.append(f"--threads={max(1, jobs() // len(ext.sources))}")  # architectures of one file that compile at once
 
         def compile_source(source: str) -> Path:
-            result = objects / (Path(source).stem + ".o")
+            result = objects / ("-".join(Path(source).relative_to(CSRC).with_suffix(".o").parts))
             newest = max(newest_header, Path(source).stat().st_mtime)
             if not result.exists() or result.stat().st_mtime < newest:
                 flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-                flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", *code]
+                flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", f"-I{CSRC}", *code]
                 subprocess.run([nvcc, *flags, "-c", source, "-o", result], check=True)
             return result
 
@@ -132,7 +132,7 @@ class BuildLibraries(build_ext):
         subprocess.run([nvcc, "-shared", *compiled, "-o", target, f"-L{torch}/lib", "-ltorch_cpu"], check=True)
 
 
-CUDA = Extension("convext._C", sorted(map(str, CSRC.glob("*.cu"))))
+CUDA = Extension("convext._C", sorted(map(str, CSRC.rglob("*.cu"))))
 CPU = Extension("convext._cpu", sorted(map(str, (CSRC / "cpu").glob("*.cpp"))), optional=True)
 
 reason, cpu_reason = missing(), cpu_missing()
@@ -143,7 +143,24 @@ if reason:
 if cpu_reason:
     print(f"convext is installed without its CPU kernels: {cpu_reason}")
 
+
+def packages() -> dict[str, str]:
+    """Each package and its folder.
+
+    `triton_kernels` and `benchmarks` keep their short names in the repository. Installed, they lie inside convext:
+    Triton's own repository ships a top-level package called triton_kernels, which would clash.
+    """
+    roots = {"convext": "convext", "convext.triton_kernels": "triton_kernels", "convext.benchmarks": "benchmarks"}
+    return {
+        ".".join([name, *init.parent.relative_to(root).parts]): str(init.parent)
+        for name, root in roots.items()
+        for init in Path(root).rglob("__init__.py")
+    }
+
+
 setup(
+    packages=sorted(packages()),
+    package_dir=packages(),
     ext_modules=[*([] if reason else [CUDA]), *([] if cpu_reason else [CPU])],
     cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

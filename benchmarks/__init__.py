@@ -1,1 +1,1 @@
-"""Layers of real networks, and the runner that times them. Installed as convext.benchmarks."""
+"""What is measured, how, and what comes of it. Installed as convext.benchmarks; nothing in convext imports it."""

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from convext.benchmarks import compare, table
-from convext.benchmarks.case import WORK, Case
-from convext.benchmarks.layers import DTYPES, Layer, anchor_layers, model_layers
-from convext.benchmarks.peaks import peaks_of
-from convext.benchmarks.results import Row, Writer, default_path, describe, gpu_state
-from convext.benchmarks.runner import PATIENCE, Plan, run
-from convext.benchmarks.sweep import SWEEPS, sweep_layers
-from convext.benchmarks.warm import calls_of, distinct, warm
-from convext.registry import arch
-from convext.roofline import Peaks
+from convext.benchmarks.cases.case import WORK, Case
+from convext.benchmarks.cases.layers import DTYPES, Layer, anchor_layers, model_layers
+from convext.benchmarks.cases.sweep import SWEEPS, sweep_layers
+from convext.benchmarks.first_light.warm import calls_of, distinct, warm
+from convext.benchmarks.measuring.peaks import peaks_of
+from convext.benchmarks.measuring.runner import PATIENCE, Plan, run
+from convext.benchmarks.reporting import compare, table
+from convext.benchmarks.reporting.results import Row, Writer, default_path, describe, gpu_state
+from convext.choice.registry import arch
+from convext.problem.roofline import Peaks
 
 OUT = Path("out")
 
@@ -56,15 +56,15 @@ def main(args: argparse.Namespace) -> int:
         before, after = args.compare
         return compare.main(before, after, args.fail_below)
     if args.report:
-        from convext.benchmarks import report
+        from convext.benchmarks.reporting import report
 
         return report.main(args.report, args.out)
     if args.overhead:
-        from convext.benchmarks import overhead
+        from convext.benchmarks.measuring import overhead
 
         return overhead.main()
     if args.networks:
-        from convext.benchmarks import networks
+        from convext.benchmarks.measuring import networks
 
         return networks.main(device)
     return _bench(args, device)
@@ -160,6 +160,6 @@ def _report(path: Path, out: Path) -> None:
     except ImportError:
         print("no pictures: pip install 'convext[plots]'")
         return
-    from convext.benchmarks import report
+    from convext.benchmarks.reporting import report
 
     report.main(path, out)

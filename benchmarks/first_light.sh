@@ -76,10 +76,10 @@ if torch.cuda.is_available():
 ' 2>/dev/null)
 export CONVEXT_ARCHS
 
-step probe 30 "$PYTHON" -m benchmarks.probe
+step probe 30 "$PYTHON" -m benchmarks.first_light.probe
 [[ -z $CONVEXT_ARCHS || -e convext/_C.abi3.so ]] || build
 step check_cuda 60 "$PYTHON" -m convext check --backend cuda --patience "$PATIENCE"
-step compile 200 "$PYTHON" -m convext.benchmarks.warm --minutes 3
+step compile 200 "$PYTHON" -m convext.benchmarks.first_light.warm --minutes 3
 step check 90 "$PYTHON" -m convext check --patience "$PATIENCE"
 # The benchmark begins no case in its last 30 s, which are for the last case, tables and pictures.
 LEFT=$((TIME - SECONDS - $(tail_seconds)))
@@ -89,5 +89,5 @@ step tune 20 "$PYTHON" -m convext tune --results "$OUT"/*.jsonl --out "$OUT/choi
 step overhead 40 "$PYTHON" -m convext bench --overhead
 # tests/cuda are not among them: they run the CUDA kernels' host build, which takes minutes and tells nothing of a GPU.
 step tests 500 "$PYTHON" -m pytest -q -n "$(($(nproc) < 12 ? $(nproc) : 12))" -c "$ROOT/pyproject.toml" --rootdir "$ROOT" \
-  -p convext.benchmarks.pytest_survival "$ROOT/tests/triton_kernels" "$ROOT/tests/operators"
+  -p convext.benchmarks.first_light.pytest_survival "$ROOT/tests/triton_kernels" "$ROOT/tests/operators"
 exit "$STATUS"

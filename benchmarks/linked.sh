@@ -7,6 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p build/linked/convext
 ln -sfn "$PWD"/convext/* "$PWD/benchmarks" "$PWD/triton_kernels" build/linked/convext
-ln -sfn "$PWD/benchmarks" build/linked # for benchmarks.probe, which runs without torch
+ln -sfn "$PWD/benchmarks" build/linked # for benchmarks.first_light.probe, which runs without torch
 cd build/linked # where "python -m convext" looks first
 exec "$@"

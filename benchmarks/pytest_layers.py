@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from convext.benchmarks.case import Case
-from convext.benchmarks.gate import Gate, cudnn_benchmark
-from convext.benchmarks.layers import model_layers
-from convext.benchmarks.measure import Buffers, DisagreementError, admitted
-from convext.benchmarks.providers import Contender, contenders
-from convext.benchmarks.runner import Plan
+from convext.benchmarks.cases.case import Case
+from convext.benchmarks.cases.layers import model_layers
+from convext.benchmarks.measuring.gate import Gate, cudnn_benchmark
+from convext.benchmarks.measuring.measure import Buffers, DisagreementError, admitted
+from convext.benchmarks.measuring.providers import Contender, contenders
+from convext.benchmarks.measuring.runner import Plan
 from convext.problem import FACES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

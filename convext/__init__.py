@@ -3,16 +3,17 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional, recomputation, tools
+from convext import functional
+from convext.choice.registry import kernels
+from convext.choice.settings import backend, precision
+from convext.commands.explain import explain
 from convext.conversion import Change, Report, convert, report, revert
-from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from convext.registry import kernels
-from convext.settings import backend, precision
+from convext.tools import recomputation, teaching
 
 __version__ = "0.1.0"
 
-tools.install()
+teaching.install()
 recomputation.keep_settings()
 
 __all__ = [

@@ -6,16 +6,16 @@ import argparse
 import importlib
 import sys
 
-from convext import plugins
+from convext.choice import plugins
 
 # Each command's module exports add_arguments(parser) and main(args) -> exit status, and is imported when it is called.
 _COMMANDS = {
-    "info": ("convext.info", "versions, GPU, what is built, what is missing and how to get it"),
+    "info": ("convext.commands.info", "versions, GPU, what is built, what is missing and how to get it"),
     "explain": ("convext.explain", "which kernel computes a convolution, and why"),
-    "check": ("convext.check", "every kernel that this machine runs, against float64"),
+    "check": ("convext.commands.check", "every kernel that this machine runs, against float64"),
     "bench": ("convext.benchmarks.cli", "time the layers of fifty real networks against torch"),
-    "tune": ("convext.benchmarks.tune", "measure the kernels on this GPU and write the table that auto reads"),
-    "show": ("convext.show", "draw a convolution"),
+    "tune": ("convext.benchmarks.tuning.gpu", "measure the kernels on this GPU and write the table that auto reads"),
+    "show": ("convext.commands.show", "draw a convolution"),
 }
 
 

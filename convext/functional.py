@@ -20,10 +20,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from convext import ops, settings, traced
-from convext.ops import convolve
+from convext.choice import settings
+from convext.operators import ops, traced
+from convext.operators.ops import convolve
 from convext.problem import FACE_OPENING, OPERANDS, Face, Ints, output_size, transposed_size
-from convext.symbols import positive
+from convext.problem.symbols import positive
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convext.pictures import image
+from convext.analysis.pictures import image
 
 
 def photograph(height: int = 120) -> Tensor:

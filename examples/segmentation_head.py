@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import convext
 from convext.analysis import parameters, receptive_field
+from convext.analysis.pictures import feature_maps, figure_of_features
 from convext.blocks import SegmentationHead
 from convext.layers import PointwiseConv2d
-from convext.pictures import feature_maps, figure_of_features
 
 CLASSES = 3
 

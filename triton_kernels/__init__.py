@@ -1,1 +1,6 @@
-"""Triton kernels, their launchers and tile tables. Installed as convext.triton_kernels; imports no policy."""
+"""Triton kernels. Installed as convext.triton_kernels; imports no policy.
+
+A folder is a family: `record.py` says what it takes and runs it, `plan.py` or `tiles.py` how large its tiles are,
+`launch.py` what is launched, `image.py` holds the kernels of fprop and dgrad, `weight.py` those of wgrad. What families
+share lies beside them.
+"""

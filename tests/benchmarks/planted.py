@@ -11,9 +11,10 @@ import time
 import torch
 from torch import Tensor
 
-from convext import aten, registry
+from convext.choice import registry
+from convext.choice.registry import Kernel
 from convext.problem import FACES, ConvProblem
-from convext.registry import Kernel
+from convext.providers import aten
 
 
 def _right(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

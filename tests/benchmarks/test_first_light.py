@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from convext.benchmarks.results import Results
+from convext.benchmarks.reporting.results import Results
 
 ROOT = Path(__file__).parents[2]
 

@@ -33,7 +33,7 @@ def test_a_family_is_timed(tmp_path: Path) -> None:
 
 def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     from convext.benchmarks import pytest_layers
-    from convext.benchmarks.providers import Contender, contenders
+    from convext.benchmarks.measuring.providers import Contender, contenders
 
     case = pytest_layers._cases()[0]
     right = next(contenders(case))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from convext import registry
-from convext.benchmarks.layers import model_layers
-from convext.benchmarks.results import Row
-from convext.benchmarks.tune import choices_of
+from convext.benchmarks.cases.layers import model_layers
+from convext.benchmarks.reporting.results import Row
+from convext.benchmarks.tuning.gpu import choices_of
+from convext.choice import registry
 
 OURS = registry.kernels()[0].name
 LAYER = next(layer for layer in model_layers() if layer.family == "depthwise")

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from convext import pictures
 from convext.__main__ import main
-from convext.analysis import dependence
+from convext.analysis import dependence, pictures
+from convext.analysis.pictures import Line
 from convext.nn import Conv1d, Conv2d, ConvTranspose1d
-from convext.pictures import Line
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convext import aten, check, reference
-from convext.problem import FACES, ConvProblem, output_size
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, output_size, reference
+from convext.providers import aten
 
 
 @st.composite

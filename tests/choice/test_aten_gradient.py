@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from convext import aten
-from convext.check import agreement, operands
-from convext.layout import dense
+from convext.commands.check import agreement, operands
 from convext.problem import ConvProblem
+from convext.problem.layout import dense
+from convext.providers import aten
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext import choices, registry
-from convext.choices import Choice
+from convext.choice import gpu_table, registry
+from convext.choice.gpu_table import Choice
 from convext.problem import ConvProblem
 
 DEPTHWISE = ConvProblem(
@@ -19,35 +19,35 @@ DEPTHWISE = ConvProblem(
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder of tables, and no table of another test remembered."""
-    monkeypatch.setattr(choices, "FOLDER", tmp_path)
-    choices._table.cache_clear()
+    monkeypatch.setattr(gpu_table, "FOLDER", tmp_path)
+    gpu_table._table.cache_clear()
     yield tmp_path / "sm_90.json"
-    choices._table.cache_clear()
+    gpu_table._table.cache_clear()
 
 
 def test_a_measured_problem_takes_its_kernel(table: Path) -> None:
     preferred = registry.choose(DEPTHWISE).name
     assert preferred != "aten.convolution"
-    choices.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {"device": "a test"})
+    gpu_table.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {"device": "a test"})
     assert registry.choose(DEPTHWISE).name == "aten.convolution"
     assert registry.choose(replace(DEPTHWISE, arch=80)).name == preferred
 
 
 def test_a_near_problem_takes_it_too_and_a_far_one_does_not(table: Path) -> None:
-    choices.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {})
-    assert choices.nearest(replace(DEPTHWISE, n=8 * 8)) is not None
-    assert choices.nearest(replace(DEPTHWISE, n=8 * 9)) is None
-    assert choices.nearest(replace(DEPTHWISE, dilation=(8, 8))) is not None
-    assert choices.nearest(replace(DEPTHWISE, dilation=(9, 9))) is None
-    assert choices.nearest(replace(DEPTHWISE, channels_last=True)) is None
-    assert choices.nearest(replace(DEPTHWISE, face="dgrad")) is None
+    gpu_table.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {})
+    assert gpu_table.nearest(replace(DEPTHWISE, n=8 * 8)) is not None
+    assert gpu_table.nearest(replace(DEPTHWISE, n=8 * 9)) is None
+    assert gpu_table.nearest(replace(DEPTHWISE, dilation=(8, 8))) is not None
+    assert gpu_table.nearest(replace(DEPTHWISE, dilation=(9, 9))) is None
+    assert gpu_table.nearest(replace(DEPTHWISE, channels_last=True)) is None
+    assert gpu_table.nearest(replace(DEPTHWISE, face="dgrad")) is None
 
 
 def test_the_nearest_of_several_decides(table: Path) -> None:
     small, large = (replace(DEPTHWISE, n=n) for n in (8, 64))
-    choices.write(table, [Choice.of(small, "small", 2.0), Choice.of(large, "large", 3.0)], {})
+    gpu_table.write(table, [Choice.of(small, "small", 2.0), Choice.of(large, "large", 3.0)], {})
     for n, kernel in ((4, "small"), (16, "small"), (32, "large"), (128, "large")):
-        found = choices.nearest(replace(DEPTHWISE, n=n))
+        found = gpu_table.nearest(replace(DEPTHWISE, n=n))
         assert found is not None
         assert found.kernel == kernel
 
@@ -61,13 +61,13 @@ def test_the_nearest_of_several_decides(table: Path) -> None:
 def test_a_measurement_is_told_from_its_neighbour_on_every_axis(table: Path, axis: dict[str, object]) -> None:
     base = replace(DEPTHWISE, groups=16)  # of one family with its neighbours
     neighbour = replace(base, **axis)
-    choices.write(table, [Choice.of(base, "here", 1.0), Choice.of(neighbour, "there", 1.0)], {})
-    found = [choices.nearest(problem) for problem in (base, neighbour)]
+    gpu_table.write(table, [Choice.of(base, "here", 1.0), Choice.of(neighbour, "there", 1.0)], {})
+    found = [gpu_table.nearest(problem) for problem in (base, neighbour)]
     assert [None if choice is None else choice.kernel for choice in found] == ["here", "there"]
 
 
 def test_a_measured_kernel_that_refuses_or_is_gone_is_passed_over(table: Path) -> None:
-    choices.write(table, [Choice.of(DEPTHWISE, "triton.removed", 2.0)], {})
+    gpu_table.write(table, [Choice.of(DEPTHWISE, "triton.removed", 2.0)], {})
     assert registry.choose(DEPTHWISE).name in {kernel.name for kernel in registry.kernels()}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import convext
-from convext import registry
+from convext.choice import registry
 from convext.problem import FACES, ConvProblem
 
 
@@ -39,10 +39,10 @@ def test_unknown_names(name):
     with pytest.raises(ValueError, match="backend must be one of auto, ") as caught:
         registry.check_backend(name)
     assert repr(name) in str(caught.value)
-    before = convext.settings.BACKEND
+    before = convext.choice.settings.BACKEND
     with pytest.raises(ValueError, match="backend must be one of"), convext.backend(name):
         pytest.fail("entered")
-    assert before == convext.settings.BACKEND
+    assert before == convext.choice.settings.BACKEND
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def picky(monkeypatch):
     record = registry.Kernel("cuda.picky", ("fprop",), why_not, lambda *args: registry.ATEN.run(*args) + 1000)
     monkeypatch.setattr(registry, "KERNELS", [record, *registry.KERNELS])
     monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
-    convext.ops._plan.cache_clear()
+    convext.operators.ops._plan.cache_clear()
     yield record
-    convext.ops._plan.cache_clear()
+    convext.operators.ops._plan.cache_clear()
 
 
 def test_a_named_kernel_that_refuses_says_why(picky):
@@ -89,7 +89,7 @@ def test_a_provider_gives_every_reason(picky):
 def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
     monkeypatch.setattr(registry, "KERNELS", [picky, registry.ATEN])
     monkeypatch.setattr(registry, "cudnns_best", lambda p: None)
-    monkeypatch.setattr(registry.choices, "nearest", lambda p: None)
+    monkeypatch.setattr(registry.gpu_table, "nearest", lambda p: None)
     dense = ConvProblem.of(
         "fprop", (2, 4, 9), (6, 4, 3), (7,), (1,), (0,), (1,), 1, torch.float32, device="cuda", arch=90
     )
@@ -98,15 +98,15 @@ def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
 
 
 def test_backends_nest_and_come_back():
-    outer = convext.settings.BACKEND
+    outer = convext.choice.settings.BACKEND
     with convext.backend("aten"):
         with convext.backend("auto"):
-            assert convext.settings.BACKEND == "auto"
-        assert convext.settings.BACKEND == "aten"
+            assert convext.choice.settings.BACKEND == "auto"
+        assert convext.choice.settings.BACKEND == "aten"
         with pytest.raises(KeyError), convext.backend("auto"):
             raise KeyError
-        assert convext.settings.BACKEND == "aten"
-    assert outer == convext.settings.BACKEND
+        assert convext.choice.settings.BACKEND == "aten"
+    assert outer == convext.choice.settings.BACKEND
 
 
 @pytest.mark.parametrize("name", ["fp32", "TF32", ""])
@@ -122,7 +122,7 @@ def python(code, **environment):
 
 
 def test_the_environment_sets_the_default():
-    run = python("import convext; print(convext.settings.BACKEND)", CONVEXT_BACKEND="aten.convolution")
+    run = python("import convext; print(convext.choice.settings.BACKEND)", CONVEXT_BACKEND="aten.convolution")
     assert run.stdout.strip() == "aten.convolution", run.stderr
 
 

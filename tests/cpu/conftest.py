@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from convext.cpu import library
+from convext.providers.cpu import library
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import convext
-from convext import registry
-from convext.cpu import choice, library
+from convext.choice import cpu_table as choice
+from convext.choice import registry
 from convext.problem import FACES, ConvProblem
+from convext.providers.cpu import library
 
 
 def problem(face="wgrad", **changes):
@@ -96,10 +97,10 @@ def wgrad_only(tables):
     rows = [(problem(face), {"cpu.stencil": (5.0, 4.0) if face == "wgrad" else (1.0, 0.9)}) for face in FACES]
     tables("here", 1, *rows)
     registry.cpu_faces.cache_clear()
-    convext.ops._plan.cache_clear()
+    convext.operators.ops._plan.cache_clear()
     yield
     registry.cpu_faces.cache_clear()
-    convext.ops._plan.cache_clear()
+    convext.operators.ops._plan.cache_clear()
 
 
 def test_auto_takes_a_face_and_leaves_the_others(wgrad_only):

@@ -14,8 +14,8 @@ import torch
 from problems import PROBLEMS, bias_of, problem
 from torch import Tensor
 
-from convext import check, layout
-from convext.problem import FACES, ConvProblem
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, layout
 
 ROOT = Path(__file__).parents[2]
 SOURCES, CACHE = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu"

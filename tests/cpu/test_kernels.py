@@ -8,9 +8,10 @@ from problems import PROBLEMS, bias_of, problem
 from torch import Tensor
 
 import convext
-from convext import check, reference, registry
-from convext.cpu import native
-from convext.problem import FACES, ConvProblem
+from convext.choice import registry
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, reference
+from convext.providers.cpu import native
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import convext
-from convext import ops, registry
-from convext.cpu import choice, stencil
+from convext.choice import cpu_table as choice
+from convext.choice import registry
+from convext.operators import ops
+from convext.providers.cpu import stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext.cpu import library
+from convext.providers.cpu import library
 
 ROOT = Path(__file__).parents[2]
 

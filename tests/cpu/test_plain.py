@@ -6,9 +6,10 @@ import pytest
 import torch
 from problems import bias_of
 
-from convext import check, registry
-from convext.cpu import shuffle, swap, taps, widened
+from convext.choice import registry
+from convext.commands import check
 from convext.problem import FACES, ConvProblem, output_size
+from convext.providers.plain import shuffle, swap, taps, widened
 
 # n, channels of x, of y, groups, input, kernel, stride, begin, end, dilation
 PROBLEMS = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 from problems import PROBLEMS, bias_of, problem
 
-from convext import check
-from convext.cpu import native
+from convext.commands import check
 from convext.problem import FACES
+from convext.providers.cpu import native
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import host_build
 
-from convext import native
+from convext.providers.cuda import native
 
 
 @pytest.fixture(scope="session")

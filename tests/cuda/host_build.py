@@ -59,13 +59,13 @@ def build(sanitized: Container[str] = (), patch: Patch | None = None) -> Path:
 
     def compile_kernels(name: str) -> Path:
         folder = patched if patch and name == patch.source else CSRC
-        return _compile(folder / name, ["-O1", *(SANITIZERS if name in sanitized else [])])
+        return _compile(folder, name, ["-O1", *(SANITIZERS if name in sanitized else [])])
 
-    names = sorted((source.name for source in CSRC.glob("*.cu")), key=lambda name: "_" not in name)  # long ones first
+    names = sorted(sources(), key=lambda name: "instances" not in name)  # long ones first
     with ThreadPoolExecutor(2) as pool:
         kernels = list(pool.map(compile_kernels, names))
     sanitizers = SANITIZERS if sanitized else []
-    scheduler = _compile(SHIM / "host_cuda.cpp", ["-O2", *(["-DCONVEXT_ADDRESS_SANITIZER"] if sanitized else [])])
+    scheduler = _compile(SHIM, "host_cuda.cpp", ["-O2", *(["-DCONVEXT_ADDRESS_SANITIZER"] if sanitized else [])])
     library = CACHE / f"{_digest(*map(str, kernels), str(scheduler))}.so"
     if not library.exists():
         partial = library.with_suffix(f".{os.getpid()}")
@@ -74,23 +74,29 @@ def build(sanitized: Container[str] = (), patch: Patch | None = None) -> Path:
     return library
 
 
+def sources() -> list[str]:
+    """The CUDA library's sources, as paths in csrc."""
+    return [str(source.relative_to(CSRC)) for source in CSRC.rglob("*.cu")]
+
+
 def _patched_sources(patch: Patch) -> Path:
     text = (CSRC / patch.file).read_text()
     if text.count(patch.old) != 1:
         raise RuntimeError(f"{patch.file} has {text.count(patch.old)} times, not once:\n{patch.old}")
-    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.iterdir()) if s.is_file()))
+    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.rglob("*")) if s.is_file()))
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
     (folder / patch.file).write_text(text.replace(patch.old, patch.new))
     return folder
 
 
-def _compile(source: Path, flags: list[str]) -> Path:
-    headers = [*source.parent.glob("*.h"), *source.parent.glob("*.cuh"), SHIM / "host_cuda.h"]
+def _compile(folder: Path, name: str, flags: list[str]) -> Path:
+    source = folder / name
+    headers = [*folder.rglob("*.h"), *folder.rglob("*.cuh"), SHIM / "host_cuda.h"]
     content = [file.read_text() for file in [source, *sorted(headers)]]
     result = CACHE / "objects" / f"{source.stem}-{_digest(repr([*FLAGS, *flags]), *content)}.o"
     if not result.exists():
         partial = result.with_suffix(f".{os.getpid()}")
-        _run("g++", *FLAGS, *flags, f"-I{source.parent}", "-x", "c++", "-c", source, "-o", partial)
+        _run("g++", *FLAGS, *flags, f"-I{folder}", "-x", "c++", "-c", source, "-o", partial)
         partial.rename(result)
     return result
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext import native
+from convext.providers.cuda import native
 
 GOOD = {
     "face": "fprop", "a": torch.randn(2, 4, 6, 8), "b": torch.randn(4, 1, 3, 3), "bias": torch.randn(4),

@@ -28,7 +28,7 @@ def run_tests(library: Path, *arguments: object) -> "subprocess.CompletedProcess
 @pytest.mark.parametrize("family", ["stencil", "igemm"])
 def test_clean_under_sanitizers(family: str) -> None:
     """Templates for float32 and bfloat16; half is bfloat16's."""
-    names = [source.name for source in host_build.CSRC.glob(f"{family}*.cu") if "half" not in source.name]
+    names = [name for name in host_build.sources() if name.startswith(family) and "half" not in name]
     chosen = "(bfloat16 or tf32 or lie or strides or splits) and not large"
     files = sorted(FOLDER.glob(f"test_host_{family}*.py"))
     done = run_tests(host_build.build(sanitized=names), *files, "-k", chosen)
@@ -47,40 +47,51 @@ class Planted:
 
 PLANTED = {
     "missing barrier": Planted(
-        Patch("stencil.cuh", "    __syncthreads();\n", "", "stencil_float.cu"),
+        Patch("stencil/stencil.cuh", "    __syncthreads();\n", "", "stencil/instances/float.cu"),
         "test_host_stencil.py::test_agrees_with_float64[fprop-3x3-last-torch.float32]",
         "error nan",
     ),
     "missing barrier before a stage is filled again": Planted(
-        Patch("igemm.cuh", "    __syncthreads();", "    ", "igemm_bfloat16.cu"),
+        Patch("igemm/igemm.cuh", "    __syncthreads();", "    ", "igemm/instances/bfloat16.cu"),
         "test_host_igemm.py::test_every_schedule_gives_the_same_bits[fprop-priority]",
         "error ",
     ),
     "waiting for one copy too few": Planted(
-        Patch("igemm.cuh", "cp_async_wait<Shape::STAGES - 2>", "cp_async_wait<Shape::STAGES - 1>", "igemm_bfloat16.cu"),
+        Patch(
+            "igemm/igemm.cuh",
+            "cp_async_wait<Shape::STAGES - 2>",
+            "cp_async_wait<Shape::STAGES - 1>",
+            "igemm/instances/bfloat16.cu",
+        ),
         "test_host_igemm.py::test_agrees_with_float64[fprop-3x3-last-torch.bfloat16]",
         "exits with asynchronous copies in flight",
     ),
     "halo one row short": Planted(
         Patch(
-            "stencil.cuh", "source_row >= p.source_size[1]", "source_row + 1 >= p.source_size[1]", "stencil_float.cu"
+            "stencil/stencil.cuh",
+            "source_row >= p.source_size[1]",
+            "source_row + 1 >= p.source_size[1]",
+            "stencil/instances/float.cu",
         ),
         "test_host_stencil.py::test_agrees_with_float64[fprop-3x3-first-torch.float32]",
         "error ",
     ),
     "mask one column too wide": Planted(
         Patch(
-            "stencil_tile.cuh",
+            "stencil/tile.cuh",
             "column < width) load<T, CHANNELS>",
             "column <= width) load<T, CHANNELS>",
-            "stencil_float.cu",
+            "stencil/instances/float.cu",
         ),
         "test_host_stencil.py::test_agrees_with_float64[fprop-3x3 odd-first-torch.float32]",
         "AddressSanitizer: heap-buffer-overflow",
     ),
     "misaligned vector": Planted(
         Patch(
-            "stencil_launch.cuh", "has_vectors<T>(source, axis, source_length, elements) &&", "", "stencil_bfloat16.cu"
+            "stencil/launch.cuh",
+            "has_vectors<T>(source, axis, source_length, elements) &&",
+            "",
+            "stencil/instances/bfloat16.cu",
         ),
         "test_host_stencil.py::test_operands_are_read_where_they_lie[fprop-0-shifted]",
         "misaligned address",

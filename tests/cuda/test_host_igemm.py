@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from convext import check, cuda_igemm, native, reference
-from convext.problem import FACES, OPERANDS, ConvProblem, output_size
+from convext.commands import check
+from convext.problem import FACES, OPERANDS, ConvProblem, output_size, reference
+from convext.providers.cuda import igemm as cuda_igemm
+from convext.providers.cuda import native
 
 BITS16 = (torch.float16, torch.bfloat16)
 

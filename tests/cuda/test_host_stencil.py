@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from convext import check, cuda_stencil
+from convext.commands import check
 from convext.problem import FACES, ConvProblem, output_size
+from convext.providers.cuda import stencil as cuda_stencil
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

@@ -10,9 +10,11 @@ import torch
 from test_host_stencil import COMPILED, DTYPES, GENERAL, constant, depthwise, shifted, strided
 from torch import Tensor
 
-from convext import check, cuda_stencil, native
-from convext.layout import dense
+from convext.commands import check
 from convext.problem import ConvProblem
+from convext.problem.layout import dense
+from convext.providers.cuda import native
+from convext.providers.cuda import stencil as cuda_stencil
 
 
 def operands(problem: ConvProblem) -> list[Tensor]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from convext import native
+from convext.providers.cuda import native
 
 Table = dict[str, dict[str, Any]]
 
 # Stencils whose vectors are below 16 bytes, {(kernel, tile, taps): bits for (float32, 16-bit elements)}. Vectors of 16
-# bytes would leave no registers for the sums of all taps: WGRAD_MOST_SUMS in csrc/stencil_wgrad.cuh,
-# BACKWARD_MOST_FLOATS in csrc/stencil_backward.cuh.
+# bytes would leave no registers for the sums of all taps: WGRAD_MOST_SUMS in csrc/stencil/wgrad.cuh,
+# BACKWARD_MOST_FLOATS in csrc/stencil/backward.cuh.
 NARROW = {
     ("stencil_wgrad_kernel", "StridedTile", "1, 5, 5, 1, 1, 2"): (128, 64),
     ("stencil_wgrad_kernel", "StridedTile", "1, 7, 7, 1, 1, 3"): (64, 32),
@@ -32,13 +32,13 @@ def found() -> Table:
     if not native.LIBRARY.exists():
         pytest.skip("the CUDA library is not built here: it needs nvcc")
     pytest.importorskip("triton", reason="the disassembler comes with Triton")
-    from convext.benchmarks import inspect_cuda
+    from convext.benchmarks.inspect import cuda as inspect_cuda
 
     return inspect_cuda.table()
 
 
 def test_is_as_committed(found: Table) -> None:
-    from convext.benchmarks import inspect_cuda
+    from convext.benchmarks.inspect import cuda as inspect_cuda
 
     assert inspect_cuda.complaints(found, json.loads(inspect_cuda.RESULTS.read_text())) == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext import native
+from convext.providers.cuda import native
 
 ROOT = Path(__file__).parents[2]
 

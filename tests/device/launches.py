@@ -9,10 +9,10 @@ import collections
 import resource
 import sys
 
-from convext import plugins
-from convext.benchmarks.layers import anchor_layers, model_layers
-from convext.benchmarks.runner import Plan
-from convext.benchmarks.warm import calls_of, calls_of_check, compile_launch, distinct, launches, warm
+from convext.benchmarks.cases.layers import anchor_layers, model_layers
+from convext.benchmarks.first_light.warm import calls_of, calls_of_check, compile_launch, distinct, launches, warm
+from convext.benchmarks.measuring.runner import Plan
+from convext.choice import plugins
 
 plugins.load()
 

@@ -54,7 +54,7 @@ def numbers(caught):
 
 
 def process_state():
-    settings = convext.settings.BACKEND, convext.settings.PRECISION
+    settings = convext.choice.settings.BACKEND, convext.choice.settings.PRECISION
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
     return settings, modes, torch.get_default_dtype(), torch.get_rng_state().tolist()
 

@@ -2,18 +2,34 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import convext
+ROOT = Path(__file__).parents[2]
+ROOMS = {
+    "convext": ROOT / "convext",
+    "convext.triton_kernels": ROOT / "triton_kernels",
+    "convext.benchmarks": ROOT / "benchmarks",
+}
+# Rooms as CONTRIBUTING.md draws them, the lowest floor last: a room imports from the floors below it alone.
+PICTURE = re.search(r"```floors\n(.+?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
+FLOORS = [line.split("#")[0].split() for line in PICTURE.strip().splitlines()][::-1]
+HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+# What a torch.jit.trace recorded runs a layer's function again, which is above: at its call, not at its import.
+UPWARDS = {("operators", "functional")}
 
-PACKAGE = Path(convext.__file__).parent
-KERNELS = Path(__file__).parents[2] / "triton_kernels"
 
-SPINE = ["problem", "registry", "ops", "functional", "nn"]  # each may import those before it
+def modules() -> dict[str, Path]:
+    """Every module of the package, under the name that it has when installed."""
+    return {
+        ".".join([name, *path.relative_to(folder).with_suffix("").parts]): path
+        for name, folder in ROOMS.items()
+        for path in sorted(folder.rglob("*.py"))
+    }
 
 
 def imported(path: Path, toplevel_only: bool = False) -> set[str]:
@@ -28,47 +44,71 @@ def imported(path: Path, toplevel_only: bool = False) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", SPINE)
-def test_the_spine_imports_downwards(module):
-    above = {f"convext.{name}" for name in SPINE[SPINE.index(module) + 1 :]}
-    assert not imported(PACKAGE / f"{module}.py") & above
+def room(module: str) -> str:
+    """The folder or file of the package in which a module is."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def rooms_seen() -> set[tuple[str, str]]:
+    """(a room, another one that it imports from), but for the package's front door, `convext` itself."""
+    seen = {(room(module), room(name)) for module, path in modules().items() for name in imported(path)
+            if name.startswith("convext.")}  # fmt: skip
+    return {(a, b) for a, b in seen if a != b and a not in ("__init__", "__main__")}
+
+
+def test_the_picture_of_the_floors_has_every_room():
+    found = {room(module) for module in modules()} - {"__init__", "__main__"}
+    assert len(modules()) > 100
+    assert found == set(HEIGHT)
+
+
+def test_imports_go_down():
+    up = {(a, b) for a, b in rooms_seen() if b in HEIGHT and HEIGHT[b] >= HEIGHT[a]}
+    assert up == UPWARDS
+    lazily = set(map(room, imported(ROOT / "convext/operators/traced.py", toplevel_only=True)))
+    assert "functional" not in lazily
 
 
 FOUNDATION = {
-    "symbols": set(),
-    "problem": {"symbols"},
-    "layout": {"symbols"},
-    "reference": {"problem"},
-    "aten": {"problem", "layout"},
+    "problem/symbols": set(),
+    "problem/conv_problem": {"symbols"},
+    "problem/layout": {"symbols"},
+    "problem/reference": {"conv_problem"},
 }
 
 
 @pytest.mark.parametrize("module", FOUNDATION)
-def test_the_foundation_knows_no_policy(module):
-    allowed = FOUNDATION[module]
-    ours = {name.split(".")[1] for name in imported(PACKAGE / f"{module}.py") if name.startswith("convext.")}
-    assert ours <= allowed
+def test_the_foundation_is_a_stair_of_its_own(module):
+    ours = {
+        name.split(".")[2]
+        for name in imported(ROOT / f"convext/{module}.py")
+        if name.count(".") > 1 and name.startswith("convext.")
+    }
+    assert {name for name in ours if name.islower() and (ROOT / f"convext/problem/{name}.py").exists()} <= FOUNDATION[
+        module
+    ]
 
 
-@pytest.mark.parametrize("path", sorted(KERNELS.glob("*.py")), ids=lambda path: path.stem)
+KERNELS = sorted((ROOT / "triton_kernels").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: f"{path.parent.stem}.{path.stem}")
 def test_kernels_know_the_problem_and_their_tiles_only(path):
     """No registry, no settings, no operator: a kernel is handed everything that it needs."""
     ours = {name for name in imported(path) if name.startswith("convext.")}
-    policy = {name for name in ours if name.split(".")[1] not in ("problem", "layout", "triton_kernels")}
+    policy = {name for name in ours if room(name) not in ("problem", "triton_kernels")}
     assert not policy
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_optional_packages_are_imported_at_first_use(path):
+@pytest.mark.parametrize("module", [m for m in modules() if room(m) not in ("benchmarks", "triton_kernels")])
+def test_optional_packages_are_imported_at_first_use(module):
     heavy = {"triton", "rich", "matplotlib", "torchvision", "numpy"}
-    assert not {name.partition(".")[0] for name in imported(path, toplevel_only=True)} & heavy
+    assert not {name.partition(".")[0] for name in imported(modules()[module], toplevel_only=True)} & heavy
 
 
-def test_one_file_touches_torch_library():
-    users = [path.name for path in PACKAGE.glob("*.py") if "torch.library" in path.read_text()]
-    assert "ops.py" in users
-    definers = [path.name for path in PACKAGE.glob("*.py") if "torch.library.Library(" in path.read_text()]
-    assert definers == ["ops.py"]
+def test_one_folder_touches_torch_library():
+    users = {room(module) for module, path in modules().items() if "torch.library" in path.read_text()}
+    assert users == {"operators"}
 
 
 def python(code: str) -> subprocess.CompletedProcess:

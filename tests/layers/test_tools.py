@@ -10,7 +10,8 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 import convext
-from convext import decompositions, layers
+from convext import layers
+from convext.tools import decompositions
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit", "ignore:Using padding='same' with even kernel", "ignore::DeprecationWarning"

@@ -7,8 +7,9 @@ import torch
 from geometries import GEOMETRIES, Geometry, channels_last, strided
 from torch.utils.flop_counter import FlopCounterMode
 
-from convext import ops, registry, settings
-from convext.check import agreement
+from convext.choice import registry, settings
+from convext.commands.check import agreement
+from convext.operators import ops
 
 OP = torch.ops.convext.dgrad_wgrad.default
 ORDERS = {

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convext
+from convext.problem import ConvProblem
 
 
 def flops(backend, call):
@@ -52,7 +53,7 @@ print(counter.get_total_flops())
 
 
 def test_flops_of_a_problem_are_those_of_the_operator():
-    problem = convext.ops.ConvProblem.of("fprop", (2, 4, 7), (6, 2, 3), (5,), (1,), (0,), (1,), 2, torch.float32)
+    problem = ConvProblem.of("fprop", (2, 4, 7), (6, 2, 3), (5,), (1,), (0,), (1,), 2, torch.float32)
     with FlopCounterMode(display=False) as counter:
         torch.ops.convext.fprop(torch.randn(2, 4, 7), torch.randn(6, 2, 3), None, [5], [1], [0], [1], 2, "aten")
     assert counter.get_total_flops() == problem.flops == 2 * 2 * 6 * 5 * 2 * 3

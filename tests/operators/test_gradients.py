@@ -5,8 +5,7 @@ import torch
 from geometries import GEOMETRIES, channels_last, operator, strided
 from torch import Tensor
 
-from convext import reference
-from convext.problem import OPEN, OPERANDS
+from convext.problem import OPEN, OPERANDS, reference
 
 
 def differentiable(tensors):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import convext
-from convext import settings
+from convext.choice import settings
 
 
 class Recorder(TorchDispatchMode):

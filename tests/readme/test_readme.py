@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convext import kernel_table
+from convext.commands import kernel_table
 
 README = Path(__file__).parents[2] / "README.md"
 

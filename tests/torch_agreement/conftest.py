@@ -1,4 +1,4 @@
-"""The tolerance rule of `convext.check`, between a result, torch's, and torch's in double precision."""
+"""The tolerance rule of `convext.commands.check`, between a result, torch's, and torch's in double precision."""
 
 from collections.abc import Callable
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from convext import check
+from convext.commands import check
 from convext.problem import OPEN, OPERANDS, ConvProblem, Face, output_size
 
 

@@ -13,10 +13,12 @@ from single_face import arch, assert_agrees, far_apart, random_bias
 from torch import Tensor
 
 import convext
-from convext import check, layout, registry
-from convext.problem import FACES, ConvProblem, Face, output_size
-from convext.triton_kernels import banded, banded_tiles
-from convext.triton_kernels.banded_tiles import BandTile, Plan
+from convext.choice import registry
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, Face, layout, output_size
+from convext.triton_kernels.banded import record as banded
+from convext.triton_kernels.banded import tiles as banded_tiles
+from convext.triton_kernels.banded.tiles import BandTile, Plan
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EACH_FACE = pytest.mark.parametrize("face", FACES)
@@ -279,7 +281,7 @@ def test_a_kernel_by_name_refuses_with_its_reason(device: str) -> None:
 @pytest.mark.parametrize("backend", ["auto", "triton"])
 @EACH_FACE
 def test_preferred_from_9_by_9_taps_on(face: Face, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.choices, "nearest", lambda problem: None)
+    monkeypatch.setattr(registry.gpu_table, "nearest", lambda problem: None)
     for kernel, name in (((9, 9), "triton.banded"), ((5, 51), "triton.banded"), ((7, 7), "triton.stencil")):
         case = Case("", 32, 64, (56, 56), kernel, (4, 4))
         problem = replace(case.problem(face, torch.bfloat16, False, "cpu"), device="cuda", arch=90)

@@ -8,10 +8,10 @@ import torch
 from single_face import Case
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from convext import layout
-from convext.problem import OPERANDS, ConvProblem
-from convext.triton_kernels import grouped, igemm
-from convext.triton_kernels.igemm_tiles import BOX_TILES, planned
+from convext.problem import OPERANDS, ConvProblem, layout
+from convext.triton_kernels.grouped import record as grouped
+from convext.triton_kernels.igemm import record as igemm
+from convext.triton_kernels.igemm.tiles import BOX_TILES, planned
 from convext.triton_kernels.launch import Launch, collecting
 
 SIZES = {

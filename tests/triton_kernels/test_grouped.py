@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from single_face import Case, assert_agrees, far_apart, random_bias
 
 import convext
-from convext import check
+from convext.commands import check
 from convext.problem import FACES, ConvProblem
-from convext.triton_kernels import grouped
+from convext.triton_kernels.grouped import record as grouped
 from convext.triton_kernels.tiles import Tile, legal
 
 CASES = [

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convext import layout, precision
-from convext.check import agreement, operands
-from convext.problem import FACES, ConvProblem, Face, output_size
-from convext.triton_kernels import igemm, igemm_tiles
-from convext.triton_kernels.igemm_tiles import Plan, planned
+from convext import precision
+from convext.commands.check import agreement, operands
+from convext.problem import FACES, ConvProblem, Face, layout, output_size
+from convext.triton_kernels.igemm import record as igemm
+from convext.triton_kernels.igemm import tiles as igemm_tiles
+from convext.triton_kernels.igemm.tiles import Plan, planned
 from convext.triton_kernels.tiles import Tile, legal
 
 SMALL = Tile(32, 32, 64, 4, 2)  # one tile for every plan under test: few compilations, more than one block a problem

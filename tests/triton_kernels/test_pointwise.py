@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from single_face import Case, assert_agrees, far_apart, random_bias
 
 import convext
-from convext import check, layout
-from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
-from convext.triton_kernels import pointwise
+from convext.commands import check
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, layout
 from convext.triton_kernels.pixels import Plane, coalesce
+from convext.triton_kernels.pointwise import record as pointwise
 from convext.triton_kernels.tiles import legal
 
 CASES = [

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convext import layout
-from convext.check import agreement
-from convext.problem import FACES, OPERANDS, ConvProblem, Face, output_size
-from convext.triton_kernels import stencil, stencil_launch, stencil_plan
+from convext.commands.check import agreement
+from convext.problem import FACES, OPERANDS, ConvProblem, Face, layout, output_size
+from convext.triton_kernels.stencil import launch as stencil_launch
+from convext.triton_kernels.stencil import plan as stencil_plan
+from convext.triton_kernels.stencil import record as stencil
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from convext.benchmarks.layers import FOLDER, Layer, anchor_layers, model_layers
+from convext.benchmarks.cases.layers import FOLDER, Layer, anchor_layers, model_layers
 from convext.problem import FACES, output_size
-from convext.roofline import H100, bound, ideal_seconds
+from convext.problem.roofline import H100, bound, ideal_seconds
 
 RECORDED = json.loads((FOLDER / "model_layers.json").read_text())
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from convext.__main__ import main
-from convext.benchmarks import sweep
-from convext.benchmarks.results import Results, Row
-from convext.benchmarks.sweep import SWEEPS, position, sweep_layers
+from convext.benchmarks.cases import sweep
+from convext.benchmarks.cases.sweep import SWEEPS, position, sweep_layers
+from convext.benchmarks.reporting.results import Results, Row
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -58,7 +58,7 @@ def test_a_sweep_from_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_the_map_has_each_ratio_in_its_place() -> None:
-    pictures = pytest.importorskip("convext.benchmarks.pictures", reason="matplotlib is not installed")
+    pictures = pytest.importorskip("convext.benchmarks.reporting.pictures", reason="matplotlib is not installed")
 
     def row(c: int, k: int, ratio: float) -> Row:
         name = "triton.stencil/nc"

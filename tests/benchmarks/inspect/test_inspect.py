@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext.benchmarks import inspect as command
-from convext.benchmarks.inspect import merged, part, stale, worse
-from convext.benchmarks.inspect_sass import Figures, Instruction, hottest_loop, products, widest
-from convext.benchmarks.inspect_show import occupancy
+from convext.benchmarks.inspect import specimens as command
+from convext.benchmarks.inspect.sass import Figures, Instruction, hottest_loop, products, widest
+from convext.benchmarks.inspect.show import occupancy
+from convext.benchmarks.inspect.specimens import merged, part, stale, worse
 
 FINE = {"fingerprint": "a", "spills": 0, "per_output": 10.0, "warnings": []}
 
@@ -140,7 +140,7 @@ def kernel(x, y, B: tl.constexpr):
 """
 PRINT_FINGERPRINT = """
 import kernels, torch
-from convext.benchmarks.inspect_triton import fingerprint
+from convext.benchmarks.inspect.triton import fingerprint
 from convext.triton_kernels.launch import Launch, Specimen
 x = torch.empty(64, device="meta")
 launch = Launch(kernels.kernel, 1, (x, x), {"B": 64}, warps=WARPS)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from convext.benchmarks.inspect import ARCHITECTURES, FAMILIES, read
-from convext.benchmarks.inspect_sass import GROWTH, widest
-from convext.benchmarks.inspect_show import occupancy
+from convext.benchmarks.inspect.sass import GROWTH, widest
+from convext.benchmarks.inspect.show import occupancy
+from convext.benchmarks.inspect.specimens import ARCHITECTURES, FAMILIES, read
 
 TABLE = read()
 ROWS = [(where, name, row) for where, rows in TABLE["kernels"].items() for name, row in rows.items()]
@@ -34,7 +34,7 @@ COMPILED = """
 import json, sys
 import triton
 from dataclasses import asdict
-from convext.benchmarks.inspect import FAMILIES, ARCHITECTURES, _specimens, inspect, read, stale, table
+from convext.benchmarks.inspect.specimens import FAMILIES, ARCHITECTURES, _specimens, inspect, read, stale, table
 committed = read()
 same = committed["triton"] == triton.__version__
 lines = stale(table(committed, FAMILIES, ARCHITECTURES, compiling=False), committed) if same else []

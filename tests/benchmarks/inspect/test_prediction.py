@@ -5,12 +5,13 @@ import math
 
 import pytest
 
-from convext.benchmarks import prediction, report
-from convext.benchmarks.layers import model_layers
-from convext.benchmarks.prediction import INSTRUCTIONS, kernel_of, launches_of, predict, problem_of, stale
+from convext.benchmarks.cases.layers import model_layers
+from convext.benchmarks.inspect import prediction
+from convext.benchmarks.inspect.prediction import INSTRUCTIONS, kernel_of, launches_of, predict, problem_of, stale
+from convext.benchmarks.reporting import report
+from convext.choice.registry import choose
 from convext.problem import FACES, Face
-from convext.registry import choose
-from convext.roofline import H100, ideal_seconds
+from convext.problem.roofline import H100, ideal_seconds
 
 pytest.importorskip("triton", reason="Triton is not installed: ATen is chosen everywhere, and has no figures")
 LAYERS = {layer.id: layer for layer in model_layers()}

@@ -11,17 +11,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convext import aten, ops, registry
 from convext.__main__ import main
-from convext.benchmarks import cli, compare, providers, report, runner, timing
-from convext.benchmarks.case import LAYOUTS, WORK, Case, ordered
-from convext.benchmarks.gate import Gate
-from convext.benchmarks.layers import Layer, anchor_layers, model_layers
-from convext.benchmarks.measure import blank, measure
-from convext.benchmarks.results import Results, Row, Writer
+from convext.benchmarks import cli
+from convext.benchmarks.cases.case import LAYOUTS, WORK, Case, ordered
+from convext.benchmarks.cases.layers import Layer, anchor_layers, model_layers
+from convext.benchmarks.measuring import providers, runner, timing
+from convext.benchmarks.measuring.gate import Gate
+from convext.benchmarks.measuring.measure import blank, measure
+from convext.benchmarks.reporting import compare, report
+from convext.benchmarks.reporting.results import Results, Row, Writer
+from convext.choice import registry
+from convext.choice.registry import Kernel
+from convext.operators import ops
 from convext.problem import FACES
-from convext.registry import Kernel
-from convext.roofline import H100
+from convext.problem.roofline import H100
+from convext.providers import aten
 
 
 def tiny(id: str, flops: float = 1e5) -> Layer:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convext.benchmarks import networks
+from convext.benchmarks.measuring import networks
 
 
 def small() -> torch.nn.Module:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d
 
-from convext.benchmarks import others, providers
-from convext.benchmarks.case import LAYOUTS, Case, ordered
-from convext.benchmarks.gate import Gate
-from convext.benchmarks.layers import Layer
-from convext.benchmarks.sweep import sweep_layers
+from convext.benchmarks.cases.case import LAYOUTS, Case, ordered
+from convext.benchmarks.cases.layers import Layer
+from convext.benchmarks.cases.sweep import sweep_layers
+from convext.benchmarks.measuring import others, providers
+from convext.benchmarks.measuring.gate import Gate
 
 CAUSAL = replace(next(layer for layer in sweep_layers("causal") if layer.weight[-1] == 4), input=(2, 768, 33))
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from convext.benchmarks.peaks import peaks_of
+from convext.benchmarks.measuring.peaks import peaks_of
 from convext.problem import ConvProblem
-from convext.roofline import H100, Peaks, bound, ideal_seconds
+from convext.problem.roofline import H100, Peaks, bound, ideal_seconds
 
 PEAKS = Peaks("round", 1e9, {"bfloat16": 8e9, "tf32": 4e9, "float32": 1e9, "float64": 5e8}, "made up")
 DENSE = ConvProblem.of("fprop", (1, 64, 100), (64, 64, 3), (100,), (1,), (1,), (1,), 1, torch.float32)

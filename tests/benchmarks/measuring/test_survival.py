@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from convext import check, registry
-from convext.benchmarks import runner
-from convext.benchmarks.case import LAYOUTS, Case
-from convext.benchmarks.layers import model_layers
-from convext.isolated import LostError, Say, Worker
-from convext.roofline import H100
+from convext.benchmarks.cases.case import LAYOUTS, Case
+from convext.benchmarks.cases.layers import model_layers
+from convext.benchmarks.measuring import runner
+from convext.choice import registry
+from convext.commands import check
+from convext.commands.isolated import LostError, Say, Worker
+from convext.problem.roofline import H100
 
 FOLDER = Path(__file__).parents[1]
 HOW = {

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from convext.benchmarks import timing
-from convext.benchmarks.stats import Ratio, Spread, geomean, speedup
-from convext.benchmarks.timing import copies_past_cache, interleaved
+from convext.benchmarks.measuring import timing
+from convext.benchmarks.measuring.timing import copies_past_cache, interleaved
+from convext.benchmarks.reporting.stats import Ratio, Spread, geomean, speedup
 
 
 def lognormal(median: float, seed: int, rounds: int = 30, sigma: float = 0.05) -> list[float]:

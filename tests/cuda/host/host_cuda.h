@@ -1,5 +1,5 @@
-// CUDA for the host, as far as csrc/ uses it: included by csrc/device.cuh in place of the CUDA runtime when the tests
-// build the kernels with a C++ compiler (tests/cuda/host/README.md).
+// CUDA for the host, as far as csrc/ uses it: included by csrc/shared/device.cuh in place of the CUDA runtime when the
+// tests build the kernels with a C++ compiler (tests/cuda/host/README.md).
 //
 // The threads of a block are fibers of one operating-system thread. A fiber runs until it waits: at a block's barrier,
 // or at a warp's collective (shuffle, ldmatrix, mma). Which one runs next is the schedule's choice. Blocks run one
@@ -104,7 +104,7 @@ inline const char* cudaGetErrorString(cudaError_t) {
   return "see the host build's message";
 }
 
-// The wrappers of csrc/device.cuh.
+// The wrappers of csrc/shared/device.cuh.
 namespace convext {
 
 inline void cp_async16(void* shared, const void* global, int bytes, CONVEXT_HERE) {

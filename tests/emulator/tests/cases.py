@@ -20,9 +20,11 @@ import torch
 from gpu_emulator.triton_device import emulated
 from torch import Tensor
 
-from convext import check, layout, registry
-from convext.problem import FACES, ConvProblem, Face, output_size
-from convext.triton_kernels import igemm, igemm_tiles
+from convext.choice import registry
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, Face, layout, output_size
+from convext.triton_kernels.igemm import record as igemm
+from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.launch import collecting
 from convext.triton_kernels.tiles import Tile
 

@@ -21,7 +21,7 @@ import torch
 from cases import Case, every
 from gpu_emulator.triton_device import emulated
 
-from convext import reference
+from convext.problem import reference
 
 MOST = 5  # mutants of a kind in one kernel, evenly spread over its text
 SEEDS = (1, 2)  # a mutant lives that none of these schedules betrays

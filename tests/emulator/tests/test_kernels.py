@@ -17,8 +17,9 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from convext import aten, check, reference
-from convext.problem import ConvProblem
+from convext.commands import check
+from convext.problem import ConvProblem, reference
+from convext.providers import aten
 
 CASES = every() if os.environ.get("EMULATOR_ALL") else sample()
 TRUNCATED = "single TF32 products cut their operands instead of rounding them"
@@ -44,7 +45,7 @@ def depth(p: ConvProblem) -> int:
 
 
 def bound(case: Case, a: Tensor, b: Tensor, bias: Tensor | None, oracle: Tensor) -> float:
-    """How far a result may lie from `oracle`: the rule of convext.check, on a GPU whose torch is not here.
+    """How far a result may lie from `oracle`: the rule of convext.commands.check, on a GPU whose torch is not here.
 
     Under TF32 torch's operator would multiply rounded operands on tensor cores; stencils multiply float32.
 

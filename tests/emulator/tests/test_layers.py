@@ -12,7 +12,8 @@ from gpu_emulator import library
 from gpu_emulator.triton_device import emulated
 
 import convext
-from convext import ops, registry, settings
+from convext.choice import registry, settings
+from convext.operators import ops
 
 
 @contextmanager

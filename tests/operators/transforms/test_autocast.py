@@ -7,7 +7,7 @@ import torch
 from geometries import operator
 
 import convext
-from convext.check import agreement
+from convext.commands.check import agreement
 
 
 def spellings(device):

@@ -8,7 +8,7 @@ from geometries import operator
 from torch.nn import functional as F
 
 import convext
-from convext import reference
+from convext.problem import reference
 
 
 def reloaded(traced):

@@ -1,0 +1,1 @@
+"""What is measured: layers of real networks, grids, and one case of them."""

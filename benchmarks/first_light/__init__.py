@@ -1,0 +1,1 @@
+"""Steps of first_light.sh, the first run on a GPU, that nothing else needs."""

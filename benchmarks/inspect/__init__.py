@@ -1,0 +1,1 @@
+"""What the compilers make of the kernels, read from machine code without a GPU, and the times that it predicts."""

@@ -1,0 +1,170 @@
+"""Runs cases, each provider in a process of its own, and hands the rows on.
+
+torch's own paths are measured first, in a process that nothing of ours can harm. The best of them is measured once more
+in the process of every other provider, next to its kernels, so that a ratio compares samples of the same rounds. What
+raises is a failure in its row. So is what hangs, or takes its process down as an illegal access on a GPU does: the
+process is ended, and the case goes on in a new one without that contender.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from convext.benchmarks.cases.case import WORK, Case, Work
+from convext.benchmarks.cases.layers import Layer
+from convext.benchmarks.measuring.gate import cudnn_benchmark
+from convext.benchmarks.measuring.measure import Part, blank, measure
+from convext.benchmarks.measuring.providers import TORCH, processes
+from convext.benchmarks.reporting.results import Row
+from convext.commands.isolated import ALLOWANCE, LostError, Say, Worker
+from convext.problem.roofline import Peaks
+
+PATIENCE = 20.0  # seconds
+GIVEN_UP = "not run: it has cost {:.0f} s by hanging or ending its process"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a device can take.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        flops, bytes: a layer that needs more a call is cut (`Layer.fit`).
+        dtype: of layers whose table names none; of all layers on a CPU.
+        seconds: of sampling in each process of a case.
+        minutes: no case begins after this; what is left out is listed.
+    """
+
+    device: str
+    flops: float
+    bytes: float
+    dtype: torch.dtype
+    seconds: float
+    minutes: float
+
+    @classmethod
+    def of(cls, device: str, memory: float | None = None) -> Plan:
+        """The plan that fits `device`: minutes on a CPU, eight on a GPU with `memory` bytes or as many as are here."""
+        if device == "cuda":
+            memory = memory or torch.cuda.get_device_properties("cuda").total_memory
+            return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.1, minutes=7.5)
+        return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=3.5)
+
+    def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
+        """The cases of `layers`, the families taking turns, so that wherever the run stops, each has had its share.
+
+        On a GPU the forwards come first, then gradients, then steps. A CPU is slower than its minutes, and what is ours
+        there are gradients above all: it does all of a layer before the next one.
+        """
+        turns: Counter[str] = Counter()
+        ranked = []
+        for layer in layers:
+            fitted = layer.fit(self.flops, self.bytes)
+            dtype = layer.dtype if layer.dtype and self.device == "cuda" else self.dtype
+            for work in works:
+                kind = 0 if work == layer.forward else 3 if work == "step" else 2 if work == "wgrad" else 1
+                turn = turns[layer.family]
+                rank = (turn, kind) if self.device == "cpu" else (kind, turn)
+                ranked.append((rank, Case(fitted, work, dtype, self.device)))
+            turns[layer.family] += 1
+        return [case for _, case in sorted(ranked, key=lambda item: item[0])]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a process is asked for; it answers with the names of what it tries, and with a row."""
+
+    case: Case
+    peaks: Peaks
+    seconds: float
+    compiled: bool
+    part: Part
+
+
+def _serve(request: _Request, say: Say) -> None:
+    """Measures a part of a case."""
+    case, on_cuda = request.case, request.case.device == "cuda"
+    if not on_cuda:
+        torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
+    with cudnn_benchmark(True):
+        say(measure(case, request.peaks, request.seconds, request.compiled, request.part, say))
+    if on_cuda:
+        torch.cuda.empty_cache()  # the other processes need it
+
+
+def run(
+    cases: Sequence[Case], plan: Plan, peaks: Peaks, compiled: bool = False, patience: float = PATIENCE
+) -> Iterator[Row]:
+    """A row for each case, as it is done, until `plan.minutes` are over.
+
+    Args:
+        cases, plan, peaks: what, on what, against which limits.
+        compiled: torch.compile's paths too.
+        patience: seconds that a contender's check, or one sample of its timing, may take.
+    """
+    begin = time.monotonic()
+    crew = _Crew(plan, peaks, compiled, patience)
+    try:
+        for case in cases:
+            if time.monotonic() - begin > 60 * plan.minutes:
+                return
+            yield crew.row(case)
+    finally:
+        crew.close()
+
+
+class _Crew:
+    """The processes of a run, and how much time each kernel has cost by hanging or ending them."""
+
+    def __init__(self, plan: Plan, peaks: Peaks, compiled: bool, patience: float) -> None:
+        self._plan, self._peaks, self._compiled, self._patience = plan, peaks, compiled, patience
+        self._workers: dict[str, Worker] = {}
+        self._lost: defaultdict[str, float] = defaultdict(float)  # seconds, by provider or process
+
+    def row(self, case: Case) -> Row:
+        """Measures a case; the failures in the row say what is missing."""
+        row = blank(case, self._peaks)
+        for process in processes(case, self._compiled):
+            self._measure(case, process, row)
+        return row
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def _measure(self, case: Case, process: str, row: Row) -> None:
+        """Adds what one process measures, begun again without each contender that takes it down."""
+        without = {}
+        if process != TORCH:  # without torch's times no other time is worth anything
+            without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
+        if process in without:
+            row.failures[process] = without[process]
+            return
+        while True:
+            part = Part(process, row.baseline, without)
+            request = _Request(case, self._peaks, self._plan.seconds, self._compiled, part)
+            begin, at = time.monotonic(), "(start)"
+            try:
+                for message in self._worker(process).ask(request):
+                    if isinstance(message, Row):
+                        row.add(message)
+                    else:
+                        at = message
+                return
+            except LostError as error:
+                named = not at.startswith("(") and at != row.baseline
+                self._lost[at.rpartition("/")[0] if named else process] += time.monotonic() - begin
+                if not named:  # there is no name to leave out: it would end in the same way again
+                    row.failures |= {process: f"{error}, at {at}", **{n: why for n, why in without.items() if "/" in n}}
+                    return
+                without[at] = str(error)
+
+    def _worker(self, process: str) -> Worker:
+        if process not in self._workers:
+            self._workers[process] = Worker(_serve, self._patience, bounded=self._plan.device == "cpu")
+        return self._workers[process]

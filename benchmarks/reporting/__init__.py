@@ -1,0 +1,1 @@
+"""What comes of it: results on disk, their statistics, tables, pictures, reports and comparisons."""

@@ -1,0 +1,190 @@
+"""One self-contained HTML page, and its pictures as PNG files, from one results file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from convext.benchmarks.cases.layers import model_layers
+from convext.benchmarks.cases.sweep import PREFIX
+from convext.benchmarks.inspect.prediction import INSTRUCTIONS, Prediction, predictions
+from convext.benchmarks.reporting import table
+from convext.benchmarks.reporting.results import Results, Row
+from convext.benchmarks.reporting.stats import geomean
+from convext.benchmarks.reporting.table import Cell
+from convext.problem import Face
+from convext.problem.roofline import H100
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 82rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
+th { position: sticky; top: 0; background: white }
+td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
+td.failed { color: white; background: #c0392b }
+img { max-width: min(100%, 62rem); display: block } .note, .facts { max-width: 60rem }
+.note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
+.wide { overflow-x: auto } .facts { color: #555 }
+"""
+
+
+def main(path: Path, out: Path) -> int:
+    """Writes `out`/<name>.html and <name>-<picture>.png for the results in `path`, and says where."""
+    from convext.benchmarks.reporting import pictures
+
+    results = Results.read(path)
+    out.mkdir(parents=True, exist_ok=True)
+    images = {}
+    if any(row.ratio() for row in results.rows):
+        for name, draw in pictures.pictures(results.rows).items():
+            figure = draw(results.rows, str(results.run["device"]))
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=130)
+            pictures.plt.close(figure)
+            images[name] = buffer.getvalue()
+            (out / f"{path.stem}-{name}.png").write_bytes(buffer.getvalue())
+    page = out / f"{path.stem}.html"
+    page.write_text(_page(results, images))
+    print(f"report: {page}")
+    return 0
+
+
+def _page(results: Results, images: dict[str, bytes]) -> str:
+    run, rows = results.run, results.rows
+    cpu = run["kind"] == "cpu"
+    parts = [
+        f"<h1>convext against torch on {html.escape(str(run['device']))}</h1>",
+        f"<p class=facts>{html.escape(_facts(results))}</p>",
+    ]
+    if cpu:
+        parts.append(
+            "<p class=note>Measured on a CPU: no GPU kernel ran. Batches and maps were cut. Where convext ran torch's "
+            "own kernels, what is above or below 1.00x is the machine's noise and the call's own cost.</p>"
+        )
+    if results.end is None:
+        parts.append("<p class=note>The run was interrupted: these are the results so far.</p>")
+    elif results.end.get("left_out"):
+        parts.append(f"<p class=note>{len(results.end['left_out'])} cases were not begun: the time was over.</p>")
+    parts += [
+        f'<img alt="{name.replace("_", " ")}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        for name, image in images.items()
+    ]
+    parts += _section("Geometric means by family", ("family", *table.COLUMNS), table.families(rows))
+    parts += _section("Geometric means by network", ("network", *table.COLUMNS), _networks(rows))
+    parts += _section("Losses", ("layer", "work", "layout", "speed in this layout"), _losses(rows))
+    parts += _section(
+        "Not timed: disagreed with float64, or raised", ("what",), ([Cell(t, "failed")] for t in table.failures(rows))
+    )
+    parts += _section("Published times, as reported elsewhere", ("layer", "published", "here"), _published(rows))
+    parts += _section("Every layer", ("layer", "family", "cut to", *table.COLUMNS), table.lines(rows))
+    parts += _predictions()
+    title = html.escape(f"convext on {run['device']}")
+    return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}\n"
+
+
+def _facts(results: Results) -> str:
+    run = results.run
+    gpu = ", ".join(f"{k} {v}" for k, v in run.get("gpu", {}).items())
+    versions = ", ".join(f"{k} {run[k]}" for k in ("torch", "triton", "cuda", "cudnn", "python", "threads") if k in run)
+    peaks = run["peaks"]
+    rates = ", ".join(f"{name} {rate / 1e12:,.3g} TFLOP/s" for name, rate in peaks["rates"].items())
+    sentences = [
+        f"{len(results.rows)} cases, commit {run.get('commit', 'unknown')}, {run['date']}",
+        versions,
+        gpu,
+        f"float32 products: {run['float32']}",
+        f"Command: {run['command']}",
+        f"Ideal time from {peaks['bandwidth'] / 1e9:,.0f} GB/s and {rates} ({peaks['source']})",
+    ]
+    return "".join(f"{sentence}. " for sentence in sentences if sentence)
+
+
+def _section(title: str, headers: Sequence[str], body: Iterable[Sequence[Cell]]) -> list[str]:
+    """A titled table; nothing where it has no lines."""
+    lines = list(body)
+    if not lines:
+        return []
+    head = "".join(f"<th>{html.escape(h)}" for h in headers)
+    text = "".join("<tr>" + "".join(f'<td class="{c.kind}">{html.escape(c.text)}' for c in line) for line in lines)
+    return [f"<h2>{html.escape(title)}</h2>", f"<div class=wide><table><tr>{head}{text}</table></div>"]
+
+
+def _networks(rows: Sequence[Row]) -> Iterable[list[Cell]]:
+    """For each network, the mean over its traced layers, weighted by how often it has them."""
+    models = [row for row in rows if not row.layer.startswith(("A", PREFIX))]
+    for network in sorted({row.name.split()[0] for row in models}):
+        cells = []
+        for name in table.COLUMNS:
+            timed = [r for r in models if r.name.split()[0] == network and table.column(r) == name and r.ratio()]
+            mean = geomean((r.ratio()[0] for r in timed), (r.count for r in timed))  # type: ignore[index]
+            cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
+        yield [Cell(network), *cells]
+
+
+def _losses(rows: Sequence[Row]) -> list[list[Cell]]:
+    """Where "auto" is slower than torch in the same layout, the worst first."""
+    found = [(lost, row, where) for row in rows for where in row.chosen if (lost := row.lost(where)) is not None]
+    return [
+        [Cell(f"{row.layer} {row.name}"), Cell(table.column(row)), Cell(where), Cell(f"{lost:.2f}x", "slower")]
+        for lost, row, where in sorted(found, key=lambda item: item[0])
+    ]
+
+
+def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
+    for row in rows:
+        if row.published:
+            here = table.cell(row)
+            note = f" (cut: {row.cut})" if row.cut else ""
+            yield [
+                Cell(f"{row.layer} {row.family}"),
+                Cell(f"{row.published} [{row.name}]"),
+                Cell(here.text + note, here.kind),
+            ]
+
+
+def _predictions() -> list[str]:
+    """What the layers should take on an H100, whatever device the results are from."""
+    headers = (
+        "layer", "family", "kernel", "ideal", "predicted", "of ideal", "limit", "instr./output", "registers",
+        "input gradient", "weight gradient",
+    )  # fmt: skip
+    body = []
+    for layer, faces in predictions(model_layers()):
+        backward: Face = "fprop" if layer.transposed else "dgrad"
+        name = Cell(f"{layer.id} {layer.name}"[:36])
+        gradients = (_predicted(faces[face]) for face in (backward, "wgrad"))
+        body.append([name, Cell(layer.family), *_forward(faces[layer.forward]), *gradients])
+    note = (
+        "<p class=note>Prediction, not measured: no kernel ran for this table. The Triton kernels that would run each "
+        "layer, at full size, in bfloat16 and its network's layout, were compiled for sm_90. They take as long as "
+        f"the bytes at {H100.bandwidth / 1e12:g} TB/s, the products at their peak (both: ideal) or the "
+        f"instructions in the machine code at {INSTRUCTIONS / 1e12:g}e12 a second, whichever is longest, and then the "
+        'copies that they need. In brackets: layers that "auto" leaves to torch until measured. Gradients: predicted '
+        "time, ideal time's share of it, and what takes longest. Red: more than twice the ideal time.</p>"
+    )
+    heading, lines = _section("An H100: prediction, not measured", headers, body)
+    return [heading, note, lines]
+
+
+def _forward(p: Prediction) -> list[Cell]:
+    """The kernel of a layer's forward, and what is predicted of it."""
+    short = p.kernel.removeprefix("triton.")
+    kernel = Cell(short if p.auto == p.kernel else f"({short})")
+    ideal = Cell(table.microseconds(1e6 * p.ideal))
+    if not p.kernel:
+        return [Cell(p.auto), ideal, Cell(), Cell(), Cell(p.bound), Cell(), Cell()]
+    share = Cell(f"{p.ideal / p.seconds:.0%}", "slower" if p.ideal < 0.5 * p.seconds else "same")
+    predicted = Cell(table.microseconds(1e6 * p.seconds))
+    return [kernel, ideal, predicted, share, Cell(p.limit), Cell(f"{p.per_output:,.1f}"), Cell(str(p.registers))]
+
+
+def _predicted(p: Prediction) -> Cell:
+    """A gradient in one cell."""
+    if not p.kernel:
+        return Cell()
+    kind = "slower" if p.ideal < 0.5 * p.seconds else "same"
+    return Cell(f"{table.microseconds(1e6 * p.seconds)} {p.ideal / p.seconds:.0%} {p.limit}", kind)

@@ -1,0 +1,146 @@
+"""The table on the terminal: a line a layer, a column a kind of work, losses in red.
+
+    412us nc 1.31x 74%     time and layout of what "auto" runs, speed relative to torch, share of the ideal time
+
+Both convext and torch take the layout, channels first (nc) or last (cl), that suits them best; torch the best of its
+paths as well.
+
+With rich there is colour and a progress bar; without it, the same text.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from convext.benchmarks.reporting.results import Row
+from convext.benchmarks.reporting.stats import Ratio, geomean
+
+COLUMNS = ("forward", "input gradient", "weight gradient", "training step")
+STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, and how it is meant: "faster", "slower", "same" or "failed"."""
+
+    text: str = ""
+    kind: str = "same"
+
+
+def column(row: Row) -> str:
+    """Which column a row belongs in."""
+    if row.work == "step":
+        return "training step"
+    if row.work == "wgrad":
+        return "weight gradient"
+    return "forward" if row.forward else "input gradient"
+
+
+def cell(row: Row) -> Cell:
+    """What "auto" did in one case."""
+    name, ratio = row.auto(), row.ratio()
+    if name is None or ratio is None:
+        return Cell("DISAGREES" if row.failures else "not timed", "failed")
+    time = row.times[name][0]
+    return Cell(f"{microseconds(time)} {name[-2:]} {ratio[0]:.2f}x {row.ideal / time:.0%}", Ratio(*ratio).verdict)
+
+
+def microseconds(value: float) -> str:
+    """Three digits: 4.12us, 41.2us, 412us, 4.12ms."""
+    if value >= 1000:
+        return f"{value / 1000:.3g}ms"
+    return f"{value:.3g}us"
+
+
+def lines(rows: Iterable[Row]) -> Iterator[list[Cell]]:
+    """The table's lines: layer, family, what was cut, and a cell for each kind of work."""
+    layers: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        layers.setdefault(row.layer, {})[column(row)] = row
+    for works in sorted(layers.values(), key=lambda works: next(iter(works.values())).family):
+        some = next(iter(works.values()))
+        cells = [cell(works[name]) if name in works else Cell() for name in COLUMNS]
+        yield [Cell(f"{some.layer} {some.name}"[:44]), Cell(some.family), Cell(some.cut), *cells]
+
+
+def families(rows: Sequence[Row]) -> Iterator[list[Cell]]:
+    """Geometric means of the ratios, by family and kind of work, weighted by how often a network has the layer."""
+    for family in sorted({row.family for row in rows}):
+        cells = []
+        for name in COLUMNS:
+            timed = [row for row in rows if row.family == family and column(row) == name and row.ratio()]
+            mean = geomean((row.ratio()[0] for row in timed), (row.count for row in timed))  # type: ignore[index]
+            cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
+        yield [Cell(family), *cells]
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """A line for every contender that was not timed, with the reason."""
+    return [
+        f"{row.layer} {row.name} {row.work} {row.dtype}: {contender}: {reason}"
+        for row in rows
+        for contender, reason in row.failures.items()
+    ]
+
+
+def show(headers: Sequence[str], body: Iterable[Sequence[Cell]], title: str) -> None:
+    """Prints a table."""
+    if importlib.util.find_spec("rich") is None:
+        print(f"\n{title}")
+        for line in [[Cell(h) for h in headers], *body]:
+            print("  ".join(f"{c.text:<{44 if i == 0 else 22}}" for i, c in enumerate(line)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)  # a file or a pipe has no width of its own
+    table = Table(*headers, title=title, title_justify="left", header_style="bold")
+    for line in body:
+        table.add_row(*(Text(c.text, STYLES[c.kind]) for c in line))
+    console.print(table)
+
+
+class Progress:
+    """A progress bar on standard error: what runs now, how much is done, how much time is left."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._bar = None
+        if importlib.util.find_spec("rich") is not None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=total)
+
+    def step(self, what: str) -> None:
+        """One more is done; `what` it was."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=what)
+        elif self._done % 10 == 0:
+            print(f"{self._done}/{self._total} {what}", file=sys.stderr)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, style="bold red", highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

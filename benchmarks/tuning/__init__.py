@@ -1,0 +1,1 @@
+"""Writes the tables by which "auto" chooses (convext/choice/tables)."""

@@ -1,0 +1,187 @@
+"""Measures the records for CPUs against torch on a grid of problems, and writes the table that `auto` reads.
+
+    python -m convext.benchmarks.tuning.cpu [--threads 1] [--minutes 20]
+
+Interleaved in one process: in every round each contender takes one sample, in turns. With one thread a sample is
+processor time, so that others on the machine matter little; with more it is the clock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+
+import torch
+
+from convext.benchmarks.reporting.stats import speedup
+from convext.choice import cpu_table as choice
+from convext.choice import registry
+from convext.choice.cpu_table import Row
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, output_size
+from convext.providers.cpu import library
+
+ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
+SAMPLE_SECONDS = 0.5e-3
+ROUNDS, FEWEST_ROUNDS = 9, 5
+ENOUGH_SECONDS = 0.5  # after the fewest rounds
+
+
+def grid() -> Iterator[ConvProblem]:
+    """The fprop of every problem that is measured: families x sizes, contiguous, float32."""
+    for map, k in product((7, 10, 14, 20, 28, 40, 56, 80, 112), (3, 5, 7, 9, 13, 21, 31)):
+        if k <= 1.5 * map:
+            yield _problem((map, map), k)
+    for map, k in product((14, 28, 56, 112), (3, 4, 5, 7)):
+        yield _problem((map, map), k, stride=2)
+    for map, k, d in product((14, 28, 56), (3, 5), (2, 4, 12)):
+        yield _problem((map, map), k, dilation=d)
+    for length, k in product((64, 128, 256, 512, 1024, 2048, 4096, 8192), (3, 4, 5, 7, 15, 31, 63)):
+        yield _problem((length,), k)
+        yield _problem((length,), k, causal=True)
+    for length, d in product((256, 1024, 4096), (2, 4, 16, 64)):
+        yield _problem((length,), 3, dilation=d)
+        yield _problem((length,), 3, dilation=d, causal=True)
+    for map, k in product((4, 7, 14, 28), (3, 5, 7)):
+        if k <= 1.5 * map:
+            yield _problem((map, map, map), k)
+            yield _problem((map, map, map), k, stride=2)
+    for channels in (2, 4, 8):
+        for map, k in product((7, 14, 20, 28, 40, 56, 80), (3, 5)):
+            yield _problem((map, map), k, channels=channels)
+        for map in (14, 28, 56):
+            yield _problem((map, map), 3, channels=channels, stride=2)
+        for length, k in product((128, 512, 2048), (3, 7)):
+            yield _problem((length,), k, channels=channels)
+        for map in (7, 14, 28):
+            yield _problem((map, map, map), 3, channels=channels)
+    for map, d in product((8, 16, 32), (2, 4, 6)):
+        yield _problem((map, map, map), 3, channels=64, groups=1, dilation=d)
+    for map, d in product((16, 33, 65), (6, 12, 18)):
+        yield _problem((map, map), 3, channels=128, groups=1, dilation=d)
+    for rank, map in ((2, 7), (2, 14), (2, 28), (2, 56), (3, 4), (3, 8), (3, 14)):
+        yield _problem((map * 2,) * rank, 2, channels=64, groups=1, stride=2, pad=0)
+    for map, k in product((14, 28, 56), (1, 3)):
+        yield _problem((map, map), k, channels=64, groups=1)
+
+
+def _problem(
+    input: tuple[int, ...], k: int, *, channels: int = 1, groups: int = 0, stride: int = 1, dilation: int = 1,
+    pad: int | None = None, causal: bool = False,
+) -> ConvProblem:  # fmt: skip
+    """Groups of `channels` channels, as many as make ELEMENTS where `groups` is 0."""
+    pixels = 1
+    for size in input:
+        pixels *= size
+    groups = groups or max(16, min(1024, round(ELEMENTS / pixels / channels / 8) * 8))
+    total = dilation * (k - 1)
+    begin = total if causal else total // 2 if pad is None else pad
+    end = 0 if causal else total - total // 2 if pad is None and stride == 1 else begin
+
+    def each(value: int) -> tuple[int, ...]:
+        return (value,) * len(input)
+
+    output = output_size(input, each(k), each(stride), each(begin), each(end), each(dilation))
+    return ConvProblem(
+        "fprop", 1, channels * groups, channels * groups, groups, input, each(k), output, each(stride), each(begin),
+        each(dilation), torch.float32,
+    )  # fmt: skip
+
+
+def problems() -> list[ConvProblem]:
+    """Faces, memory formats and dtypes of the grid, in an order that is random and always the same.
+
+    Every other problem is measured in bfloat16 too.
+    """
+    found = []
+    for i, forward in enumerate(grid()):
+        for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):
+            for face, channels_last in product(FACES, (False, True)):
+                found.append(replace(forward, face=face, dtype=dtype, channels_last=channels_last))
+    random.Random(0).shuffle(found)
+    return found
+
+
+def contenders(problem: ConvProblem) -> dict[str, Callable[[], object]]:
+    """torch's own operator, and every record for CPUs that takes the problem."""
+    a, b = check.operands(problem)
+    records = [k for k in registry.kernels() if k.provider in ("aten", "cpu", "plain")]
+    taking = [k for k in records if registry.refusal(k, problem) is None]
+    return {k.name: lambda k=k: k.run(problem, a, b, None) for k in taking}  # type: ignore[misc]
+
+
+def measure(calls: dict[str, Callable[[], object]], threads: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds a call of each contender, a sample a round."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        begin = clock()
+        call()
+        repeats[name] = max(1, min(50, round(SAMPLE_SECONDS / max(clock() - begin, 1e-6))))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    start = clock()
+    for i in range(rounds):
+        if i >= FEWEST_ROUNDS and clock() - start > ENOUGH_SECONDS:
+            break
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            begin = clock()
+            for _ in range(repeats[name]):
+                calls[name]()
+            samples[name].append((clock() - begin) / repeats[name])
+    return samples
+
+
+def row_of(problem: ConvProblem, threads: int) -> Row | None:
+    """One measured problem, or None where torch has no rival."""
+    calls = contenders(problem)
+    if len(calls) == 1:
+        return None
+    samples = measure(calls, threads)
+    ratios = {}
+    for name in calls:
+        if name != registry.ATEN.name:
+            ratio = speedup(samples[registry.ATEN.name], samples[name])
+            ratios[name] = (round(ratio.value, 3), round(ratio.low, 3))
+    return Row(choice.kind(problem), choice.point(problem), ratios)
+
+
+def main() -> None:
+    """Writes convext/cpu/tables/<machine>-<threads>.json."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=20, help="begin no problem after this")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    rows, begin, planned = [], time.monotonic(), problems()
+    for problem in planned:
+        if time.monotonic() - begin > 60 * args.minutes:
+            break
+        if (row := row_of(problem, args.threads)) is not None:
+            rows.append(row)
+    path = choice.FOLDER / f"{library.machine()}-{args.threads}.json"
+    choice.write(path, rows, _where(args.threads))
+    print(f"{path}: {len(rows)} rows of {len(planned)} problems in {time.monotonic() - begin:.0f} s")
+
+
+def _where(threads: int) -> dict[str, object]:
+    model = ""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    return {
+        "machine": library.machine(), "threads": threads, "processor": model or platform.processor(),
+        "cores": os.cpu_count(), "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Kernel records, and the choice between them.
+
+A kernel is a record: its name, the faces it computes, a function that says why it does not take a problem, and one
+that runs it. Tests, benchmarks, the README's table and `explain` walk the same list. Adding a kernel is adding one
+record to `KERNELS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+
+import torch
+from torch import Tensor
+
+from convext.choice import cpu_table, gpu_table
+from convext.problem import FACES, ConvProblem, Face
+from convext.providers import aten
+from convext.providers.cpu import library
+from convext.providers.cuda import native
+
+WhyNot = Callable[[ConvProblem], "str | None"]
+Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
+Copies = Callable[[ConvProblem], "list[str]"]
+RunBoth = Callable[[ConvProblem, Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
+
+
+def no_copies(problem: ConvProblem) -> list[str]:
+    """For kernels that read their operands where they lie."""
+    return []
+
+
+@dataclass(frozen=True)
+class Both:
+    """What computes a convolution's dgrad and wgrad together, for less than one after the other costs.
+
+    Attributes:
+        why_not: None where it takes the dgrad, and with it the wgrad of the same convolution, else one sentence.
+        run: `run(dgrad, y, w, x)` returns the gradients by x, in the format of the problem `dgrad`, and by w, dense.
+    """
+
+    why_not: WhyNot
+    run: RunBoth
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute some faces.
+
+    Attributes:
+        name: "provider.kernel"; the provider is "aten", "triton", "cuda", "cpu" or
+            "plain" (torch's own operators, put together on a CPU).
+        faces: the faces it computes.
+        why_not: None where it takes a problem, else one sentence with the numbers in it.
+        run: `run(problem, a, b, bias)` computes the open tensor of the problem, in the problem's memory format.
+            `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
+        copies: the hidden copies that `run` would make, one sentence each.
+        both: how it computes dgrad and wgrad together, if it can.
+    """
+
+    name: str
+    faces: tuple[Face, ...]
+    why_not: WhyNot
+    run: Run
+    copies: Copies = no_copies
+    both: Both | None = None
+
+    @property
+    def provider(self) -> str:
+        return self.name.partition(".")[0]
+
+
+# Where a kernel lives, by its provider: `{}` is the rest of its name.
+_HOMES = {
+    "triton": "convext.triton_kernels.{}.record",
+    "cuda": "convext.providers.cuda.{}",
+    "cpu": "convext.providers.cpu.{}",
+    "plain": "convext.providers.plain.{}",
+}
+
+
+def _lazy(name: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
+    """A record whose functions live in a module that is imported at their first use.
+
+    They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
+    """
+    provider, _, kernel = name.partition(".")
+    module = _HOMES[provider].format(kernel)
+
+    def attribute(attr: str) -> Callable[..., object]:
+        return lambda *args: getattr(importlib.import_module(module), attr)(*args)
+
+    pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
+    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
+
+
+ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
+
+# In order of preference: the first that takes a problem is the one that "auto" runs.
+KERNELS: list[Kernel] = [
+    _lazy("triton.banded"),
+    _lazy("triton.stencil"),
+    _lazy("triton.pointwise"),
+    _lazy("triton.grouped"),
+    _lazy("triton.igemm"),
+    _lazy("cuda.stencil", both=True),
+    _lazy("cuda.igemm"),
+    _lazy("cpu.stencil"),
+    _lazy("cpu.grouped"),
+    _lazy("plain.swap", faces=("fprop", "dgrad")),
+    _lazy("plain.taps"),
+    _lazy("plain.shuffle", faces=("dgrad",)),
+    _lazy("plain.widened"),
+    ATEN,
+]
+
+
+@cache
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def unavailable(provider: str, problem: ConvProblem) -> str | None:
+    """Why `provider` cannot run on this machine and the problem's device at all, or None."""
+    if provider in ("cpu", "plain") and problem.device != "cpu":
+        return f"tensors are on {problem.device}; CPU kernels run on cpu"
+    if provider == "cpu":
+        return library.unavailable()
+    if provider in ("triton", "cuda") and torch.version.hip is not None:
+        return f"this torch is built for ROCm {torch.version.hip}; the kernels are written for NVIDIA GPUs"
+    if provider == "cuda":
+        return native.unavailable(problem.device)
+    if provider == "triton":
+        if not _installed("triton"):
+            return "Triton is not installed: pip install triton"
+        if problem.device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            return f"tensors are on {problem.device}; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1"
+    return None
+
+
+@cache
+def arch(device: torch.device) -> int:
+    """Compute capability times ten of a CUDA device: 90 for Hopper."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def refusal(kernel: Kernel, problem: ConvProblem) -> str | None:
+    """Why `kernel` does not take `problem`, in one sentence, or None where it does."""
+    if problem.face not in kernel.faces:
+        return f"computes {', '.join(kernel.faces)}, not {problem.face}"
+    return unavailable(kernel.provider, problem) or kernel.why_not(problem)
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """All kernel records, in order of preference."""
+    return tuple(KERNELS)
+
+
+def names() -> list[str]:
+    """Everything that `convext.backend` takes."""
+    return ["auto", *dict.fromkeys(k.provider for k in KERNELS), *(k.name for k in KERNELS)]
+
+
+def check_backend(name: str) -> None:
+    """Raises ValueError for a name that no provider or kernel has."""
+    if name not in names():
+        raise ValueError(f"backend must be one of {', '.join(names())}, but got {name!r}")
+
+
+def choose(problem: ConvProblem, backend: str = "auto") -> Kernel:
+    """The kernel that computes `problem` under `backend`.
+
+    "auto" takes what was measured to be fastest near this problem, else the first record in order of preference that
+    does not refuse; off CUDA that is ATen, but for the faces that a record for CPUs was measured to compute faster.
+
+    Raises:
+        ValueError: `backend` names a provider or a kernel that refuses, with every reason.
+    """
+    check_backend(backend)
+    if backend == "auto":
+        return next(kernel for kernel in _preference(problem) if refusal(kernel, problem) is None)
+    reasons = []
+    for kernel in _in_order(problem):
+        if backend in (kernel.name, kernel.provider):
+            reason = refusal(kernel, problem)
+            if reason is None:
+                return kernel
+            reasons.append(f"  {kernel.name}: {reason}")
+    raise ValueError(f"backend {backend!r} does not take this problem\n  {problem}\n" + "\n".join(reasons))
+
+
+def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -> Both | None:
+    """What computes both gradients of a convolution under `backend`: the kernel that is chosen for each, if it can.
+
+    Raises:
+        ValueError: as `choose`.
+    """
+    kernel = choose(dgrad, backend)
+    if choose(wgrad, backend) is not kernel or kernel.both is None or kernel.both.why_not(dgrad) is not None:
+        return None
+    return kernel.both
+
+
+@lru_cache(maxsize=8192)
+def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
+    """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
+
+    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it. The
+    number of threads is that of the first call for a problem.
+    """
+    return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
+
+
+def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[cpu_table.Row, ...]] | None:
+    """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None."""
+    return cpu_table.fastest(problem, torch.get_num_threads()) if problem.device == "cpu" else None
+
+
+def _preference(problem: ConvProblem) -> list[Kernel]:
+    """Every kernel, the one to try first in front."""
+    if problem.device != "cuda":
+        best = fastest_on_cpu(problem)
+        return [*(kernel for kernel in KERNELS if best and kernel.name == best[0]), ATEN]
+    kernels, measured = _in_order(problem), gpu_table.nearest(problem)
+    if measured is not None:
+        return [*(kernel for kernel in kernels if kernel.name == measured.kernel), *kernels]
+    return kernels if cudnns_best(problem) is None else [ATEN, *kernels]
+
+
+def _in_order(problem: ConvProblem) -> list[Kernel]:
+    """KERNELS, with bands behind FMAs for kernels of fewer than 9 x 9 taps: at 7 x 7 models see them about level."""
+    return sorted(KERNELS, key=lambda kernel: kernel.name == "triton.banded" and problem.taps < 81)
+
+
+def cudnns_best(problem: ConvProblem) -> str | None:
+    """Why ATen goes first for a problem near which nothing was measured, or None where our kernels do.
+
+    A strided dgrad is a transposed convolution, which cuDNN runs at 10 to 45% of the roofline: ours go first there.
+    """
+    if problem.rank != 2 or (problem.face == "dgrad" and max(problem.stride) > 1):
+        return None
+    return {
+        "dense": "unmeasured here; published for dense 3x3: cuDNN 444 TFLOP/s, the best other kernel 458 (H200)",
+        "pointwise": "unmeasured here; published for 2-D pointwise: torch eager at 92% of the roofline (H100)",
+    }.get(problem.family)

@@ -1,0 +1,1 @@
+"""`python -m convext`: one module a command, and what commands share."""

@@ -1,0 +1,223 @@
+"""Why a convolution runs on the kernel it runs on: every kernel's answer, the ideal time, and the hidden copies."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convext import functional, nn
+from convext.choice import gpu_table, registry, settings
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Ints, roofline
+from convext.problem.layout import is_channels_last
+
+
+def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = None, arch: int | None = None) -> str:
+    """Says which kernel computes a convolution and its gradients under the current backend, and why.
+
+    Args:
+        what: one face of a convolution, or a layer (torch's or convext's).
+        input: the layer's input, or its shape.
+        arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
+
+    Returns:
+        For each face: the sizes, the ideal bytes, FLOPs and time, the answer of every kernel record, the hidden
+        copies it would make, and which one `convext.backend` chooses. For a layer also whether a backward pass
+        computes both gradients in one call.
+
+    Raises:
+        ValueError: a layer without its input, or an input that it does not take.
+    """
+    if isinstance(what, ConvProblem):
+        return _explain(what)
+    if input is None:
+        raise ValueError("explain needs the layer's input, or its shape")
+    problems = problems_of(what, input, arch)
+    return "\n\n".join([*_padded_copy(what, problems[0]), *map(_explain, problems), _gradients(problems)])
+
+
+def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:
+    """The forward of a convolution layer and its two gradients, the forward first.
+
+    With a `padding_mode` other than zeros, x is the padded copy that the layer convolves without padding.
+
+    Raises:
+        ValueError: `layer` is no convolution, or does not take an input of this shape.
+    """
+    if not isinstance(layer, torch.nn.modules.conv._ConvNd):
+        raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
+    x = input if isinstance(input, Tensor) else layer.weight.new_empty(1).expand(tuple(input))
+    rank, w = layer.weight.dim() - 2, layer.weight
+    shape: Ints = x.shape
+    padding: Any = layer.padding
+    if _pads_a_copy(layer):
+        shape, padding = _padded_shape(layer, x, rank), 0
+    common = (shape, w.shape, None, layer.stride, padding)
+    if layer.transposed:
+        extra = layer.output_padding
+        geometry = functional._conv_transpose_geometry(*common, extra, layer.dilation, layer.groups, rank)
+    else:
+        geometry = functional._conv_geometry(*common, layer.dilation, layer.groups, rank)
+    if geometry is None:
+        raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}")
+    shape = shape if x.dim() == rank + 2 else (1, *shape)
+    on_cuda = arch is not None or x.is_cuda
+    forward = ConvProblem.of(
+        "dgrad" if layer.transposed else "fprop", shape, w.shape, *geometry, x.dtype,
+        channels_last=is_channels_last(x) or is_channels_last(w),
+        device="cuda" if on_cuda else x.device.type,
+        arch=arch or (registry.arch(x.device) if on_cuda else 0),
+        precision=settings.fp32_precision() if on_cuda and x.dtype is torch.float32 else "ieee",
+    )  # fmt: skip
+    return [forward, *(replace(forward, face=face) for face in FACES if face != forward.face)]
+
+
+def _pads_a_copy(layer: Any) -> bool:
+    return not layer.transposed and layer.padding_mode != "zeros"
+
+
+def _padded_shape(layer: Any, x: Tensor, rank: int) -> Ints:
+    """The shape of the copy, by padding a tensor without memory."""
+    geometry = (layer.kernel_size, layer.stride, layer.dilation)
+    around = layer._reversed_padding_repeated_twice
+    try:
+        return tuple(nn.padded(x.to("meta"), layer.padding, around, layer.padding_mode, *geometry).shape)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}: {error}") from error
+
+
+def _padded_copy(layer: Any, forward: ConvProblem) -> list[str]:
+    if not _pads_a_copy(layer):
+        return []
+    copied = math.prod(forward.x_shape) * forward.dtype.itemsize
+    return [f"padding_mode {layer.padding_mode!r}: x is a padded copy, {copied:,} bytes, convolved without padding"]
+
+
+def _explain(p: ConvProblem) -> str:
+    operands = " ".join(f"{role} {_sizes(p.shape(role))}" for role in OPERANDS[p.face])
+    where = f"{p.device} sm_{p.arch}" if p.arch else p.device
+    layout = "channels last" if p.channels_last else "channels first"
+    lines = [
+        f"{p.face} of a {p.family} {p.rank}-D convolution: {operands} -> {OPEN[p.face]} {_sizes(p.open_shape)}",
+        f"  stride {_sizes(p.stride)}, pad {_sizes(p.pad)} before and {_sizes(p.end)} after, "
+        f"dilation {_sizes(p.dilation)}, groups {p.groups}, {_dtype(p)}, {layout}, on {where}",
+        f"  ideal: {p.ideal_bytes / 1e6:,.2f} MB, {p.flops / 1e9:,.2f} GFLOP{_ideal_time(p)}",
+    ]
+    try:
+        chosen = registry.choose(p, settings.BACKEND).name
+    except ValueError:
+        chosen = "none"
+    for kernel in registry.kernels():
+        reason = registry.refusal(kernel, p)
+        copies = "" if reason else "".join(f"; {copy}" for copy in kernel.copies(p))
+        mark = "->" if kernel.name == chosen else "  "
+        lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
+    lines += _measured_on_cpu(p) if p.device == "cpu" else _measured(p)
+    if chosen == "none":
+        lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
+    return "\n".join(lines)
+
+
+def _measured(p: ConvProblem) -> list[str]:
+    """The row of the GPU's table that decided, or why ATen goes first without one."""
+    measured = gpu_table.nearest(p)
+    if measured is not None:
+        return [f"  measured near here: {measured.kernel}, {measured.ratio:.2f} times as fast as torch's best"]
+    best = registry.cudnns_best(p) if p.device == "cuda" else None
+    return [f"  ATen goes first: {best}"] if best else []
+
+
+def _measured_on_cpu(p: ConvProblem) -> list[str]:
+    """The rows of the tables that decided, or that none did."""
+    found = registry.fastest_on_cpu(p)
+    if found is None:
+        return ["  nothing was measured near here to be faster than ATen"]
+    name, rows = found
+    return [
+        f"  measured near here: {name}, {row.ratios[name][0]:.2f} times as fast as torch (at least "
+        f"{row.ratios[name][1]:.2f}) on {row.machine} with {row.threads} thread{'s' if row.threads > 1 else ''}"
+        for row in rows
+    ]
+
+
+def _gradients(problems: Sequence[ConvProblem]) -> str:
+    """Whether one kernel computes both gradients of a layer's forward together: the faces that the others are not."""
+    forward, first, second = problems
+    try:
+        both = None if forward.face != "fprop" else registry.choose_both(first, second, settings.BACKEND)
+    except ValueError:
+        both = None
+    if both is None:
+        return f"{first.face} and {second.face}: one after the other"
+    return f"{first.face} and {second.face}: together, by {registry.choose(first, settings.BACKEND).name}"
+
+
+def _ideal_time(p: ConvProblem) -> str:
+    peaks = roofline.H100 if p.arch == 90 else roofline.known_peaks() if p.device == "cuda" else None
+    if peaks is None:
+        return ""
+    return f": {roofline.ideal_seconds(p, peaks) * 1e6:,.1f} us on {peaks.name}, bound by {roofline.bound(p, peaks)}"
+
+
+def _sizes(values: Sequence[int]) -> str:
+    return "x".join(map(str, values))
+
+
+def _dtype(p: ConvProblem) -> str:
+    name = str(p.dtype).removeprefix("torch.")
+    return f"{name} ({p.precision} products)" if p.dtype is torch.float32 and p.device == "cuda" else name
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describes one convolution layer and its input."""
+    sizes: dict[str, Any] = {"type": int, "nargs": "+"}
+    parser.add_argument("--input", required=True, **sizes, metavar="N", help="shape of the input: N C *spatial")
+    parser.add_argument("--out-channels", type=int, required=True)
+    parser.add_argument("--kernel-size", required=True, **sizes, metavar="K", help="one value, or one an axis")
+    parser.add_argument("--stride", default=[1], **sizes, metavar="S")
+    parser.add_argument("--padding", default=[0], **sizes, metavar="P")
+    parser.add_argument("--dilation", default=[1], **sizes, metavar="D")
+    parser.add_argument("--output-padding", default=[0], **sizes, metavar="P")
+    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--transposed", action="store_true", help="a transposed convolution")
+    parser.add_argument("--channels-last", action="store_true", help="channels innermost: NLC, NHWC, NDHWC")
+    parser.add_argument("--dtype", default="float32", choices=["float64", "float32", "float16", "bfloat16"])
+    parser.add_argument(
+        "--arch", type=int, help="explain as on this compute capability times ten (90: Hopper), default: this machine"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the explanation of the layer that the arguments describe."""
+    rank = len(args.input) - 2
+    if rank not in (1, 2, 3):
+        raise SystemExit(f"--input takes N, C and 1 to 3 spatial sizes, but got {args.input}")
+    each = {
+        name: tuple(value * rank if len(value) == 1 else value)
+        for name in ("kernel_size", "stride", "padding", "dilation", "output_padding")
+        for value in [getattr(args, name)]
+    }
+    if not args.transposed:
+        del each["output_padding"]
+    kind: Any = getattr(nn, f"ConvTranspose{rank}d" if args.transposed else f"Conv{rank}d")
+    dtype = getattr(torch, args.dtype)
+    layer = kind(args.input[1], args.out_channels, groups=args.groups, device="meta", dtype=dtype, **each)
+    x = torch.empty(args.input, device="meta", dtype=dtype)
+    if args.channels_last:
+        n, c, *space = args.input
+        x = torch.empty(n, *space, c, device="meta", dtype=dtype).movedim(-1, 1)
+    if torch.cuda.is_available() and args.arch is None:
+        args.arch = registry.arch(torch.device("cuda"))
+    try:
+        print(explain(layer, x, args.arch))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    return 0

@@ -1,0 +1,168 @@
+"""The three faces by torch's own convolutions: the CPU path, and the answer where no kernel of ours takes a problem.
+
+torch pads symmetrically. Where a problem's begin and end differ, x is padded (or cropped) by a copy, and the
+convolution that follows has no padding:
+
+    fprop   y = conv(pad(x), w)
+    wgrad   w = wgrad(pad(x), y)
+    dgrad   x = crop(full transposed convolution of y and w)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as constant_pad
+
+from convext.problem import ConvProblem, Ints
+from convext.problem.layout import dense, empty
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """ATen takes every problem."""
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """The padded copy that an asymmetric problem costs."""
+    if problem.symmetric:
+        return []
+    padded = problem.n * problem.c * math.prod(_padded_input(problem)) * problem.dtype.itemsize
+    verb = "crops" if problem.face == "dgrad" else "pads"
+    return [f"{verb} a copy of x: {padded:,} bytes"]
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    with _products(problem):
+        if problem.empty:
+            result = _bias_only(problem, a, bias)
+        elif problem.face == "fprop":
+            result = _fprop(problem, a, b, bias)
+        elif problem.face == "dgrad":
+            result = _dgrad(problem, a, b, bias)
+        else:
+            result = _wgrad(problem, a, b)
+    return _no_view(dense(result, problem.channels_last))
+
+
+def why_not_both(dgrad: ConvProblem) -> str | None:
+    """Only torch's own padding: otherwise one gradient pads a copy of x, and the other crops one."""
+    if dgrad.empty:
+        return "a tensor of the problem has no elements"
+    if not dgrad.symmetric:
+        return f"pads {dgrad.pad} before and {dgrad.end} after the axes, and torch's convolutions the same at both ends"
+    return None
+
+
+def run_both(dgrad: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients by x and by w in one call, as torch's own backward pass computes them."""
+    p = dgrad
+    with _products(p):
+        by_x, by_w, _ = torch.ops.aten.convolution_backward(
+            y, x, w, None, p.stride, p.pad, p.dilation, False, (0,) * p.rank, p.groups, (True, True, False)
+        )
+    return _no_view(dense(by_x, p.channels_last)), _no_view(by_w)
+
+
+def _no_view(result: Tensor) -> Tensor:
+    """torch computes 1-D as 2-D, and autograd would take the squeezed result for a view that nobody may change."""
+    return result.detach() if result._is_view() else result
+
+
+_AS_TORCH_SAYS = nullcontext()
+
+
+def _products(problem: ConvProblem) -> AbstractContextManager[None]:
+    """Where `convext.precision` overrules torch's TF32 setting: that setting, for as long as the operator runs.
+
+    cuDNN has no three-product TF32; float32 throughout is at least as exact.
+    """
+    wanted = "tf32" if problem.precision == "tf32" else "ieee"
+    on_cuda = problem.device == "cuda" and problem.dtype is torch.float32
+    if not on_cuda or torch.backends.cudnn.conv.fp32_precision == wanted:  # type: ignore[attr-defined]
+        return _AS_TORCH_SAYS
+    return _torchs_setting(wanted)
+
+
+@contextmanager
+def _torchs_setting(wanted: str) -> Iterator[None]:
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, conv.fp32_precision = conv.fp32_precision, wanted
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
+
+
+def _bias_only(problem: ConvProblem, like: Tensor, bias: Tensor | None) -> Tensor:
+    """A sum over no terms is zero, so the result is the bias."""
+    result = like.new_zeros(problem.open_shape)
+    return result if bias is None else result + bias.view(-1, *[1] * problem.rank)
+
+
+def _fprop(p: ConvProblem, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    zeros = (0,) * p.rank
+    pad = p.pad
+    if not p.symmetric:
+        x, pad = _pad_input(p, x), zeros
+    return torch.convolution(x, w, bias, p.stride, pad, p.dilation, False, zeros, p.groups)
+
+
+def _dgrad(p: ConvProblem, y: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    if p.symmetric:
+        if p.device == "cuda" and p.family == "depthwise" and bias is None:
+            return _input_gradient(p, y, w)
+        extra = tuple(b - e for b, e in zip(p.pad, p.end, strict=True))  # output_padding, in [0, stride)
+        return torch.convolution(y, w, bias, p.stride, p.pad, p.dilation, True, extra, p.groups)
+    zeros = (0,) * p.rank
+    full = torch.convolution(y, w, None, p.stride, zeros, p.dilation, True, zeros, p.groups)
+    unread = [max(-e, 0) for e in p.end]  # inputs beyond the last one that an output reads
+    x = _crop(constant_pad(full, _torch_pads(zeros, unread)), p.pad, p.input)
+    if bias is not None:
+        return x + bias.view(-1, *[1] * p.rank)
+    return empty(p.x_shape, p.channels_last, x).copy_(x)  # not a view of the larger one
+
+
+def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:
+    """As torch's backward computes it: on CUDA a transposed convolution never takes torch's depthwise kernels."""
+    x = empty(p.x_shape, p.channels_last, y)  # only its shape and order are read
+    return torch.ops.aten.convolution_backward(
+        y, x, w, None, p.stride, p.pad, p.dilation, False, (0,) * p.rank, p.groups, (True, False, False)
+    )[0]
+
+
+def _wgrad(p: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
+    pad = p.pad
+    if not p.symmetric:
+        x, pad = _pad_input(p, x), (0,) * p.rank
+    # Only its shape and order are read: the result comes in the same order. torch has none for channels last in 1-D.
+    w = empty(p.w_shape, p.channels_last and p.rank > 1, y)
+    return torch.ops.aten.convolution_backward(
+        y, x, w, None, p.stride, pad, p.dilation, False, (0,) * p.rank, p.groups, (False, True, False)
+    )[1]
+
+
+def _padded_input(p: ConvProblem) -> list[int]:
+    return [b + i + e for b, i, e in zip(p.pad, p.input, p.end, strict=True)]
+
+
+def _pad_input(p: ConvProblem, x: Tensor) -> Tensor:
+    """x with the zeros that its outputs read around it, and without the trailing elements that none reads."""
+    padded = constant_pad(x, _torch_pads(p.pad, [max(e, 0) for e in p.end]))
+    return _crop(padded, (0,) * p.rank, _padded_input(p))
+
+
+def _crop(t: Tensor, start: Ints, size: Ints) -> Tensor:
+    for axis, (first, length) in enumerate(zip(start, size, strict=True), start=2):
+        t = t.narrow(axis, first, length)
+    return t
+
+
+def _torch_pads(begin: Ints, end: Ints) -> list[int]:
+    """[begin, end] for each axis, the last axis first, as torch.nn.functional.pad takes them."""
+    return [v for b, e in zip(reversed(begin), reversed(end), strict=True) for v in (b, e)]

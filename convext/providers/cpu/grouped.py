@@ -1,0 +1,24 @@
+"""cpu.grouped: convolutions of few channels a group in C++ (csrc/cpu/channels.h, wgrad.h), all faces and ranks."""
+
+from __future__ import annotations
+
+from convext.problem import ConvProblem
+from convext.providers.cpu import native
+
+MAX_CHANNELS = 8  # in a group: above, torch's matrix products are as good
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """Groups of up to MAX_CHANNELS channels, more than one of x."""
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    if c == 1 or max(c, k) > MAX_CHANNELS:
+        return f"takes groups of 2 to {MAX_CHANNELS} channels, but got {c} of x and {k} of y"
+    return native.why_not(problem)
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """None: operands are read where they lie, a window at a time."""
+    return []
+
+
+run = native.run

@@ -1,0 +1,49 @@
+"""What the compiled CPU kernels (csrc/cpu/) share: the problems that they take, and the call.
+
+They read operands of any strides where they lie, copy a window at a time into zero-bordered scratch in float32 (or
+float64), and sum there: nothing of the size of a tensor is allocated but the result.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from convext.problem import ConvProblem
+from convext.providers.cpu import library
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MAX_WINDOW = 1 << 20  # elements that one result reads from, of all channels of a group: they have to fit in scratch
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """What neither kernel takes."""
+    if problem.dtype not in DTYPES:
+        return f"computes float32, float64, float16 and bfloat16, not {problem.dtype}"
+    if problem.rank > 3:
+        return f"has up to 3 spatial axes, but the problem has {problem.rank}"
+    if problem.empty:
+        return "a tensor of the problem has no elements"
+    channels = max(problem.c, problem.k) // problem.groups
+    window = channels * math.prod(d * (k - 1) + 1 for k, d in zip(problem.kernel, problem.dilation, strict=True))
+    if window > MAX_WINDOW:
+        return f"copies windows of up to {MAX_WINDOW:,} elements, but one result reads from {window:,}"
+    return None
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    return convolve(library.isa(problem.channels_last), problem, a, b, bias)
+
+
+def convolve(isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """`run` on one of the instruction sets that the machine has."""
+    p = problem
+    if bias is not None:
+        bias = bias.contiguous()
+    op = torch.ops.convext_cpu.convolve.default
+    size = p.open_shape[2:]
+    return cast(Tensor, op(isa, p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, p.channels_last))

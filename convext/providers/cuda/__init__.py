@@ -1,0 +1,1 @@
+"""The CUDA C++ kernels of csrc/stencil and csrc/igemm, as records."""

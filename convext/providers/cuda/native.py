@@ -1,0 +1,65 @@
+"""The compiled library: loaded by path at first use, or the reason why it is not there.
+
+The library is built by setup.py from csrc/ and depends on libtorch's stable ABI alone: it loads on every torch from
+2.10 on, with or without CUDA. The tests build the same sources for the host, where they run on CPU tensors
+(tests/cuda/host/README.md).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARY = Path(__file__).parents[2] / "_C.abi3.so"
+
+_host_build_loaded = False
+
+
+@cache
+def _load_failure() -> str | None:
+    """Loads the library; the reason where that fails."""
+    if not LIBRARY.exists():
+        return (
+            f"the CUDA kernels were not built ({LIBRARY.name} is missing): install the CUDA toolkit, "
+            "then CONVEXT_CUDA=1 pip install --no-build-isolation -v . in the source tree"
+        )
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"the CUDA kernels do not load: {error}"
+    return None
+
+
+def load_host_build(path: Path) -> None:
+    """Loads a host build of the kernels: from here on they also take CPU tensors. For tests.
+
+    Raises:
+        OSError: `path` does not load.
+    """
+    global _host_build_loaded
+    torch.ops.load_library(path)
+    _host_build_loaded = True
+
+
+def unavailable(device: str = "cuda") -> str | None:
+    """Why the compiled kernels cannot run on tensors of `device` ("cpu", "cuda", ...), in one sentence, or None."""
+    if device == "cpu" and _host_build_loaded:
+        return None
+    if device != "cuda":
+        return f"tensors are on {device}; CUDA kernels run on cuda"
+    return _load_failure()
+
+
+def operators(device: str) -> Any:
+    """The namespace of compiled operators for tensors of `device`.
+
+    Raises:
+        RuntimeError: there are none, with the reason.
+    """
+    reason = unavailable(device)
+    if reason:
+        raise RuntimeError(reason)
+    return torch.ops.convext_host if device == "cpu" else torch.ops.convext_cuda

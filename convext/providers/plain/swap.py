@@ -1,0 +1,59 @@
+"""plain.swap: fprop by torch's input gradient with flipped weights, and dgrad by torch's convolution, at stride 1.
+
+With a stride of 1 either is the other, of weights flipped along their axes and with a group's channels transposed:
+
+    y[k, o] = sum x[c, o + t d - p] w[k, c, t]      x in place of a gradient, taps counted from the end:
+                                                    o = i - (T - 1 - t) d + p'  with  p' = (T - 1) d - p
+
+torch runs the two on different kernels, of which now one, now the other is many times slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from convext.problem import ConvProblem
+from convext.providers import aten
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """fprop and dgrad at stride 1, whose other side has no negative padding, in dtypes that were measured."""
+    if problem.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"computes float32, bfloat16 and float16, not {problem.dtype}"
+    if max(problem.stride) > 1:
+        return f"is for a stride of 1, but got {problem.stride}"
+    if problem.empty:
+        return "a tensor of the problem has no elements"
+    if min(_pad(problem)) < 0:
+        return f"pads {_pad(problem)} on the other side, where torch pads by 0 or more"
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """The flipped weights."""
+    elements = problem.k * (problem.c // problem.groups) * problem.taps
+    return [f"flips a copy of w: {elements * problem.dtype.itemsize:,} bytes", *aten.copies(swapped(problem))]
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    groups, k, c = problem.groups, problem.k // problem.groups, problem.c // problem.groups
+    axes = list(range(3, 3 + problem.rank))
+    w = b.unflatten(0, (groups, k)).transpose(1, 2).flip(axes).reshape(groups * c, k, *problem.kernel)
+    return aten.run(swapped(problem), a, w, bias)
+
+
+def swapped(problem: ConvProblem) -> ConvProblem:
+    """The other face that computes the same."""
+    p = problem
+    return replace(
+        p, face="dgrad" if p.face == "fprop" else "fprop", c=p.k, k=p.c, input=p.output, output=p.input, pad=_pad(p)
+    )
+
+
+def _pad(problem: ConvProblem) -> tuple[int, ...]:
+    steps = zip(problem.kernel, problem.dilation, problem.pad, strict=True)
+    return tuple((k - 1) * d - p for k, d, p in steps)

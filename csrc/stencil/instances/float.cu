@@ -1,0 +1,9 @@
+// The stencils for float. One file a dtype: they compile side by side.
+#include "stencil/launch.cuh"
+
+namespace convext {
+
+template void stencil<float>(const Problem&, const View&, const View&, const void*, const View&, Stream);
+template void stencil_wgrad<float>(const Problem&, const View&, const View&, const Allocate&, const View&, Stream);
+
+}  // namespace convext

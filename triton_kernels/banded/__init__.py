@@ -1,0 +1,1 @@
+"""Depthwise convolutions as products with banded matrices, on tensor cores."""

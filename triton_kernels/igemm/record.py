@@ -1,0 +1,198 @@
+"""Implicit GEMM: every convolution as a product of matrices that are never formed.
+
+    fprop   y[pixel, k]  = sum over (tap, c) of x[pixel at tap, c] * w[k, c, tap]      igemm_image.py
+    dgrad   x[pixel, c]  = sum over (tap, k) of y[pixel at tap, k] * w[k, c, tap]      the same, one phase at a time
+    wgrad   w[k, c, tap] = sum over pixels   of y[pixel, k] * x[pixel at tap, c]       igemm_weight.py
+
+One, two and three dimensions are one index space of three axes; a group is an axis of the grid. Operands are read where
+they lie, with any strides, and the result is written in the problem's memory format. Where channels are not side by
+side (NCHW), every element is loaded by itself; where that is modelled to cost more than a copy, `run` makes the copy
+and `copies` names it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem, layout
+from convext.triton_kernels.igemm import tiles as igemm_tiles
+from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
+from convext.triton_kernels.igemm.tiles import Plan, planned
+from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.pixels import power_of_two
+from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.tiles import known, legal
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included
+MOST_BLOCKS = (1 << 31) - 1  # on the first axis of a grid
+
+# Seconds, on an H100: what an element that is loaded by itself costs more than its share of a 16-byte copy (12.2 and
+# 2.2 thread-instructions in the main loops of 64 x 64 tiles, compiled for sm_90), at 29.6e12 instructions a second;
+# memory traffic; and the start of one more kernel.
+SCALAR_LOAD = 10 / 29.6e12
+BYTE = 1 / 3.0e12
+KERNEL_START = 3e-6
+
+
+def why_not(problem: ConvProblem) -> str | None:
+    """None for every convolution of a floating dtype, but for axes that 32-bit indices do not reach."""
+    p = problem
+    if p.dtype not in DTYPES:
+        return f"{p.dtype} is none of {', '.join(str(d) for d in DTYPES)}"
+    if p.device == "cuda" and p.arch < 80:
+        return f"compute capability {p.arch / 10}, and its tiles are for 8.0 and newer"
+    reach = max(
+        max(i, o * s, k * d) + pad
+        for i, o, k, s, d, pad in zip(p.input, p.output, p.kernel, p.stride, p.dilation, p.pad, strict=True)
+    )
+    if reach > LONGEST_AXIS:
+        return f"indices up to {reach:,} on one axis, of {LONGEST_AXIS:,}"
+    if not p.empty and (blocks := igemm_tiles.blocks(p, igemm_tiles.choose(p, scalar=True))) > MOST_BLOCKS:
+        return f"{blocks:,} blocks, of {MOST_BLOCKS:,} in one launch"
+    return None
+
+
+def copies(problem: ConvProblem) -> list[str]:
+    """The channels-last copies of contiguous operands that cost less than reading them element by element."""
+    if problem.channels_last or problem.empty:
+        return []
+    operands = tuple(
+        Lying(shape, torch.empty(shape, device="meta").stride())
+        for shape in (problem.shape(role) for role in OPERANDS[problem.face])
+    )
+    if not _copies_pay(problem, *operands):
+        return []
+    return [
+        f"copies {role} to channels last: {math.prod(t.shape) * problem.dtype.itemsize:,} bytes"
+        for role, t in zip(OPERANDS[problem.face], operands, strict=True)
+        if t.pixels_inner
+    ]
+
+
+def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`.
+
+    Two launches where the sum is split: partial sums in float32 (float64 for float64), then their sum in order.
+    """
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+    if result.numel() == 0:
+        return result
+    if problem.empty:  # a sum over no terms
+        result.zero_()
+        return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
+    aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
+    plan = _decide(problem, a.stride(), b.stride(), aligned)
+    if plan is None:
+        a, b = layout.dense(a, channels_last=True), layout.dense(b, channels_last=True)
+        plan = _decide(problem, a.stride(), b.stride(), aligned=True)
+    assert plan is not None
+    return compute(problem, a, b, bias, result, plan)
+
+
+def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan) -> Tensor:
+    """Writes the open tensor of a problem that is not empty into `result`, by a given plan."""
+    made = recipe(problem, plan, a.stride(), b.stride(), result.stride())
+    if bias is not None:
+        bias = bias.contiguous()
+    with torch.cuda.device(result.device) if result.is_cuda else nullcontext():
+        target = result if plan.parts == 1 else partial_sums(plan.parts, result)
+        made.launch(a, b, bias, target)()
+        if plan.parts > 1:
+            add_in_order(target, result)
+    return result
+
+
+@lru_cache(maxsize=4096)
+def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool) -> Plan | None:
+    """The plan for operands with these strides; None where they had better be copied to channels last first.
+
+    `aligned` says whether both begin at a multiple of 16 bytes.
+    """
+    first, second = (
+        Lying(problem.shape(role), strides) for role, strides in zip(OPERANDS[problem.face], (a, b), strict=True)
+    )
+    if _copies_pay(problem, first, second):
+        return None
+    itemsize = problem.dtype.itemsize
+    apart = first.pixels_inner or second.pixels_inner
+    unit = unit_of(problem, first, second)
+    scalar = apart or unit * itemsize < 4
+    boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
+    return igemm_tiles.choose(problem, scalar, boxes, unit)
+
+
+def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:
+    """Whether to copy the operands whose channels lie apart costs less than loading them element by element."""
+    p = problem
+    if power_of_two(p.k // p.groups, p.c // p.groups) * p.dtype.itemsize < 4:
+        return False  # channels side by side would be loaded one by one, too
+    tile, product = igemm_tiles.choose(p, scalar=True).tile, igemm_tiles.product_of(p)
+    row_tiles, column_tiles = -(-product.rows // tile.rows), -(-product.columns // tile.columns)
+    copying = loading = 0.0
+    for role, t in zip(OPERANDS[p.face], (a, b), strict=True):
+        if not t.pixels_inner:
+            continue
+        if p.face == "wgrad":
+            reads = p.taps * (column_tiles if role == "y" else row_tiles)
+        else:
+            reads = row_tiles if role == "w" else p.taps * column_tiles
+        elements = math.prod(t.shape)
+        copying += 2 * elements * p.dtype.itemsize * BYTE + KERNEL_START
+        loading += elements * reads * SCALAR_LOAD
+    return copying < loading
+
+
+# ------------------------------------------------------------------------------------------------------- inspection
+
+
+def specimens(arch: int) -> Iterator[Specimen]:
+    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2.
+
+    bfloat16 stands for float16, of which the largest tile is here: both take the same tiles, and the instructions that
+    multiply them differ only in the type they name.
+    """
+    forms = {
+        "16-bit": (torch.bfloat16, "ieee"),
+        **{precision: (torch.float32, precision) for precision in PRECISIONS},
+        "float64": (torch.float64, "ieee"),
+    }
+    pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]
+    cases = [(tile, False, *form, True) for row, form in forms.items() for tile in pointers[row]]
+    cases += [(tile, False, *forms[row], False) for row in forms for tile in igemm_tiles.scalar_tiles(arch, row)]
+    cases += [(pointers["16-bit"][0], False, torch.float16, "ieee", True)]
+    boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)]
+    cases += [(tile, True, *form, True) for tile in boxes for form in (forms["16-bit"], forms["tf32"])]
+    for tile, boxed, dtype, precision, channels_last in cases:
+        for face in FACES:
+            kernel, stride = ((4, 4), (2, 2)) if face == "dgrad" else ((3, 3), (1, 1))
+            output = (28, 28) if face == "dgrad" else (56, 56)
+            problem = ConvProblem(
+                face, 32, 256, 256, 1, (56, 56), kernel, output, stride, (1, 1), (1, 1), dtype, channels_last, "cuda",
+                arch, precision,
+            )  # fmt: skip
+            if legal(tile, problem) is None and not (boxed and igemm_tiles.why_not_boxes(problem)):
+                yield _specimen(problem, planned(problem, tile, 1, boxed))
+
+
+def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:
+    p, tile = problem, plan.tile
+    a, b, result = (
+        layout.empty(p.shape(role), p.channels_last, torch.empty((), dtype=p.dtype, device="meta"))
+        for role in (*OPERANDS[p.face], OPEN[p.face])
+    )
+    bias = None if p.face == "wgrad" else torch.empty(p.open_shape[1], dtype=p.dtype, device="meta")
+    product = igemm_tiles.product_of(p)
+    outputs = product.rows * product.columns * product.count / igemm_tiles.blocks(p, plan)
+    how = "boxes" if plan.box is not None and p.face != "wgrad" else "NHWC" if p.channels_last else "NCHW"
+    dtype = str(p.dtype).removeprefix("torch.")
+    name = f"igemm.{p.face} {dtype} {p.precision} {how} {tile.rows}x{tile.columns} of {tile.depth} bytes"
+    trips = product.steps(tile.steps(p.dtype.itemsize))
+    made = recipe(p, plan, a.stride(), b.stride(), result.stride())
+    return Specimen(name, tile, made.launch(a, b, bias, result), outputs, trips)

@@ -1,0 +1,1 @@
+"""1x1 convolutions: matrix products."""

@@ -1,0 +1,1 @@
+"""Depthwise convolutions, a few rows of one channel a program."""

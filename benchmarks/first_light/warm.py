@@ -1,7 +1,7 @@
 """Compiles Triton's kernels in several processes before anything is timed: alone, one core would do it case by case.
 
-    python -m convext.benchmarks.warm [--jobs 16]      for `check` and for the whole benchmark, on the GPU that is here
-    python -m convext.benchmarks.warm --count          how many compilations that are for an H100, without a GPU
+    python -m convext.benchmarks.first_light.warm [--jobs 16]   for `check` and for the whole benchmark
+    python -m convext.benchmarks.first_light.warm --count       how many compilations that are, for an H100
 
 The launches come from tensors on "meta", so nothing is allocated and nothing runs: a kernel and its launcher are
 compiled just as a first call does it, and Triton keeps both on disk, where the process that measures finds them.
@@ -162,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles what `check` and the benchmark call, or counts it; returns 0."""
     from convext.benchmarks.measuring.runner import Plan
 
-    parser = argparse.ArgumentParser(prog="python -m convext.benchmarks.warm", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m convext.benchmarks.first_light.warm", description=__doc__.split("\n")[0]
+    )
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: %(default)s)"
     )

@@ -4,7 +4,7 @@
     python -m convext.benchmarks.inspect --check    compiles nothing: says whether the file is of this source
 
 `--family stencil` and `--arch 90` restrict either to some rows. Without them, both also look at the compiled CUDA
-library, where there is one (inspect_cuda.py).
+library, where there is one (cuda.py).
 
 A module of Triton kernels takes part by being listed in FAMILIES and exporting
 

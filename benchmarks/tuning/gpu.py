@@ -20,8 +20,7 @@ from convext.benchmarks.cases.sweep import SWEEPS, sweep_layers
 from convext.benchmarks.measuring.peaks import peaks_of
 from convext.benchmarks.measuring.runner import Plan, run
 from convext.benchmarks.reporting.results import Results, Row, describe
-from convext.choice import gpu_table as choices
-from convext.choice import registry
+from convext.choice import gpu_table, registry
 from convext.choice.gpu_table import Choice
 from convext.problem import FACES
 
@@ -33,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="rows measured on this GPU before")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bf16", "fp32"], help="to measure")
     parser.add_argument("--minutes", type=float, default=7.5, help="begin no case after this (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="the table (default: convext/tables/sm_XX.json)")
+    parser.add_argument("--out", type=Path, help="the table (default: convext/choice/tables/sm_XX.json)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Writes the table; returns 0."""
     rows, measured_on = _read(args.results) if args.results else _measured(args.dtype, args.minutes)
     arch = measured_on["arch"]
-    path = args.out or choices.FOLDER / f"sm_{arch}.json"
+    path = args.out or gpu_table.FOLDER / f"sm_{arch}.json"
     table = choices_of(rows, arch, measured_on["float32"])
-    choices.write(path, table, {key: str(measured_on.get(key)) for key in _WHERE})
+    gpu_table.write(path, table, {key: str(measured_on.get(key)) for key in _WHERE})
     ours = sum(choice.kernel != registry.ATEN.name for choice in table)
     print(f"{path}: {len(table)} choices, {ours} of them convext's own kernels")
     return 0

@@ -1,9 +1,9 @@
 """The faces as torch's own pad and convolution, for exporters that know torch's operators only.
 
-`torch.onnx.export(dynamo=True)` is given `TABLE` by `tools.py`; others take it as
-`program.run_decompositions({**torch.export.default_decompositions(), **convext.decompositions.TABLE})`. It is not in
-torch's own table, for fake tensors of symbolic sizes would go by that: with the questions about sizes that are asked
-here, they would be symbolic no more.
+`torch.onnx.export(dynamo=True)` is given `TABLE` by `teaching.py`; others take it as
+`program.run_decompositions({**torch.export.default_decompositions(), **convext.tools.decompositions.TABLE})`. It is
+not in torch's own table, for fake tensors of symbolic sizes would go by that: with the questions about sizes that are
+asked here, they would be symbolic no more.
 
     fprop   y = conv(pad(x), w)
     dgrad   x = pad(full transposed convolution of y and w), where a negative pad crops

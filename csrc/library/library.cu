@@ -1,5 +1,5 @@
 // The operators' schemas. Each family's file registers its own implementation; autograd, fakes and the choice between
-// kernels are Python's (convext/ops.py, convext/registry.py).
+// kernels are Python's (convext/operators/ops.py, convext/choice/registry.py).
 #include "library/runtime.h"
 
 // `a`, `b`: the face's operands, (x, w), (y, w) or (x, y), of any strides. `size`: the result's spatial size. `pad`:

@@ -1,4 +1,4 @@
-// The stencils' launchers: what csrc/stencil.cu, which checks the arguments, calls for each dtype.
+// The stencils' launchers: what csrc/stencil/stencil.cu, which checks the arguments, calls for each dtype.
 #pragma once
 #include <functional>
 

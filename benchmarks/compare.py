@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convext.benchmarks.results import Results, Row
-from convext.benchmarks.stats import Verdict, geomean
+from convext.benchmarks.stats import geomean
 from convext.benchmarks.table import Cell, microseconds, show
+from convext.measuring.ratios import Verdict
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from convext.benchmarks.case import LAYOUTS, Case, Tensors, ordered
 from convext.benchmarks.gate import CHUNK_BYTES, IMAGES, Gate
 from convext.benchmarks.providers import Contender, chosen, contenders
 from convext.benchmarks.results import Row
-from convext.benchmarks.stats import Spread, speedup
+from convext.benchmarks.stats import Spread
 from convext.isolated import one_line
+from convext.measuring.ratios import speedup
 from convext.roofline import Peaks
 
 MICRO = 1e6

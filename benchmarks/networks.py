@@ -17,8 +17,9 @@ from torch import Tensor
 import convext
 from convext.benchmarks import timing
 from convext.benchmarks.gate import cudnn_benchmark
-from convext.benchmarks.stats import Spread, speedup
+from convext.benchmarks.stats import Spread
 from convext.benchmarks.table import Cell, microseconds, show
+from convext.measuring.ratios import speedup
 
 TORCHVISION = ("mobilenet_v2", "efficientnet_b0", "convnext_tiny", "resnext50_32x4d", "shufflenet_v2_x1_0", "resnet50")
 TIMM = ("mobilenetv4_conv_medium", "xception41", "convnextv2_tiny", "mixnet_l", "regnety_016")

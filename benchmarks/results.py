@@ -25,7 +25,7 @@ import torch
 
 import convext
 from convext import registry, settings
-from convext.benchmarks.stats import NOISE
+from convext.measuring.ratios import NOISE
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -20,15 +20,14 @@ from itertools import product
 import torch
 
 from convext import check, registry
-from convext.benchmarks.stats import speedup
 from convext.cpu import choice, library
 from convext.cpu.choice import Row
+from convext.measuring.ratios import speedup
+from convext.measuring.sampling import Plan, clock_of, interleaved
 from convext.problem import FACES, ConvProblem, output_size
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
-SAMPLE_SECONDS = 0.5e-3
-ROUNDS, FEWEST_ROUNDS = 9, 5
-ENOUGH_SECONDS = 0.5  # after the fewest rounds
+PLAN = Plan(sample=0.5e-3, fewest=5, most=9, enough=0.5)
 
 
 def grid() -> Iterator[ConvProblem]:
@@ -114,35 +113,12 @@ def contenders(problem: ConvProblem) -> dict[str, Callable[[], object]]:
     return {k.name: lambda k=k: k.run(problem, a, b, None) for k in taking}  # type: ignore[misc]
 
 
-def measure(calls: dict[str, Callable[[], object]], threads: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds a call of each contender, a sample a round."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        begin = clock()
-        call()
-        repeats[name] = max(1, min(50, round(SAMPLE_SECONDS / max(clock() - begin, 1e-6))))
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    start = clock()
-    for i in range(rounds):
-        if i >= FEWEST_ROUNDS and clock() - start > ENOUGH_SECONDS:
-            break
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            begin = clock()
-            for _ in range(repeats[name]):
-                calls[name]()
-            samples[name].append((clock() - begin) / repeats[name])
-    return samples
-
-
-def row_of(problem: ConvProblem, threads: int) -> Row | None:
+def row_of(problem: ConvProblem) -> Row | None:
     """One measured problem, or None where torch has no rival."""
     calls = contenders(problem)
     if len(calls) == 1:
         return None
-    samples = measure(calls, threads)
+    samples = interleaved(calls, clock_of(torch.device("cpu")), PLAN)
     ratios = {}
     for name in calls:
         if name != registry.ATEN.name:
@@ -163,7 +139,7 @@ def main() -> None:
     for problem in planned:
         if time.monotonic() - begin > 60 * args.minutes:
             break
-        if (row := row_of(problem, args.threads)) is not None:
+        if (row := row_of(problem)) is not None:
             rows.append(row)
     path = choice.FOLDER / f"{library.machine()}-{args.threads}.json"
     choice.write(path, rows, _where(args.threads))

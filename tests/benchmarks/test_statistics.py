@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from convext.benchmarks import timing
-from convext.benchmarks.stats import Ratio, Spread, geomean, speedup
+from convext.benchmarks.stats import Spread, geomean
 from convext.benchmarks.timing import copies_past_cache, interleaved
+from convext.measuring.ratios import Ratio, speedup
 
 
 def lognormal(median: float, seed: int, rounds: int = 30, sigma: float = 0.05) -> list[float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convext
-from convext import ops, registry
+from convext import functional, ops, registry
 from convext.cpu import choice, stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -19,7 +19,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         choice, "fastest", lambda problem, threads: ("cpu.stencil", ()) if problem.face in faces else None
     )
-    caches = registry.cpu_faces, ops._cpu_faces, ops._plan, ops._plan_both
+    caches = registry.cpu_faces, functional._measured_faces, ops._plan, ops._plan_both
     for cached in caches:
         cached.cache_clear()
     yield faces, ran

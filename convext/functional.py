@@ -20,10 +20,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from convext.choice import settings
+from convext.choice import registry, settings
 from convext.operators import ops, traced
 from convext.operators.ops import convolve
-from convext.problem import FACE_OPENING, OPERANDS, Face, Ints, output_size, transposed_size
+from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
+from convext.problem.layout import is_channels_last
 from convext.problem.symbols import positive
 
 Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
@@ -299,33 +300,87 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
 
 
-_FELT = 2**22  # multiplications below which the questions here, some microseconds, would be felt
+_FELT = 2**22  # multiplications below which the way to a kernel of ours would cost more than it wins
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
-def _faster_on_cpu(
-    face: Face, lookup: Any, input: Tensor, weight: Tensor, bias: Tensor | None, settings_: tuple[Any, ...]
-) -> Geometry | None:
-    """The geometry of a call that torch would take, where a kernel of ours was measured to be faster on this CPU.
+def is_plainly_torchs(
+    face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
+) -> bool:
+    """Whether a layer's call is torch's by a few questions that cost no time: most are, on a CPU under "auto".
+
+    What is not may be torch's for all that: `_conv` and `_conv_transpose` ask on. `extra` is a transposed layer's
+    output padding.
+    """
+    return (
+        settings.BACKEND == "auto"
+        and type(padding) is tuple
+        and type(padding[0]) is type(padding[-1]) is type(padding[len(padding) // 2]) is int
+        and type(input) is Tensor
+        and (weight.requires_grad or not input.requires_grad)
+        and input.is_cpu
+        and (groups == 1 or not _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups))
+    )
+
+
+def _faces_on_cpu(
+    face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
+) -> frozenset[Face]:
+    """The faces of a convolution of plain tensors, given the operands of one, that "auto" takes from torch on this CPU.
+
+    None for a small one: its answer would take longer than it saves.
+    """
+    if type(input) not in _PLAIN_TYPES or torch._C._is_tracing() or torch.compiler.is_dynamo_compiling():
+        return _NONE
+    if input.numel() * weight.numel() < _FELT * weight.size(0):
+        return _NONE
+    tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
+    described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
+    return _look_up(_measured_faces, described)  # type: ignore[return-value]
+
+
+_NONE: frozenset[Face] = frozenset()
+
+
+@lru_cache(maxsize=8192)
+def _measured_faces(
+    face: Face, shape: Sizes, strides: Sizes, w_shape: Sizes, w_strides: Sizes, dtype: torch.dtype,
+    stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
+) -> frozenset[Face]:  # fmt: skip
+    rank = len(w_shape) - 2
+    if len(shape) != rank + 2 or not dtype.is_floating_point:
+        return _NONE
+    if face == "fprop":
+        found = _conv_geometry(shape, w_shape, None, stride, padding, dilation, groups, rank)
+    else:
+        found = _conv_transpose_geometry(shape, w_shape, None, stride, padding, extra, dilation, groups, rank)
+    if found is None:
+        return _NONE
+    lies = (shape, strides), (w_shape, w_strides)
+    channels_last = any(is_channels_last(torch.empty_strided(*lie, device="meta")) for lie in lies)
+    return registry.cpu_faces(ConvProblem.of(face, shape, w_shape, *found, dtype, channels_last))
+
+
+def _ours_on_cpu(
+    face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
+) -> bool:  # fmt: skip
+    """Whether a kernel of ours was measured to be faster on this CPU in a call that torch would take otherwise.
 
     That is for one of the faces that the call wants, its gradients among them, in plain eager code: compilers,
-    exporters, transforms and modes keep torch's operator, which they know. `settings_` ends in groups and rank.
+    exporters, transforms and modes keep torch's operator, which they know.
     """
-    *_, groups, rank = settings_
-    if groups == 1 or torch.compiler.is_dynamo_compiling() or torch._C._is_tracing():
-        return None
-    if weight.dim() != rank + 2 or input.numel() * weight.numel() < _FELT * weight.shape[0]:
-        return None
-    if input.device.type != "cpu" or input.dim() != rank + 2 or not ops._plain(input, weight, bias):
-        return None
-    found = _look_up(lookup, (input.shape, weight.shape, None if bias is None else bias.shape, *settings_))
-    if found is None:
-        return None
+    if groups == 1 or not input.is_cpu:
+        return False
+    faces = _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups)
+    if not faces:
+        return False
     wanted = {face}
     if torch.is_grad_enabled():
         wanted |= {
             FACE_OPENING[role] for role, t in zip(OPERANDS[face], (input, weight), strict=True) if t.requires_grad
         }
-    return found if wanted & ops.cpu_faces(face, input, weight, *found) else None
+    return bool(wanted & faces) and ops._plain(input, weight, bias)
 
 
 def _conv(
@@ -336,11 +391,9 @@ def _conv(
         return _without_tensors(_CONV[rank], _TORCH_CONV[rank], input, weight, bias, stride, padding, dilation, groups)
     torchs_own = _is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
-        settings_ = stride, padding, dilation, groups, rank
-        found = _faster_on_cpu("fprop", _cached_conv_geometry, input, weight, bias, settings_)
-        if found is not None:
-            return convolve("fprop", input, weight, bias, *found, "auto")
-        return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+        if not _ours_on_cpu("fprop", input, weight, bias, stride, padding, 0, dilation, groups):
+            return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+        torchs_own = False
     concrete = _is_concrete(input)
     if concrete and torch._C._is_tracing():
         return traced.conv(rank, input, weight, bias, stride, padding, dilation, groups)
@@ -374,11 +427,9 @@ def _conv_transpose(
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(_CONV_TRANSPOSE[rank], torchs, input, weight, bias, *settings_)
-    if _is_torchs_own(input, weight):
-        settings_ = stride, padding, output_padding, dilation, groups, rank
-        found = _faster_on_cpu("dgrad", _cached_conv_transpose_geometry, input, weight, bias, settings_)
-        if found is not None:
-            return convolve("dgrad", input, weight, bias, *found, "auto")
+    if _is_torchs_own(input, weight) and not _ours_on_cpu(
+        "dgrad", input, weight, bias, stride, padding, output_padding, dilation, groups
+    ):
         return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
     concrete = _is_concrete(input)
     if concrete and torch._C._is_tracing():

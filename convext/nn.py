@@ -31,6 +31,7 @@ class _DropIn(_ConvNd):
 
     _rank: int
     _function: Callable[..., Tensor]  # of convext.functional
+    _torchs: Callable[..., Tensor]  # torch's own
 
     def _get_name(self) -> str:
         """The layer's name in print(model): ours with the package, which torch.nn's lack."""
@@ -125,12 +126,14 @@ class _Convolution(_DropIn):
         if is_scripting():
             return self._scripted(input, weight, bias)
         else:
-            padding = self.padding
+            stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
             if self.padding_mode != "zeros":
                 around = self._reversed_padding_repeated_twice
-                geometry = (self.kernel_size, self.stride, self.dilation)
+                geometry = (self.kernel_size, stride, dilation)
                 input, padding = padded(input, padding, around, self.padding_mode, *geometry), 0
-            return self._function(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+            elif F.is_plainly_torchs("fprop", input, weight, stride, padding, 0, dilation, groups):
+                return self._torchs(input, weight, bias, stride, padding, dilation, groups)
+            return self._function(input, weight, bias, stride, padding, dilation, groups)
 
     def _scripted(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What torch.jit.script compiles: torch's convolution, of a padded copy where torch lacks the padding."""
@@ -212,6 +215,7 @@ class Conv1d(_Convolution, torch.nn.Conv1d):
 
     _rank = 1
     _function = staticmethod(F.conv1d)
+    _torchs = staticmethod(torch.conv1d)
 
 
 class Conv2d(_Convolution, torch.nn.Conv2d):
@@ -222,6 +226,7 @@ class Conv2d(_Convolution, torch.nn.Conv2d):
 
     _rank = 2
     _function = staticmethod(F.conv2d)
+    _torchs = staticmethod(torch.conv2d)
 
 
 class Conv3d(_Convolution, torch.nn.Conv3d):
@@ -232,6 +237,7 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
     _rank = 3
     _function = staticmethod(F.conv3d)
+    _torchs = staticmethod(torch.conv3d)
 
 
 class _TransposedConvolution(_DropIn, _ConvTransposeNd):
@@ -247,11 +253,12 @@ class _TransposedConvolution(_DropIn, _ConvTransposeNd):
                 raise ValueError(f"Only `zeros` padding mode is supported for ConvTranspose{rank}d")
             if type(input) is not Tensor and self._is_leaf_for(input):
                 return self._leaf(input, output_size)
-            geometry: Any = (self.stride, self.padding, self.kernel_size, rank, self.dilation)
-            extra = tuple(self._output_padding(input, output_size, *geometry))
-            return self._function(
-                input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
-            )
+            weight, stride, dilation, groups = self.weight, self.stride, self.dilation, self.groups
+            padding: Any = self.padding
+            extra: Any = self._output_padding(input, output_size, stride, padding, self.kernel_size, rank, dilation)  # type: ignore[arg-type]
+            if F.is_plainly_torchs("dgrad", input, weight, stride, padding, extra, dilation, groups):
+                return self._torchs(input, weight, self.bias, stride, padding, extra, groups, dilation)
+            return self._function(input, weight, self.bias, stride, padding, tuple(extra), groups, dilation)
 
     def _scripted(self, input: Tensor, output_size: list[int] | None) -> Tensor:
         """What torch.jit.script compiles: torch's transposed convolution."""
@@ -270,6 +277,7 @@ class ConvTranspose1d(_TransposedConvolution, torch.nn.ConvTranspose1d):
 
     _rank = 1
     _function = staticmethod(F.conv_transpose1d)
+    _torchs = staticmethod(torch.conv_transpose1d)
 
 
 class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
@@ -277,6 +285,7 @@ class ConvTranspose2d(_TransposedConvolution, torch.nn.ConvTranspose2d):
 
     _rank = 2
     _function = staticmethod(F.conv_transpose2d)
+    _torchs = staticmethod(torch.conv_transpose2d)
 
 
 class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
@@ -284,6 +293,7 @@ class ConvTranspose3d(_TransposedConvolution, torch.nn.ConvTranspose3d):
 
     _rank = 3
     _function = staticmethod(F.conv_transpose3d)
+    _torchs = staticmethod(torch.conv_transpose3d)
 
 
 OURS: dict[type[torch.nn.Module], type[_DropIn]] = {

@@ -18,8 +18,9 @@ from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import CHUNK_BYTES, IMAGES, Gate
 from convext.benchmarks.measuring.providers import Contender, chosen, contenders
 from convext.benchmarks.reporting.results import Row
-from convext.benchmarks.reporting.stats import Spread, speedup
+from convext.benchmarks.reporting.stats import Spread
 from convext.commands.isolated import one_line
+from convext.measuring.ratios import speedup
 from convext.problem.roofline import Peaks
 
 MICRO = 1e6

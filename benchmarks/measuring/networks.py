@@ -1,7 +1,8 @@
-"""Whole networks before and after `convext.convert`: forward and training step, where torchvision or timm is installed.
+"""Whole networks before and after `convext.convert`: forward and training step, those of torchvision and timm too.
 
 Networks have random weights. `convert` must not change what a network says, so its output is checked first: it has to
-agree with the unconverted network's about as closely as torch's two layouts agree with each other.
+agree with the unconverted network's about as closely as torch's two layouts agree with each other. On a CPU, `convert`
+measures: it converts for the work that is timed, an answer or a step, and leaves alone what is no faster.
 """
 
 from __future__ import annotations
@@ -9,78 +10,113 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 import convext
+from convext.benchmarks.cases.small_networks import NETWORKS
 from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import cudnn_benchmark
-from convext.benchmarks.reporting.stats import Spread, speedup
+from convext.benchmarks.reporting.stats import Spread
 from convext.benchmarks.reporting.table import Cell, microseconds, show
+from convext.measuring.ratios import speedup
 
-TORCHVISION = ("mobilenet_v2", "efficientnet_b0", "convnext_tiny", "resnext50_32x4d", "shufflenet_v2_x1_0", "resnet50")
+TORCHVISION = (
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "resnet50",
+)
 TIMM = ("mobilenetv4_conv_medium", "xception41", "convnextv2_tiny", "mixnet_l", "regnety_016")
 SIZE = 224
 BATCH = {"cuda": 64, "cpu": 1}
 SECONDS = 2.0  # of sampling for each network and kind of work
 
 
-def builders() -> dict[str, Callable[[], torch.nn.Module]]:
-    """The networks of the packages that are installed."""
-    found: dict[str, Callable[[], torch.nn.Module]] = {}
+@dataclass(frozen=True)
+class Network:
+    """What builds a network, and the shape of what it reads after the batch."""
+
+    build: Callable[[], torch.nn.Module]
+    shape: tuple[int, ...] = (3, SIZE, SIZE)
+
+    @property
+    def formats(self) -> dict[str, torch.memory_format]:
+        """Memory formats of its input by layout; sequences have one."""
+        last = {3: torch.channels_last, 4: torch.channels_last_3d}.get(len(self.shape))
+        return {"nc": torch.contiguous_format} | ({} if last is None else {"cl": last})
+
+
+def builders() -> dict[str, Network]:
+    """Our small networks, and those of the packages that are installed."""
+    found = {name: Network(build, shape) for name, (build, shape) in NETWORKS.items()}
     if importlib.util.find_spec("torchvision"):
         from torchvision import models
 
-        found |= {f"torchvision {name}": partial(models.get_model, name) for name in TORCHVISION}
+        found |= {f"torchvision {name}": Network(partial(models.get_model, name)) for name in TORCHVISION}
     if importlib.util.find_spec("timm"):
         import timm
 
-        found |= {f"timm {name}": partial(timm.create_model, name) for name in TIMM}
+        found |= {f"timm {name}": Network(partial(timm.create_model, name)) for name in TIMM}
     return found
 
 
-def contenders(build: Callable[[], torch.nn.Module], device: str, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
-    """The network by torch and by convext, in both layouts, with the same weights."""
-    network = build().to(device=device, dtype=dtype).eval()
+def contenders(network: Network, inputs: dict[str, Tensor], training: bool) -> dict[str, torch.nn.Module]:
+    """The network by torch and by convext, in each layout of `inputs`, with the same weights."""
+    some = inputs["nc"]
+    built = network.build().to(device=some.device, dtype=some.dtype).train(training)
     result = {}
-    for layout in ("nc", "cl"):
-        form = torch.channels_last if layout == "cl" else torch.contiguous_format
+    for layout, form in network.formats.items():
         # torch's hints of Module.to leave memory_format out.
-        result[f"torch/{layout}"] = copy.deepcopy(network).to(memory_format=form)  # type: ignore[call-overload]
-        result[f"convext/{layout}"] = convext.convert(copy.deepcopy(result[f"torch/{layout}"]))
+        theirs = copy.deepcopy(built).to(memory_format=form)  # type: ignore[call-overload]
+        ours = convext.convert(copy.deepcopy(theirs), sample=inputs[layout], measure=some.device.type == "cpu")
+        result |= {f"torch/{layout}": theirs, f"convext/{layout}": ours}
     return result
 
 
-def disagreement(networks: dict[str, torch.nn.Module], x: Tensor) -> str | None:
+def disagreement(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor]) -> str | None:
     """None, or how an output of convext's differs from torch's by more than torch's layouts, twice, and rounding."""
+    modes = {name: network.training for name, network in networks.items()}
     with torch.no_grad():
-        outputs = {name: network(x).double() for name, network in networks.items()}
-    scale = outputs["torch/nc"].abs().max()
-    between = (outputs["torch/nc"] - outputs["torch/cl"]).abs().max()
-    bound = 2 * between + 16 * torch.finfo(x.dtype).eps * scale
-    for layout in ("nc", "cl"):
+        outputs = {name: network.eval()(inputs[name[-2:]]).double() for name, network in networks.items()}
+    for name, training in modes.items():
+        networks[name].train(training)
+    first = outputs["torch/nc"]
+    between = max((first - outputs[f"torch/{layout}"]).abs().max() for layout in inputs)
+    bound = 2 * between + 16 * torch.finfo(inputs["nc"].dtype).eps * first.abs().max()
+    for layout in inputs:
         error = (outputs[f"convext/{layout}"] - outputs[f"torch/{layout}"]).abs().max()
         if not error <= bound:
             return f"convext/{layout} differs from torch by {error:.3g}, more than {bound:.3g}"
     return None
 
 
-def compare(name: str, build: Callable[[], torch.nn.Module], device: str, dtype: torch.dtype) -> list[list[Cell]]:
+def compare(name: str, network: Network, device: str, dtype: torch.dtype) -> list[list[Cell]]:
     """Prints what was converted in one network, and returns the table's lines: forward and step, or a disagreement."""
     torch.manual_seed(0)
-    networks = contenders(build, device, dtype)
-    print(f"{name}: {convext.report(networks['convext/nc'])}")
-    images = torch.randn(BATCH[device], 3, SIZE, SIZE, device=device, dtype=dtype)
+    images = torch.randn(BATCH[device], *network.shape, device=device, dtype=dtype)
+    inputs = {layout: images.to(memory_format=form) for layout, form in network.formats.items()}
+    lines = []
     with cudnn_benchmark(True):
-        reason = disagreement(networks, images)
-        if reason is not None:
-            return [[Cell(name), Cell("not timed"), Cell(reason, "failed")]]
-        return [[Cell(name), Cell(work), *_measure(networks, images, work, device)] for work in ("forward", "step")]
+        for work in ("forward", "step"):
+            networks = contenders(network, inputs, training=work == "step")
+            for layout in inputs:
+                said = str(convext.report(networks[f"convext/{layout}"]))
+                print(f"{name}, {work}, {layout}: {said.splitlines()[0]}")
+            reason = disagreement(networks, inputs)
+            if reason is not None:
+                return [[Cell(name), Cell("not timed"), Cell(reason, "failed")]]
+            lines.append([Cell(name), Cell(work), *_measure(networks, inputs, work, device)])
+    return lines
 
 
-def _measure(networks: dict[str, torch.nn.Module], images: Tensor, work: str, device: str) -> list[Cell]:
+def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], work: str, device: str) -> list[Cell]:
     """torch's and convext's time, each in its faster layout, and the speed of the second to the first."""
 
     def call(network: torch.nn.Module, x: Tensor) -> timing.Call:
@@ -94,7 +130,6 @@ def _measure(networks: dict[str, torch.nn.Module], images: Tensor, work: str, de
 
         return forward if work == "forward" else step
 
-    inputs = {"nc": images, "cl": images.to(memory_format=torch.channels_last)}
     calls = {name: call(network, inputs[name[-2:]]) for name, network in networks.items()}
     for warm in calls.values():
         warm(0)
@@ -110,16 +145,15 @@ def _measure(networks: dict[str, torch.nn.Module], images: Tensor, work: str, de
 
 
 def main(device: str) -> int:
-    """Prints a table; 1 where a network disagreed, or where no package with networks is installed."""
+    """Prints a table; 1 where a network disagreed."""
     found = builders()
-    if not found:
-        print("no networks: pip install torchvision timm")
-        return 1
+    if len(found) == len(NETWORKS):
+        print("small networks only: pip install torchvision timm")
     if device == "cpu":
         torch.set_num_threads(1)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     body: list[list[Cell]] = []
-    for name, build in found.items():
-        body += compare(name, build, device, dtype)
-    show(("network", "work", "torch", "convext", "speed"), body, f"{BATCH[device]} x 3 x {SIZE} x {SIZE}, {dtype}")
+    for name, network in found.items():
+        body += compare(name, network, device, dtype)
+    show(("network", "work", "torch", "convext", "speed"), body, f"batch {BATCH[device]}, {dtype}")
     return int(any(line[-1].kind == "failed" for line in body))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convext.benchmarks.reporting.results import Results, Row
-from convext.benchmarks.reporting.stats import Verdict, geomean
+from convext.benchmarks.reporting.stats import geomean
 from convext.benchmarks.reporting.table import Cell, microseconds, show
+from convext.measuring.ratios import Verdict
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from typing import Any, TextIO
 import torch
 
 import convext
-from convext.benchmarks.reporting.stats import NOISE
 from convext.choice import registry, settings
+from convext.measuring.ratios import NOISE
 
 FOLDER = Path(__file__).parents[1] / "results"
 

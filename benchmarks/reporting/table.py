@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from convext.benchmarks.reporting.results import Row
-from convext.benchmarks.reporting.stats import Ratio, geomean
+from convext.benchmarks.reporting.stats import geomean
+from convext.measuring.ratios import Ratio
 
 COLUMNS = ("forward", "input gradient", "weight gradient", "training step")
 STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}

@@ -15,22 +15,22 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 import torch
 
-from convext.benchmarks.reporting.stats import speedup
 from convext.choice import cpu_table as choice
 from convext.choice import registry
 from convext.choice.cpu_table import Row
 from convext.commands import check
+from convext.measuring.ratios import speedup
+from convext.measuring.sampling import Plan, clock_of, interleaved
 from convext.problem import FACES, ConvProblem, output_size
 from convext.providers.cpu import library
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
-SAMPLE_SECONDS = 0.5e-3
-ROUNDS, FEWEST_ROUNDS = 9, 5
-ENOUGH_SECONDS = 0.5  # after the fewest rounds
+SCATTERED = 1000  # problems beside the grid
+PLAN = Plan(sample=0.5e-3, fewest=5, most=9, enough=0.5)
 
 
 def grid() -> Iterator[ConvProblem]:
@@ -94,12 +94,46 @@ def _problem(
     )  # fmt: skip
 
 
-def problems() -> list[ConvProblem]:
-    """Faces, memory formats and dtypes of the grid, in an order that is random and always the same.
+def scattered(seed: int) -> Iterator[ConvProblem]:
+    """Problems without end, of any face, size, batch, format and dtype that calls of a few milliseconds have.
 
-    Every other problem is measured in bfloat16 too.
+    A grid leaves gaps between its lines, and says nothing of what its lines hold constant: batches, channels, pads.
     """
-    found = []
+    draw = random.Random(seed)
+
+    def near(low: float, high: float) -> int:
+        return round(low * (high / low) ** draw.random())  # any magnitude is as likely
+
+    while True:
+        rank = draw.choice((1, 2, 2, 2, 3))
+        family = draw.choice(("depthwise",) * 6 + ("grouped",) * 3 + ("dense",))
+        channels = {"depthwise": 1, "grouped": draw.choice((2, 3, 4, 6, 8)), "dense": near(16, 192)}[family]
+        groups = 1 if family == "dense" else near(8, 768 / channels)
+        map = near(*((64, 8192), (6, 128), (4, 40))[rank - 1])
+        k = near(3, 31) if rank == 1 or draw.random() < 0.25 else draw.choice((2, 3, 3, 3, 4, 5, 7))
+        stride = draw.choice((1, 1, 1, 2))
+        dilation = draw.choice((1, 1, 1, 2, 3, 4, 6, 12)) if stride == 1 or rank > 1 else 1
+        causal = rank == 1 and draw.random() < 0.4
+        pad = None if draw.random() < 0.8 else 0
+        if dilation * (k - 1) >= 1.5 * map or (pad == 0 and dilation * (k - 1) >= map):
+            continue
+        made = _problem(
+            (map,) * rank, k, channels=channels, groups=groups, stride=stride, dilation=dilation, pad=pad, causal=causal
+        )  # fmt: skip
+        made = replace(
+            made, n=near(1, 8), face=draw.choice(FACES), channels_last=draw.random() < 0.4,
+            dtype=torch.float32 if draw.random() < 0.8 else torch.bfloat16,
+        )  # fmt: skip
+        if made.ideal_bytes < 16e6 and 2**21 <= made.flops < 2**30:
+            yield made
+
+
+def problems() -> list[ConvProblem]:
+    """Faces, memory formats and dtypes of the grid, in an order that is random and always the same, and others.
+
+    Every other problem of the grid is measured in bfloat16 too.
+    """
+    found = list(islice(scattered(0), SCATTERED))
     for i, forward in enumerate(grid()):
         for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):
             for face, channels_last in product(FACES, (False, True)):
@@ -116,35 +150,12 @@ def contenders(problem: ConvProblem) -> dict[str, Callable[[], object]]:
     return {k.name: lambda k=k: k.run(problem, a, b, None) for k in taking}  # type: ignore[misc]
 
 
-def measure(calls: dict[str, Callable[[], object]], threads: int, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds a call of each contender, a sample a round."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        begin = clock()
-        call()
-        repeats[name] = max(1, min(50, round(SAMPLE_SECONDS / max(clock() - begin, 1e-6))))
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    start = clock()
-    for i in range(rounds):
-        if i >= FEWEST_ROUNDS and clock() - start > ENOUGH_SECONDS:
-            break
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            begin = clock()
-            for _ in range(repeats[name]):
-                calls[name]()
-            samples[name].append((clock() - begin) / repeats[name])
-    return samples
-
-
-def row_of(problem: ConvProblem, threads: int) -> Row | None:
+def row_of(problem: ConvProblem) -> Row | None:
     """One measured problem, or None where torch has no rival."""
     calls = contenders(problem)
     if len(calls) == 1:
         return None
-    samples = measure(calls, threads)
+    samples = interleaved(calls, clock_of(torch.device("cpu")), PLAN)
     ratios = {}
     for name in calls:
         if name != registry.ATEN.name:
@@ -165,7 +176,7 @@ def main() -> None:
     for problem in planned:
         if time.monotonic() - begin > 60 * args.minutes:
             break
-        if (row := row_of(problem, args.threads)) is not None:
+        if (row := row_of(problem)) is not None:
             rows.append(row)
     path = choice.FOLDER / f"{library.machine()}-{args.threads}.json"
     choice.write(path, rows, _where(args.threads))

@@ -356,19 +356,6 @@ def _plain(*tensors: Tensor | None) -> bool:
     )
 
 
-def cpu_faces(
-    face: Face, a: Tensor, b: Tensor, size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int
-) -> frozenset[Face]:
-    """The faces of a convolution on a CPU, given as the operands of one of them, that "auto" takes from torch."""
-    channels_last = layout.is_channels_last(a) or layout.is_channels_last(b)
-    return _cpu_faces(face, a.shape, b.shape, size, stride, pad, dilation, groups, a.dtype, channels_last)
-
-
-@lru_cache(maxsize=8192)
-def _cpu_faces(*problem: Any) -> frozenset[Face]:
-    return registry.cpu_faces(ConvProblem.of(*problem))
-
-
 def convolve(
     face: Face, a: Tensor, b: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,

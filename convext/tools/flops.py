@@ -1,7 +1,7 @@
 """The operators' FLOPs, for torch.utils.flop_counter.
 
-That module imports Triton, so we do not import it: `teaching.py` has it given our formulas when somebody else does. Later
-would be too late, for a counter copies the formulas when it is made.
+That module imports Triton, so we do not import it: `teaching.py` has it given our formulas when somebody else does.
+Later would be too late, for a counter copies the formulas when it is made.
 """
 
 from __future__ import annotations

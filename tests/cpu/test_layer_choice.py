@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import convext
+from convext import functional
 from convext.choice import cpu_table as choice
 from convext.choice import registry
 from convext.operators import ops
@@ -21,7 +22,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         choice, "fastest", lambda problem, threads: ("cpu.stencil", ()) if problem.face in faces else None
     )
-    caches = registry.cpu_faces, ops._cpu_faces, ops._plan, ops._plan_both
+    caches = registry.cpu_faces, functional._measured_faces, ops._plan, ops._plan_both
     for cached in caches:
         cached.cache_clear()
     yield faces, ran

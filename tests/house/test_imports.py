@@ -102,7 +102,7 @@ def test_kernels_know_the_problem_and_their_tiles_only(path):
 
 @pytest.mark.parametrize("module", [m for m in modules() if room(m) not in ("benchmarks", "triton_kernels")])
 def test_optional_packages_are_imported_at_first_use(module):
-    heavy = {"triton", "rich", "matplotlib", "torchvision", "numpy"}
+    heavy = {"triton", "rich", "matplotlib", "torchvision"}
     assert not {name.partition(".")[0] for name in imported(modules()[module], toplevel_only=True)} & heavy
 
 

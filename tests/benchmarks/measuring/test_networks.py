@@ -1,8 +1,12 @@
 """Whole networks before and after `convert`, on a small one: timed where they agree, refused where they do not."""
 
+from typing import Any
+
 import pytest
 import torch
 
+import convext
+from convext.benchmarks.cases import small_networks
 from convext.benchmarks.measuring import networks
 
 
@@ -17,42 +21,81 @@ def small() -> torch.nn.Module:
     )
 
 
+NETWORK = networks.Network(small, (3, 17, 17))
+
+
 @pytest.fixture(autouse=True)
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "SIZE", 17)
     monkeypatch.setattr(networks, "SECONDS", 0.0)
 
 
+def inputs() -> dict[str, torch.Tensor]:
+    x = torch.randn(1, *NETWORK.shape)
+    return {"nc": x, "cl": x.to(memory_format=torch.channels_last)}
+
+
+@pytest.fixture
+def every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`convert` without measuring: what is faster is no matter here."""
+    right = convext.convert
+    monkeypatch.setattr(convext, "convert", lambda model, sample, measure: right(model))
+
+
 def test_a_network_is_timed_forward_and_through_a_step(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = networks.compare("small", small, "cpu", torch.float32)
+    lines = networks.compare("small", NETWORK, "cpu", torch.float32)
     assert [[cell.text for cell in line[:2]] for line in lines] == [["small", "forward"], ["small", "step"]]
-    assert "small: 3 layers converted, 0 left alone" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(":")[0] for line in said] == [
+        "small, forward, nc", "small, forward, cl", "small, step, nc", "small, step, cl"
+    ]  # fmt: skip
     assert all(line[-1].text.endswith("x") for line in lines)
 
 
-def test_both_have_the_same_weights_and_only_one_is_converted() -> None:
-    built = networks.contenders(small, "cpu", torch.float32)
+@pytest.mark.usefixtures("every_layer")
+@pytest.mark.parametrize("training", [False, True])
+def test_both_have_the_same_weights_and_only_one_is_converted(training: bool) -> None:
+    built = networks.contenders(NETWORK, inputs(), training)
     assert type(built["torch/cl"][0]) is torch.nn.Conv2d is not type(built["convext/cl"][0])
     assert torch.equal(built["torch/nc"][0].weight, built["convext/cl"][0].weight)
     assert built["convext/cl"][0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(network.training is training for network in built.values())
+    assert networks.disagreement(built, inputs()) is None
+    assert all(network.training is training for network in built.values())
 
 
 def test_a_network_that_says_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = networks.contenders
 
-    def wrong(*arguments: object) -> dict[str, torch.nn.Module]:
-        built = right(*arguments)  # type: ignore[arg-type]
+    def wrong(*arguments: Any, **keywords: Any) -> dict[str, torch.nn.Module]:
+        built = right(*arguments, **keywords)
         with torch.no_grad():
             built["convext/cl"][4].bias += 0.01
         return built
 
     monkeypatch.setattr(networks, "contenders", wrong)
-    (line,) = networks.compare("small", small, "cpu", torch.float32)
+    (line,) = networks.compare("small", NETWORK, "cpu", torch.float32)
     assert line[-1].kind == "failed"
     assert "convext/cl differs from torch by 0.01" in line[-1].text
 
 
-def test_no_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(networks, "builders", dict)
-    assert networks.main("cpu") == 1
-    assert "pip install torchvision" in capsys.readouterr().out
+@pytest.mark.parametrize("name", small_networks.NETWORKS)
+def test_small_networks_compute_in_every_layout(name: str) -> None:
+    network = networks.Network(*small_networks.NETWORKS[name])
+    shape = (network.shape[0], *(size // 4 for size in network.shape[1:])) if len(network.shape) > 2 else (32, 256)
+    x = torch.randn(2, *shape)
+    built = network.build()
+    outputs = [built.to(memory_format=form)(x.to(memory_format=form)) for form in network.formats.values()]
+    for other in outputs:
+        torch.testing.assert_close(other, outputs[0], rtol=1e-3, atol=1e-3)
+
+
+def test_without_packages_the_small_networks_are_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks, "compare", lambda name, *rest: [[networks.Cell(name)]])
+    monkeypatch.setattr(networks, "show", lambda headers, body, title: print([line[0].text for line in body]))
+    assert networks.main("cpu") == 0
+    said = capsys.readouterr().out
+    assert "pip install torchvision" in said
+    assert str(list(small_networks.NETWORKS)) in said

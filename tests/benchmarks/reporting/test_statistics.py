@@ -9,7 +9,8 @@ import pytest
 
 from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.timing import copies_past_cache, interleaved
-from convext.benchmarks.reporting.stats import Ratio, Spread, geomean, speedup
+from convext.benchmarks.reporting.stats import Spread, geomean
+from convext.measuring.ratios import Ratio, speedup
 
 
 def lognormal(median: float, seed: int, rounds: int = 30, sigma: float = 0.05) -> list[float]:

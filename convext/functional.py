@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from convext.choice import registry, settings
-from convext.operators import ops, traced
-from convext.operators.ops import convolve
+from convext.operators import convolve, traced
+from convext.operators.plain import is_plain
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
 from convext.problem.layout import is_channels_last
 from convext.problem.symbols import positive
@@ -380,7 +380,7 @@ def _ours_on_cpu(
         wanted |= {
             FACE_OPENING[role] for role, t in zip(OPERANDS[face], (input, weight), strict=True) if t.requires_grad
         }
-    return bool(wanted & faces) and ops._plain(input, weight, bias)
+    return bool(wanted & faces) and is_plain(input, weight, bias)
 
 
 def _conv(

@@ -4,7 +4,7 @@ The tensors are tiny and on the CPU, so that the kernel itself takes next to not
 
     auto      on the CPU that is torch's own function, past all checks of ours
     aten      through convext's operator, as every call on a GPU goes
-    operator  convext.operators.ops.convolve by itself, under aten: the layer's argument handling left out
+    operator  convext.operators.convolve by itself, under aten: the layer's argument handling left out
 
 Timed is the processor time of this thread, in which everything here runs: what else the machine does stays out.
 """
@@ -22,7 +22,7 @@ import convext
 from convext.benchmarks.reporting.stats import Spread
 from convext.benchmarks.reporting.table import Cell, show
 from convext.choice import settings
-from convext.operators import ops
+from convext.operators import convolve, forward
 from convext.problem import ConvProblem, Face
 from convext.providers import aten
 
@@ -89,7 +89,7 @@ def _operator(layer: convext.Conv1d | convext.Conv2d, x: Tensor) -> Callable[[],
     weight, bias = (parameter.detach() for parameter in layer.parameters())
     size = layer(x).shape[2:]
     geometry = (tuple(size), layer.stride, layer.padding, layer.dilation, layer.groups, "aten")
-    return lambda: ops.convolve("fprop", x, weight, bias, *geometry)
+    return lambda: convolve("fprop", x, weight, bias, *geometry)
 
 
 def parts() -> dict[str, float]:
@@ -104,8 +104,8 @@ def parts() -> dict[str, float]:
         {
             "torch.convolution": lambda: torch.convolution(x, w, b, one, one, one, False, (0, 0), 8),
             "+ the record's run": lambda: aten.run(problem, x, w, b),
-            "+ plan and checks": lambda: ops._compute(*arguments),
-            "+ is the dispatcher needed": lambda: ops.convolve(*arguments),
+            "+ plan and checks": lambda: forward.compute(*arguments),
+            "+ is the dispatcher needed": lambda: convolve(*arguments),
             "+ layer and its arguments": _under("aten", lambda: layer(x)),
             "instead: the dispatcher": lambda: torch.ops.convext.fprop(*arguments[1:]),
         }

@@ -20,7 +20,7 @@ from convext.benchmarks.measuring import torch_calls
 from convext.benchmarks.measuring.others import others
 from convext.choice import registry
 from convext.choice.registry import Kernel, choose, refusal
-from convext.operators import ops
+from convext.operators import convolve
 from convext.problem import OPERANDS
 from convext.problem.layout import dense
 
@@ -121,7 +121,7 @@ def _kernel_call(case: Case, kernel: Kernel) -> Callable[[Tensors], Results]:
 
     def call(t: Tensors) -> Results:
         return (
-            ops.convolve(
+            convolve(
                 face, t[first], t[second], None, size, layer.stride, layer.begin, layer.dilation, layer.groups,
                 kernel.name,
             ),

@@ -1,1 +1,12 @@
-"""The faces as torch operators: schema, forward, fake, autograd, autocast, vmap. No kernel and no layer is here."""
+"""The three faces as torch operators, and dgrad with wgrad as a fourth: one module for each thing that torch asks.
+
+`schema` says what they take, `forward` runs a kernel, `fake` knows shapes alone, `autograd` has the derivative rule;
+`plain` is the question whether the dispatcher can be skipped. No kernel and no layer is here. FLOPs and placements of
+DTensors are in `convext.tools`.
+"""
+
+from convext.operators import autocast, autograd, fake, forward, tracing, vmap
+from convext.operators.autograd import convolve as convolve
+from convext.operators.autograd import gradients as gradients
+
+__all__ = ["autocast", "autograd", "convolve", "fake", "forward", "gradients", "tracing", "vmap"]

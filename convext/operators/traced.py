@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convext.choice import settings
-from convext.operators.ops import LIBRARY
+from convext.operators.schema import LIBRARY
 from convext.problem import Ints
 
 LIBRARY.define(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext.operators import ops  # noqa: F401  defines the operators
+from convext.operators import schema  # noqa: F401  defines the operators
 from convext.problem import Ints
 
 

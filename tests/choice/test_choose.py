@@ -10,6 +10,7 @@ import torch
 
 import convext
 from convext.choice import registry
+from convext.operators import forward
 from convext.problem import FACES, ConvProblem
 
 
@@ -55,9 +56,9 @@ def picky(monkeypatch):
     record = registry.Kernel("cuda.picky", ("fprop",), why_not, lambda *args: registry.ATEN.run(*args) + 1000)
     monkeypatch.setattr(registry, "KERNELS", [record, *registry.KERNELS])
     monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
-    convext.operators.ops._plan.cache_clear()
+    forward.plan.cache_clear()
     yield record
-    convext.operators.ops._plan.cache_clear()
+    forward.plan.cache_clear()
 
 
 def test_a_named_kernel_that_refuses_says_why(picky):

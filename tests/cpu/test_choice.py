@@ -9,6 +9,7 @@ import torch
 import convext
 from convext.choice import cpu_table as choice
 from convext.choice import registry
+from convext.operators import forward
 from convext.problem import FACES, ConvProblem
 from convext.providers.cpu import library
 
@@ -97,10 +98,10 @@ def wgrad_only(tables):
     rows = [(problem(face), {"cpu.stencil": (5.0, 4.0) if face == "wgrad" else (1.0, 0.9)}) for face in FACES]
     tables("here", 1, *rows)
     registry.cpu_faces.cache_clear()
-    convext.operators.ops._plan.cache_clear()
+    forward.plan.cache_clear()
     yield
     registry.cpu_faces.cache_clear()
-    convext.operators.ops._plan.cache_clear()
+    forward.plan.cache_clear()
 
 
 def test_auto_takes_a_face_and_leaves_the_others(wgrad_only):

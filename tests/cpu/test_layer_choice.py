@@ -7,7 +7,7 @@ import convext
 from convext import functional
 from convext.choice import cpu_table as choice
 from convext.choice import registry
-from convext.operators import ops
+from convext.operators import forward
 from convext.providers.cpu import stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -22,7 +22,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         choice, "fastest", lambda problem, threads: ("cpu.stencil", ()) if problem.face in faces else None
     )
-    caches = registry.cpu_faces, functional._measured_faces, ops._plan, ops._plan_both
+    caches = registry.cpu_faces, functional._measured_faces, forward.plan, forward.plan_both
     for cached in caches:
         cached.cache_clear()
     yield faces, ran

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convext.choice import registry, settings
 from convext.commands.check import agreement
-from convext.operators import ops
+from convext.operators import forward
 
 OP = torch.ops.convext.dgrad_wgrad.default
 ORDERS = {
@@ -138,7 +138,7 @@ def calls(monkeypatch):
     record = dataclasses.replace(registry.ATEN, name="cuda.counted", run=counted, both=both)
     monkeypatch.setattr(registry, "KERNELS", [*registry.KERNELS, record])
     monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
-    for plan in (ops._plan, ops._plan_both):
+    for plan in (forward.plan, forward.plan_both):
         plan.cache_clear()
     return seen
 

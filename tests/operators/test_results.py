@@ -5,7 +5,7 @@ import torch
 from geometries import channels_last, operator
 
 import convext
-from convext.operators.ops import convolve
+from convext.operators import convolve
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 ORDERS = {"contiguous": lambda t: t, "channels_last": channels_last}

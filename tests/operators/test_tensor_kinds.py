@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convext
 from convext import functional as F
-from convext.operators.ops import convolve
+from convext.operators import convolve
 
 
 def tensors(device):

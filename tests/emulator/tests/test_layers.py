@@ -13,7 +13,7 @@ from gpu_emulator.triton_device import emulated
 
 import convext
 from convext.choice import registry, settings
-from convext.operators import ops
+from convext.operators import forward
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def convext_emulated(arch: int) -> Iterator[None]:
         return "cuda", arch, settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
 
     registry.arch.cache_clear()
-    with emulated(arch), mock.patch.object(ops, "_machine", machine):
+    with emulated(arch), mock.patch.object(forward, "_machine", machine):
         yield
     registry.arch.cache_clear()
 

@@ -1,0 +1,94 @@
+"""Operands are cast under autocast as those of torch's own convolutions are, and as seldom."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from convext.operators.plain import PLAIN_TYPES
+from convext.operators.schema import BOTH, LIBRARY, OPS
+
+
+class _Token:
+    """Hangs on something of torch's that lives as long as an autocast region."""
+
+
+class _Casts:
+    """Copies of parameters in the autocast dtype, made once a region, as torch's own operators make and share theirs.
+
+    torch has no place for others' copies, and tells nobody when a region ends. So the first cast of a region makes
+    torch keep a copy of a sentinel as well. A token hangs on the node of the graph that made that copy, and goes with
+    it; and with the token go our copies.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[tuple[int, torch.dtype], tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._token: Callable[[], _Token | None] = lambda: None
+
+    def get(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        if not self._is_kept(t, dtype):
+            return t.to(dtype)
+        kept = self._copies.get((id(t), dtype))
+        if kept is not None and kept[0]() is t and kept[1].requires_grad >= torch.is_grad_enabled():
+            return kept[1]
+        copy = t.to(dtype)
+        self._copies[id(t), dtype] = weakref.ref(t), copy
+        return copy
+
+    def _is_kept(self, t: Tensor, dtype: torch.dtype) -> bool:
+        """What torch keeps copies of: leaves that are trained, in a region that has not turned it off."""
+        if type(t) not in PLAIN_TYPES or is_functorch_wrapped_tensor(t) or t.dtype is not torch.float32:
+            return False
+        if t.dtype is dtype or not (t.requires_grad and t.is_leaf) or t._is_view():
+            return False
+        if self._token() is None:
+            self._token = self._token_of_the_region(t.device)
+        return self._token() is not None
+
+    def _token_of_the_region(self, device: torch.device) -> weakref.ref[_Token]:
+        token = _Token()
+        with torch.inference_mode(False), torch.enable_grad(), _disable_current_modes():
+            sentinel = torch.ones(1, 1, device=device, requires_grad=True)
+            cast: Any = (sentinel @ sentinel).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+            cast.metadata["convext"] = token
+        return weakref.ref(token, lambda _: self._copies.clear())
+
+
+class _Uncast(threading.local):
+    """Whether a rule of vmap's is running, to which torch's autocast does not reach. (Dispatch keys that are excluded
+    there come back: functorch restores those of the level below.)"""
+
+    on_a_cpu = False
+
+
+_CASTS, UNCAST = _Casts(), _Uncast()
+
+
+def _autocast(op: Any, device: str, *arguments: Any) -> Any:
+    """Casts floating operands to the autocast dtype, as torch's own convolutions do; float64 stays."""
+    dtype = torch.get_autocast_dtype(device)
+
+    def cast_operand(t: Any) -> Any:
+        eligible = (
+            isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
+        )
+        return _CASTS.get(t, dtype) if eligible else t
+
+    is_cast = not (device == "cpu" and UNCAST.on_a_cpu)
+    operands = list(map(cast_operand, arguments)) if is_cast else arguments
+    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+        return op(*operands)
+
+
+for _name, _op in (*OPS.items(), ("dgrad_wgrad", BOTH)):
+    for _device in ("cpu", "cuda"):
+        LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")

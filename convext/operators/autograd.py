@@ -1,0 +1,190 @@
+"""The one derivative rule, and the two roads to a face: by the dispatcher, or past it.
+
+Each face is linear in each operand, and its derivative by one operand is the face that leaves that operand open.
+So one autograd rule serves all three, to any order, forward-mode included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch._C._functorch import maybe_current_level
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction
+
+from convext.operators.forward import compute, compute_both
+from convext.operators.plain import is_plain
+from convext.operators.schema import BOTH, LIBRARY, OPS
+from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, Face, Ints, open_shape
+
+
+class Below:
+    """Calls an operator below autograd, with gradient modes as they were where autograd was entered.
+
+    An autograd function runs with both modes off. The next level of torch.func's transforms would take its operands
+    for constants, and derivatives of derivatives would vanish.
+    """
+
+    def __init__(self, keyset: Any) -> None:
+        self._keyset = keyset & torch._C._after_autograd_keyset
+        self._modes = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+
+    def __call__(self, op: Any, *arguments: Any) -> Any:
+        reverse, forward = self._modes
+        with (
+            torch.set_grad_enabled(reverse),
+            forward_ad._set_fwd_grad_enabled(forward),
+            torch._C._AutoDispatchBelowAutograd(),
+        ):
+            return op.redispatch(self._keyset, *arguments)
+
+
+class _Face(_SingleLevelFunction):
+    """The one derivative rule: by an operand, the face that leaves that operand open; by bias, a sum.
+
+    It sits on the dispatcher's Autograd key and serves one level of differentiation at a time, so torch.func's
+    transforms nest around it as around torch's own operators. (`torch.library.register_autograd` refuses them, and
+    drops forward-mode tangents without a word.)
+    """
+
+    apply: Callable[..., Tensor]
+    _compiled_autograd_key = staticmethod(torch.autograd.Function._compiled_autograd_key)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def forward(
+        ctx: Any, below: Below | None, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape[2:], b.shape[2:])
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
+        if below is None:
+            return compute(face, a, b, bias, *geometry)
+        if _forward_mode():
+            ctx.save_for_forward(a, b)
+        return below(OPS[face], a, b, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _, *geometry = ctx.geometry
+        roles, needs = OPERANDS[ctx.face], ctx.needs_input_grad
+        tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}
+        grads: list[Tensor | None] = [None, None]
+        if ctx.face == "fprop" and needs[2] and needs[3]:
+            grads[:] = gradients(grad, tensors["w"], tensors["x"], *geometry)
+        else:
+            for i, role in enumerate(roles):
+                if needs[2 + i]:
+                    face = FACE_OPENING[role]
+                    first, second = (tensors[r] for r in OPERANDS[face])
+                    grads[i] = convolve(face, first, second, None, ctx.shapes[i], *geometry)
+        bias = grad.sum([0, *range(2, grad.dim())]) if needs[4] else None
+        return (None, None, *grads, bias, None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        """The tangent of the result. Autograd has turned forward mode off here, for the levels below as well, whose
+        tangents would vanish: it is turned on again, and this level's are kept out by taking primals."""
+        _, _, da, db, dbias, _ = tangents
+        with forward_ad._set_fwd_grad_enabled(True):
+            a, b = (torch._VF._unpack_dual(t, level=0)[0] for t in ctx.saved_tensors)  # type: ignore[attr-defined]
+            terms = [
+                convolve(ctx.face, first, second, None, *ctx.geometry)
+                for first, second in ((da, b), (a, db))
+                if first is not None and second is not None
+            ]
+            if dbias is not None:
+                shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
+                terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
+            return sum(terms[1:], terms[0])
+
+
+def _forward_mode() -> bool:
+    """Whether an operand may carry a tangent. Under a compiler only torch.func's level says so, not `forward_ad`."""
+    return forward_ad._current_level >= 0 or maybe_current_level() is not None
+
+
+def _reverse_mode(*tensors: Tensor | None) -> bool:
+    """Whether a graph is being recorded for any of `tensors`."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    below = Below(keyset)
+    if _forward_mode() or _reverse_mode(a, b, bias):
+        with enable_single_level_autograd_function():
+            return _Face.apply(below, face, a, b, bias, geometry)
+    return cast(Tensor, below(OPS[face], a, b, bias, *geometry))
+
+
+def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
+    """Where a derivative of the derivatives is recorded, they are two faces again, each with its rule."""
+    if _forward_mode() or _reverse_mode(y, w, x):
+        return (
+            _autograd("dgrad", keyset, y, w, None, x.shape[2:], *tail),
+            _autograd("wgrad", keyset, x, y, None, w.shape[2:], *tail),
+        )
+    return cast("tuple[Tensor, Tensor]", Below(keyset)(BOTH, y, w, x, *tail))
+
+
+for _face in FACES:
+    LIBRARY.impl(_face, partial(_autograd, _face), "Autograd", with_keyset=True)
+LIBRARY.impl("dgrad_wgrad", _autograd_both, "Autograd", with_keyset=True)
+
+
+def convolve(
+    face: Face, a: Tensor, b: Tensor, bias: Tensor | None,
+    size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
+) -> Tensor:  # fmt: skip
+    """`torch.ops.convext.<face>`, past the dispatcher where that makes no difference but time.
+
+    Args:
+        face: "fprop", "dgrad" or "wgrad".
+        a, b: its operands: (x, w), (y, w) or (x, y). x [N, C, *I], w [K, C/groups, *k], y [N, K, *O]; one real
+            dtype and device; any strides.
+        bias: [channels of the result] or None; None for wgrad.
+        size: spatial size of the result.
+        stride, pad, dilation: one value an axis; `pad` is the zeros before it.
+        groups: number of groups.
+        kernel: what `convext.backend` takes.
+
+    Returns:
+        The tensor that the face leaves open, dense, channels last if `a` or `b` is.
+
+    Raises:
+        RuntimeError: the arguments describe no convolution.
+        ValueError: `kernel` names one that does not take the problem.
+    """
+    if not is_plain(a, b, bias):
+        return cast(Tensor, OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
+    if _reverse_mode(a, b, bias):
+        return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
+    return compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
+
+
+def gradients(
+    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
+) -> tuple[Tensor, Tensor]:
+    """`torch.ops.convext.dgrad_wgrad`, past the dispatcher as `convolve` is: both gradients of an fprop.
+
+    Args:
+        y: the gradient by its result, [N, K, *O].
+        w, x: its operands, [K, C/groups, *k] and [N, C, *I].
+        stride, pad, dilation, groups, kernel: as for `convolve`.
+
+    Returns:
+        The gradients by x and by w, as "dgrad" and "wgrad" give them.
+
+    Raises:
+        RuntimeError, ValueError: as `convolve`.
+    """
+    if not is_plain(y, w, x):
+        return cast("tuple[Tensor, Tensor]", BOTH(y, w, x, stride, pad, dilation, groups, kernel))
+    if _reverse_mode(y, w, x):
+        tail = (stride, pad, dilation, groups, kernel)
+        return convolve("dgrad", y, w, None, x.shape[2:], *tail), convolve("wgrad", x, y, None, w.shape[2:], *tail)
+    return compute_both(y, w, x, stride, pad, dilation, groups, kernel)

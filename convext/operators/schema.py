@@ -1,0 +1,31 @@
+"""What the operators take and return: the only definitions in torch.library.
+
+    convext::fprop(x, w, bias, size of y, stride, pad, dilation, groups, kernel) -> y
+    convext::dgrad(y, w, bias, size of x, stride, pad, dilation, groups, kernel) -> x
+    convext::wgrad(x, y, None, size of w, stride, pad, dilation, groups, kernel) -> w
+
+and both gradients of an fprop, which some kernels compute together for less than one after the other costs:
+
+    convext::dgrad_wgrad(y, w, x, stride, pad, dilation, groups, kernel) -> x, w
+
+`size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
+`kernel` what `convext.backend` takes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from convext.problem import FACES, OPERANDS
+
+LIBRARY = torch.library.Library("convext", "FRAGMENT")
+_GEOMETRY = "SymInt[] size, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, str kernel"
+for _face in FACES:
+    _first, _second = OPERANDS[_face]
+    LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {_GEOMETRY}) -> Tensor")
+OPS = {face: getattr(torch.ops.convext, face).default for face in FACES}
+LIBRARY.define(
+    "dgrad_wgrad(Tensor y, Tensor w, Tensor x, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, "
+    "str kernel) -> (Tensor, Tensor)"
+)
+BOTH = torch.ops.convext.dgrad_wgrad.default

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from convext import functional
-from convext.choice.registry import kernels
+from convext.choice.registry import Kernel, kernels, register
 from convext.choice.settings import backend, precision
 from convext.commands.explain import explain
 from convext.conversion import Change, Report, convert, report, revert
@@ -24,6 +24,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "Kernel",
     "Report",
     "analysis",
     "backend",
@@ -35,6 +36,7 @@ __all__ = [
     "layers",
     "lint",
     "precision",
+    "register",
     "report",
     "revert",
 ]

@@ -11,7 +11,7 @@ from convext.choice import plugins
 # Each command's module exports add_arguments(parser) and main(args) -> exit status, and is imported when it is called.
 _COMMANDS = {
     "info": ("convext.commands.info", "versions, GPU, what is built, what is missing and how to get it"),
-    "explain": ("convext.explain", "which kernel computes a convolution, and why"),
+    "explain": ("convext.commands.explain", "which kernel computes a convolution, and why"),
     "check": ("convext.commands.check", "every kernel that this machine runs, against float64"),
     "bench": ("convext.benchmarks.cli", "time the layers of fifty real networks against torch"),
     "tune": ("convext.benchmarks.tuning.gpu", "measure the kernels on this GPU and write the table that auto reads"),

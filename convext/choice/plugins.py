@@ -1,4 +1,4 @@
-"""Kernels from outside the package: CONVEXT_KERNELS names modules that add records to `choice.registry.KERNELS`.
+"""Kernels from outside the package: CONVEXT_KERNELS names modules that call `convext.register`.
 
     CONVEXT_KERNELS=mine PYTHONPATH=folder python -m convext check --backend mine
 

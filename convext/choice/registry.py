@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -52,7 +53,7 @@ class Kernel:
     """One way to compute some faces.
 
     Attributes:
-        name: "provider.kernel"; the provider is "aten", "triton", "cuda", "cpu" or
+        name: "provider.kernel"; the package's providers are "aten", "triton", "cuda", "cpu" and
             "plain" (torch's own operators, put together on a CPU).
         faces: the faces it computes.
         why_not: None where it takes a problem, else one sentence with the numbers in it.
@@ -117,6 +118,36 @@ KERNELS: list[Kernel] = [
     _lazy("plain.widened"),
     ATEN,
 ]
+
+
+# What remembers a choice, and has to forget it when there is a kernel more.
+FORGET: list[Callable[[], None]] = []
+
+
+def register(kernel: Kernel) -> None:
+    """Adds a kernel of your own, which every command then explains, checks, times and compares.
+
+    It runs where it is asked for by name, by `convext.backend`. On a GPU "auto" takes it where a table says that it is
+    the fastest, or where none of the package's own kernels takes the problem. `CONVEXT_KERNELS=module` has the commands
+    of `python -m convext`, and the processes that they start, import a module that calls this.
+
+    Args:
+        kernel: its record.
+
+    Raises:
+        ValueError: its name is not "provider.kernel" in lower case, or is taken, or it computes no face.
+    """
+    if not re.fullmatch(r"[a-z]\w*\.[a-z]\w*", kernel.name) or kernel.provider == "auto":
+        raise ValueError(
+            f'a kernel\'s name is "provider.kernel", in lower case and not of "auto", but got {kernel.name!r}'
+        )
+    if kernel.name in names():
+        raise ValueError(f"there is a kernel {kernel.name!r}")
+    if not kernel.faces or set(kernel.faces) - set(FACES):
+        raise ValueError(f"{kernel.name}: faces are one or more of {', '.join(FACES)}, but got {kernel.faces}")
+    KERNELS.insert(KERNELS.index(ATEN), kernel)
+    for forget in FORGET:
+        forget()
 
 
 @cache
@@ -214,6 +245,9 @@ def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
     number of threads is that of the first call for a problem.
     """
     return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
+
+
+FORGET.append(cpu_faces.cache_clear)
 
 
 def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[cpu_table.Row, ...]] | None:

@@ -103,6 +103,7 @@ def compute_both(
     return by_x, layout.dense(by_w, wgrad_last)
 
 
+registry.FORGET.extend((plan.cache_clear, plan_both.cache_clear))
 for _face in FACES:
     LIBRARY.impl(_face, partial(compute, _face), "CompositeExplicitAutograd")
 LIBRARY.impl("dgrad_wgrad", compute_both, "CompositeExplicitAutograd")

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import Tensor
 
-from convext.choice import registry
+import convext
 from convext.choice.registry import Kernel
 from convext.problem import FACES, ConvProblem
 from convext.providers import aten
@@ -50,4 +50,4 @@ KERNELS = {
 }  # fmt: skip
 
 for _name in os.environ.get("PLANTED", " ".join(KERNELS)).split():
-    registry.KERNELS.append(Kernel(f"planted.{_name}", FACES, lambda problem: None, KERNELS[_name]))
+    convext.register(Kernel(f"planted.{_name}", FACES, lambda problem: None, KERNELS[_name]))

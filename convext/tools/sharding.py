@@ -5,17 +5,21 @@
 A mesh axis may split one index. Operands that have the index are sharded along it, the others are replicated; the
 result is sharded along it too, or, where it has not got the index, partial: a sum over the ranks. The batch n can
 always be split, the channels k and c where there are no groups.
+
+torch.distributed.tensor is not imported here: its import is what has this module's `register` called (teaching.py).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed.tensor import Partial, Replicate, Shard
-from torch.distributed.tensor.experimental import register_sharding
 
 from convext.problem import FACES, OPEN, OPERANDS, Face
+
+if TYPE_CHECKING:
+    import torch.distributed.tensor
 
 _AXES = {"x": "nc", "w": "kc", "y": "nk"}  # the first two axes of each tensor
 
@@ -24,33 +28,35 @@ Placements = tuple[list[Any], list[Any]]  # of the results, and of all arguments
 
 def register() -> None:
     """Gives torch.distributed.tensor the rules of the operators."""
+    from torch.distributed.tensor.experimental import register_sharding
+
     for face in FACES:
-        _register(face)
+        register_sharding(getattr(torch.ops.convext, face).default)(_rules(face))
     register_sharding(torch.ops.convext.dgrad_wgrad.default)(_both)
 
 
-def _register(face: Face) -> None:
-    @register_sharding(getattr(torch.ops.convext, face).default)
+def _rules(face: Face) -> Callable[..., list[Placements]]:
     def rules(
         a: Any, b: Any, bias: Any, size: Any, stride: Any, pad: Any, dilation: Any, groups: int, kernel: str
     ) -> list[Placements]:
-        settings = [None] * 6
+        settings, replicate = [None] * 6, torch.distributed.tensor.Replicate
         found: list[Placements] = []
         for index in _indices(groups):
             result = _place(OPEN[face], index)
-            if bias is not None and isinstance(result, Partial):
+            if bias is not None and result.is_partial():
                 continue  # each rank would add it
-            with_bias = (
-                None if bias is None else Shard(0) if isinstance(result, Shard) and index != "n" else Replicate()
-            )
+            with_bias = None if bias is None else _shard(0) if result.is_shard() and index != "n" else replicate()
             operands = [_operand(role, index) for role in OPERANDS[face]]
             found.append(([result], [*operands, with_bias, *settings]))
-        return [([Replicate()], [Replicate(), Replicate(), None if bias is None else Replicate(), *settings]), *found]
+        return [([replicate()], [replicate(), replicate(), None if bias is None else replicate(), *settings]), *found]
+
+    return rules
 
 
 def _both(y: Any, w: Any, x: Any, stride: Any, pad: Any, dilation: Any, groups: int, kernel: str) -> list[Placements]:
     settings = [None] * 5
-    found: list[Placements] = [([Replicate()] * 2, [*[Replicate()] * 3, *settings])]
+    everywhere = torch.distributed.tensor.Replicate()
+    found: list[Placements] = [([everywhere] * 2, [*[everywhere] * 3, *settings])]
     for index in _indices(groups):
         results = [_place("x", index), _place("w", index)]
         found.append((results, [*(_operand(role, index) for role in "ywx"), *settings]))
@@ -62,8 +68,12 @@ def _indices(groups: int) -> str:
 
 
 def _operand(role: str, index: str) -> Any:
-    return Shard(_AXES[role].index(index)) if index in _AXES[role] else Replicate()
+    return _shard(_AXES[role].index(index)) if index in _AXES[role] else torch.distributed.tensor.Replicate()
 
 
 def _place(role: str, index: str) -> Any:
-    return Shard(_AXES[role].index(index)) if index in _AXES[role] else Partial()
+    return _shard(_AXES[role].index(index)) if index in _AXES[role] else torch.distributed.tensor.Partial()
+
+
+def _shard(axis: int) -> Any:
+    return torch.distributed.tensor.Shard(axis)

@@ -105,7 +105,7 @@ def test_install_goes_on_without_nvcc(tmp_path: Path) -> None:
     done = install(tmp_path)
     assert done.returncode == 0, done.stderr
     assert "convext is installed without its CUDA kernels: nvcc was not found: install the CUDA toolkit" in done.stdout
-    assert (tmp_path / "build" / "lib" / "convext" / "native.py").exists()
+    assert (tmp_path / "build" / "lib" / "convext" / "providers" / "cuda" / "native.py").exists()
 
 
 @needs_setuptools

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional, recomputation, tools
+from convext import causal_conv1d, functional, recomputation, tools
 from convext.conversion import Change, Report, convert, report, revert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -27,6 +27,7 @@ __all__ = [
     "analysis",
     "backend",
     "blocks",
+    "causal_conv1d",
     "convert",
     "explain",
     "functional",

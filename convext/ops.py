@@ -1,4 +1,5 @@
-"""The three faces as torch operators, and dgrad with wgrad as a fourth: the only file that touches torch.library.
+"""The three faces as torch operators, and dgrad with wgrad as a fourth: the only file that touches torch.library,
+but for causal/ops.py.
 
     convext::fprop(x, w, bias, size of y, stride, pad, dilation, groups, kernel) -> y
     convext::dgrad(y, w, bias, size of x, stride, pad, dilation, groups, kernel) -> x

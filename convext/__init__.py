@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from convext import causal_conv1d, functional, recomputation, tools
+from convext.causal.layer import ShortConvolution
 from convext.conversion import Change, Report, convert, report, revert
 from convext.explain import explain
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -24,6 +25,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Report",
+    "ShortConvolution",
     "analysis",
     "backend",
     "blocks",

@@ -61,8 +61,8 @@ def check_update(
     if not fits or state.shape[2] < span:
         rows = "rows" if indices is not None else batch
         raise RuntimeError(
-            f"expected conv_state of shape [{rows}, {channels}, at least {span}] for a kernel of {w.shape[1]} taps with "
-            f"dilation {dilation}, but got {list(state.shape)}"
+            f"expected conv_state of shape [{rows}, {channels}, at least {span}] for a kernel of {w.shape[1]} taps "
+            f"with dilation {dilation}, but got {list(state.shape)}"
         )
     if cache_seqlens is not None:
         _check_index(x, cache_seqlens, "cache_seqlens", (batch,))
@@ -75,9 +75,7 @@ def check_offsets(cu_seqlens: Tensor, length: int) -> None:
     offsets = cu_seqlens.tolist()
     for i, (a, b) in enumerate(pairwise(offsets)):
         if a > b:
-            raise RuntimeError(
-                f"expected cu_seqlens not to decrease, but element {i} is {a} and element {i + 1} is {b}"
-            )
+            raise RuntimeError(f"expected cu_seqlens not to decrease, but element {i} is {a}, element {i + 1} is {b}")
     if offsets[0] != 0 or offsets[-1] != length:
         raise RuntimeError(f"expected cu_seqlens from 0 to the length {length}, but got {offsets[0]} to {offsets[-1]}")
 

@@ -53,13 +53,6 @@ def backward(
         return by_x.to(x.dtype), by_w.to(w.dtype), by_bias, by_states
 
 
-def state_gradient(
-    grad: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, states: Tensor, dilation: int, activation: str
-) -> Tensor:
-    """The gradient by `states` alone, of sequences of no more than a state's length."""
-    return backward(grad, x, w, bias, states, None, None, dilation, activation)[3]
-
-
 def _taps(
     x: Tensor, w: Tensor, bias: Tensor | None, states: Tensor | None,
     seq_idx: Tensor | None, cu_seqlens: Tensor | None, dilation: int,

@@ -10,7 +10,6 @@ along, and under torch.func, composition.py is what runs, in operators that have
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -47,9 +46,9 @@ def _implementation(x: Tensor, w: Tensor, bias: Tensor | None, kernel: str) -> A
     if x.numel() == 0:
         return composition
     if provider == "triton":
-        from convext.triton_kernels.causal import launch
+        from convext.causal import triton_calls
 
-        return launch
+        return triton_calls
     return native if provider == "cpu" else composition
 
 
@@ -219,22 +218,18 @@ def step(*arguments: Any) -> Tensor:
 
 
 def _vmap(info: Any, in_dims: Any, x: Tensor, w: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, int]:
-    """Rows of a mapped x join the batch; whatever else is mapped, the composition is."""
+    """Rows of a mapped x join the batch; where weights or offsets are mapped, or offsets given, a call for each."""
     cu_seqlens, *tail = rest[3:]
-    if in_dims[1] is None and in_dims[2] is None and cu_seqlens is None:
-        of_rows = zip((x, *rest[:3]), (in_dims[0], *in_dims[3:6]), strict=True)
-        x, *others = (_fold(t, dim, info.batch_size) for t, dim in of_rows)
-        y = _FORWARD(x, w, bias, *others, None, *tail)
-        return y.unflatten(0, (info.batch_size, -1)), 0
-    mapped = torch.vmap(partial(_composed, tail[:-1]), in_dims[:7])
-    return mapped(x, w, bias, *rest[:4]), 0
+    if in_dims[1] is not None or in_dims[2] is not None or cu_seqlens is not None:
+        arguments = (x, w, bias, *rest)
+        return torch.stack([_FORWARD(*_of_one(arguments, in_dims, i)) for i in range(info.batch_size)]), 0
+    of_rows = zip((x, *rest[:3]), (in_dims[0], *in_dims[3:6]), strict=True)
+    x, *others = (_fold(t, dim, info.batch_size) for t, dim in of_rows)
+    y = _FORWARD(x, w, bias, *others, None, *tail)
+    return y.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _composed(tail: Any, *tensors: Any) -> Tensor:
-    return composition.forward(*tensors, *tail)
-
-
-def _fold(t: Tensor | None, dim: int | None, count: int) -> Tensor | None:
+def _fold(t: Tensor | None, dim: int | None, count: int) -> Any:
     """The mapped axis, or `count` copies, in front of the batch and one with it."""
     if t is None:
         return None
@@ -242,11 +237,14 @@ def _fold(t: Tensor | None, dim: int | None, count: int) -> Tensor | None:
     return mapped.flatten(0, 1)
 
 
-def _vmap_gradients(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
-    def composed(*tensors: Any) -> Gradients:
-        return composition.backward(*tensors, *arguments[7:-1])
+def _of_one(arguments: Any, in_dims: Any, i: int) -> list[Any]:
+    """The arguments of the i-th call that is mapped."""
+    return [t if dim is None else t.select(dim, i) for t, dim in zip(arguments, in_dims, strict=True)]
 
-    return torch.vmap(composed, in_dims[:7])(*arguments[:7]), (0, 0, 0, 0)
+
+def _vmap_gradients(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+    calls = [_BACKWARD(*_of_one(arguments, in_dims, i)) for i in range(info.batch_size)]
+    return tuple(torch.stack(results) for results in zip(*calls, strict=True)), (0, 0, 0, 0)
 
 
 torch.library.register_vmap("convext::causal_conv1d", _vmap, lib=LIBRARY)

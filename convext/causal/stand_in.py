@@ -36,8 +36,9 @@ def install() -> None:
     if present is not None:
         if getattr(present, "__convext__", False):
             return
+        version, file = (getattr(present, name, "unknown") for name in ("__version__", "__file__"))
         raise RuntimeError(
-            f"{NAME} {getattr(present, '__version__', '')} is already imported from {getattr(present, '__file__', None)}: "
+            f"{NAME} (version {version}, {file}) is already imported: "
             "call convext.causal_conv1d.install() before whatever imports it"
         )
     for module in _modules():

@@ -13,7 +13,7 @@ from convext.cpu import library
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(params=["aten", "cpu"])
+@pytest.fixture(params=["aten", "cpu", "triton"])
 def provider(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cpu" and (reason := library.unavailable()):
         pytest.skip(reason)

@@ -126,7 +126,7 @@ MISTAKES = {
     ),
     "offsets that decrease": (
         lambda: causal_conv1d_fn(X[:1], W, cu_seqlens=torch.tensor([0, 5, 3, 8])),
-        "cu_seqlens not to decrease, but element 1 is 5 and element 2 is 3",
+        "cu_seqlens not to decrease, but element 1 is 5, element 2 is 3",
     ),
     "offsets that end early": (
         lambda: causal_conv1d_fn(X[:1], W, cu_seqlens=torch.tensor([0, 5])),
@@ -161,7 +161,7 @@ MISTAKES = {
         "element 0 is -2",
     ),
     "a dilation of 0": (lambda: causal_conv1d_fn(X, W, dilation=0), "dilation of at least 1, but got 0"),
-    "one dimension": (lambda: causal_conv1d_update(X[0, 0], STATE, W), r"\[batch, channels\].*\[8\]"),
+    "one dimension": (lambda: causal_conv1d_update(X[0, 0], STATE, W), r"\[batch, channels.*\[8\]"),
 }
 
 

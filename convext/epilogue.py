@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 IDENTITY, SILU, GELU, RELU = ACTIVATIONS = ("identity", "silu", "gelu", "relu")
-_SPELLINGS = {None: IDENTITY, "swish": SILU, **{name: name for name in ACTIVATIONS}}
+_SPELLINGS: dict[str | None, str] = {None: IDENTITY, "swish": SILU, **{name: name for name in ACTIVATIONS}}
 
 # Gradients by the sum z, given that by the result: torch's own operators, differentiable themselves.
 _APPLY: dict[str, Callable[[Tensor], Tensor]] = {

@@ -58,10 +58,11 @@ def _taps(
     seq_idx: Tensor | None, cu_seqlens: Tensor | None, dilation: int,
 ) -> _Rows | _Pool:  # fmt: skip
     dtype = sum_dtype(x, w, bias)
-    operands = [None if t is None else t.to(dtype) for t in (x, w, bias, states)]
+    bias, states = (None if t is None else t.to(dtype) for t in (bias, states))
+    operands = x.to(dtype), w.to(dtype), bias, states
     if seq_idx is None and cu_seqlens is None and x.numel() > 0:
-        return _Rows(*operands, dilation)  # type: ignore[arg-type]
-    return _Pool(*operands, seq_idx, cu_seqlens, dilation)  # type: ignore[arg-type]
+        return _Rows(*operands, dilation)
+    return _Pool(*operands, seq_idx, cu_seqlens, dilation)
 
 
 @dataclass

@@ -72,10 +72,11 @@ def backward(
         for b in tl.static_range(WIDTH):
             value = weights[TAPS - 1] * gradients[b]
             for t in tl.static_range(TAPS - 1):
-                later = gradients[b + SPAN - t * ROW[1]]
                 if SEQUENCES:
-                    later = tl.where(begins[b + SPAN - t * ROW[1]] <= first + b, later, 0.0)
-                value += weights[t] * later
+                    reached = begins[b + SPAN - t * ROW[1]] <= first + b
+                    value += weights[t] * tl.where(reached, gradients[b + SPAN - t * ROW[1]], 0.0)
+                else:
+                    value += weights[t] * gradients[b + SPAN - t * ROW[1]]
             results += (value,)
         at = dx + offset(n, c, first, dx_strides, UNIT, BC)
         store_row(at, first, live, length, dx_strides[2] * STEP, results, V, WIDTH, WHOLE)

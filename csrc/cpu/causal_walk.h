@@ -66,34 +66,38 @@ CONVEXT_INLINE void narrow_valid(T* to, Vector<A> value, int64_t valid) {
 
 // y = activation(z) + residual, from x in scratch to tensors.
 template <class A, int TAPS, class T>
-inline void walk_forward(Activation activation, const Weighted<A, TAPS> weights, const Walk& w, const A* x,
+inline void walk_forward(Activation activation, const Weighted<A, TAPS> weights, const Walk w, const A* x,
                          const T* residual, T* y) {
-  for (int64_t i = 0; i < w.vectors; ++i) {
-    Vector<A> value = activated<A>(activation, sum_of_taps(weights, x + i * w.step, w.reach));
-    if (residual) value += widen_valid<A>(residual + i * w.memory, w.valid);
-    narrow_valid<A>(y + i * w.memory, value, w.valid);
-  }
+  for_activation(activation, [&](Activation known) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < w.vectors; ++i) {
+      Vector<A> value = activated<A>(known, sum_of_taps(weights, x + i * w.step, w.reach));
+      if (residual) value += widen_valid<A>(residual + i * w.memory, w.valid);
+      narrow_valid<A>(y + i * w.memory, value, w.valid);
+    }
+  });
 }
 
 // The gradient by z into scratch; its products with x, and itself, added to `sums` [taps + 1], a vector each.
 template <class A, int TAPS, class T>
-inline void walk_backward(Activation activation, const Weighted<A, TAPS> weights, const Walk& w, const A* x,
+inline void walk_backward(Activation activation, const Weighted<A, TAPS> weights, const Walk w, const A* x,
                           const T* grad, A* by_z, A* sums) {
   constexpr int lanes = Lanes<A>::count;
   const auto mask = first_lanes<A>(w.valid);
   Vector<A> totals[TAPS + 1];
   unrolled<TAPS + 1>(CONVEXT_EACH(t) { totals[t.value] = Vector<A>{}; });
-  for (int64_t i = 0; i < w.vectors; ++i) {
-    const A* at = x + i * w.step;
-    const Vector<A> given = widen_valid<A>(grad + i * w.memory, w.valid);
-    const Vector<A> value = masked<A>(given * slope<A>(activation, sum_of_taps(weights, at, w.reach)), mask);
-    store<A>(by_z + i * w.step, value);
-    totals[TAPS] += value;
-    unrolled<TAPS>(CONVEXT_EACH(t) { totals[t.value] += value * load(at - (TAPS - 1 - t.value) * w.reach); });
-    if constexpr (TAPS == 0)
-      for (int64_t t = 0; t < weights.count; ++t)
-        store<A>(sums + t * lanes, load(sums + t * lanes) + value * load(at - (weights.count - 1 - t) * w.reach));
-  }
+  for_activation(activation, [&](Activation known) __attribute__((always_inline)) {
+    for (int64_t i = 0; i < w.vectors; ++i) {
+      const A* at = x + i * w.step;
+      const Vector<A> given = widen_valid<A>(grad + i * w.memory, w.valid);
+      const Vector<A> value = masked<A>(given * slope<A>(known, sum_of_taps(weights, at, w.reach)), mask);
+      store<A>(by_z + i * w.step, value);
+      totals[TAPS] += value;
+      unrolled<TAPS>(CONVEXT_EACH(t) { totals[t.value] += value * load(at - (TAPS - 1 - t.value) * w.reach); });
+      if constexpr (TAPS == 0)
+        for (int64_t t = 0; t < weights.count; ++t)
+          store<A>(sums + t * lanes, load(sums + t * lanes) + value * load(at - (weights.count - 1 - t) * w.reach));
+    }
+  });
   unrolled<TAPS>(CONVEXT_EACH(t) { store<A>(sums + t.value * lanes, load(sums + t.value * lanes) + totals[t.value]); });
   A* last = sums + weights.count * lanes;
   store<A>(last, load(last) + totals[TAPS]);
@@ -101,7 +105,7 @@ inline void walk_backward(Activation activation, const Weighted<A, TAPS> weights
 
 // The gradient by x, from that by z at the same positions and later ones: the taps the other way round.
 template <class A, int TAPS, class T>
-inline void walk_input(const Weighted<A, TAPS> weights, const Walk& w, const A* by_z, T* by_x) {
+inline void walk_input(const Weighted<A, TAPS> weights, const Walk w, const A* by_z, T* by_x) {
   for (int64_t i = 0; i < w.vectors; ++i) {
     Vector<A> value{};
     for (int64_t t = 0; t < weights.count; ++t)

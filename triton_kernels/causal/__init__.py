@@ -6,3 +6,5 @@ backward.py   the gradients by x, weight and bias in one walk
 update.py     a step from element to element
 launch.py     from tensors to launches
 """
+
+from convext.triton_kernels.causal.launch import specimens as specimens

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -95,11 +96,12 @@ class BuildLibraries(build_ext):
         common = [cxx, "-std=c++17", "-fPIC", "-fvisibility=hidden"]
         library = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", "-O2"]
         library += ["-DCONVEXT_X86"] if x86 else []
-        commands = {objects / "library.o": [*common, *library, "-c", CSRC / "cpu" / "library.cpp"]}
-        for isa, (flags, width) in (X86 if x86 else PLAIN).items():
+        hosts, kernels = ("library", "causal_library"), ("kernels", "causal_kernels")
+        commands = {objects / f"{name}.o": [*common, *library, "-c", CSRC / "cpu" / f"{name}.cpp"] for name in hosts}
+        for (isa, (flags, width)), name in product((X86 if x86 else PLAIN).items(), kernels):
             described = [f"-DCONVEXT_ISA={isa}", f"-DCONVEXT_VECTOR_BYTES={width}"]
-            kernels = [*KERNEL_FLAGS, *flags, *described, "-c", CSRC / "cpu" / "kernels.cpp"]
-            commands[objects / f"{isa}.o"] = [*common, *kernels]
+            compiled = [*KERNEL_FLAGS, *flags, *described, "-c", CSRC / "cpu" / f"{name}.cpp"]
+            commands[objects / f"{name}_{isa}.o"] = [*common, *compiled]
         newest = max(source.stat().st_mtime for source in (CSRC / "cpu").iterdir())
         outdated = [out for out in commands if not out.exists() or out.stat().st_mtime < newest]
         with ThreadPoolExecutor(jobs()) as pool:

@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Any
 
-from convext import functional
+from convext import causal_conv1d, functional
+from convext.causal.layer import ShortConvolution
 from convext.choice.registry import Kernel, kernels, register
 from convext.choice.settings import backend, precision
 from convext.commands.explain import explain
@@ -26,9 +27,11 @@ __all__ = [
     "ConvTranspose3d",
     "Kernel",
     "Report",
+    "ShortConvolution",
     "analysis",
     "backend",
     "blocks",
+    "causal_conv1d",
     "convert",
     "explain",
     "functional",

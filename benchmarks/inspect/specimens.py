@@ -41,7 +41,8 @@ from convext.providers.cuda import native
 if TYPE_CHECKING:
     from convext.triton_kernels.launch import Specimen
 
-FAMILIES = tuple(f"convext.triton_kernels.{name}" for name in ("stencil", "banded", "pointwise", "igemm", "grouped"))
+NAMES = ("stencil", "banded", "pointwise", "igemm", "grouped", "causal")
+FAMILIES = tuple(f"convext.triton_kernels.{name}" for name in NAMES)
 ARCHITECTURES = (80, 90, 120)
 RESULTS = Path(__file__).parents[1] / "results" / "inspect.json"
 

@@ -64,7 +64,7 @@ class _Face(_SingleLevelFunction):
         ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
         if below is None:
             return compute(face, a, b, bias, *geometry)
-        if _forward_mode():
+        if forward_mode():
             ctx.save_for_forward(a, b)
         return below(OPS[face], a, b, bias, *geometry)
 
@@ -103,19 +103,19 @@ class _Face(_SingleLevelFunction):
             return sum(terms[1:], terms[0])
 
 
-def _forward_mode() -> bool:
+def forward_mode() -> bool:
     """Whether an operand may carry a tangent. Under a compiler only torch.func's level says so, not `forward_ad`."""
     return forward_ad._current_level >= 0 or maybe_current_level() is not None
 
 
-def _reverse_mode(*tensors: Tensor | None) -> bool:
+def reverse_mode(*tensors: Tensor | None) -> bool:
     """Whether a graph is being recorded for any of `tensors`."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     below = Below(keyset)
-    if _forward_mode() or _reverse_mode(a, b, bias):
+    if forward_mode() or reverse_mode(a, b, bias):
         with enable_single_level_autograd_function():
             return _Face.apply(below, face, a, b, bias, geometry)
     return cast(Tensor, below(OPS[face], a, b, bias, *geometry))
@@ -123,7 +123,7 @@ def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None
 
 def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
     """Where a derivative of the derivatives is recorded, they are two faces again, each with its rule."""
-    if _forward_mode() or _reverse_mode(y, w, x):
+    if forward_mode() or reverse_mode(y, w, x):
         return (
             _autograd("dgrad", keyset, y, w, None, x.shape[2:], *tail),
             _autograd("wgrad", keyset, x, y, None, w.shape[2:], *tail),
@@ -161,7 +161,7 @@ def convolve(
     """
     if not is_plain(a, b, bias):
         return cast(Tensor, OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
-    if _reverse_mode(a, b, bias):
+    if reverse_mode(a, b, bias):
         return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
     return compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
 
@@ -184,7 +184,7 @@ def gradients(
     """
     if not is_plain(y, w, x):
         return cast("tuple[Tensor, Tensor]", BOTH(y, w, x, stride, pad, dilation, groups, kernel))
-    if _reverse_mode(y, w, x):
+    if reverse_mode(y, w, x):
         tail = (stride, pad, dilation, groups, kernel)
         return convolve("dgrad", y, w, None, x.shape[2:], *tail), convolve("wgrad", x, y, None, w.shape[2:], *tail)
     return compute_both(y, w, x, stride, pad, dilation, groups, kernel)

@@ -2,27 +2,16 @@
 // from 2.10 on. It checks its arguments, allocates the result and shares the jobs among torch's threads.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <cstdlib>
-#include <memory>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
+#include "host.h"
 #include "kernels.h"
 
 namespace convext {
 namespace cpu {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Ints = std::vector<int64_t>;
 
 // ------------------------------------------------------------------------------------------------ instruction sets
 
@@ -62,42 +51,6 @@ struct Arguments {
   int64_t groups;
   bool channels_last;
 };
-
-template <class... Parts>
-void check(bool condition, const Parts&... parts) {
-  if (condition) return;
-  std::ostringstream text;
-  text << "convext_cpu: expected ";
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
-}
-
-Ints shape(const Tensor& t) {
-  Ints sizes;
-  for (int64_t axis = 0; axis < t.dim(); ++axis) sizes.push_back(t.size(axis));
-  return sizes;
-}
-
-std::string list(const Ints& values) {
-  std::ostringstream text;
-  for (size_t i = 0; i < values.size(); ++i) text << (i ? ", " : "[") << values[i];
-  return text.str() + "]";
-}
-
-Number number_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return Number::float32;
-    case ScalarType::Double:
-      return Number::float64;
-    case ScalarType::Half:
-      return Number::float16;
-    default:
-      check(t.scalar_type() == ScalarType::BFloat16, "float32, float64, float16 or bfloat16, but got ",
-            torch::headeronly::toString(t.scalar_type()));
-      return Number::bfloat16;
-  }
-}
 
 void check_tensor(const Arguments& g, const char* name, const Tensor& t, size_t dim) {
   check(t.is_cpu(), name, " on the CPU, but it is on another device");
@@ -192,16 +145,6 @@ View view(const Tensor& t) {
   return result;
 }
 
-// Memory aligned to a cache line. Throws std::bad_alloc.
-using Memory = std::unique_ptr<void, decltype(&std::free)>;
-
-Memory allocate(int64_t bytes) {
-  constexpr int64_t line = 64;
-  Memory memory(std::aligned_alloc(line, (bytes + line) / line * line), &std::free);
-  if (!memory) throw std::bad_alloc();
-  return memory;
-}
-
 // -------------------------------------------------------------------------------------------------------- operator
 
 Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size,
@@ -221,10 +164,6 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
   const Memory prepared = allocate(work.prepared_bytes);
   call.prepared = prepared.get();
   const int64_t weights = p.k * (p.c / p.groups) * p.kernel[0] * p.kernel[1] * p.kernel[2];
-  const auto grain = [](int64_t items, int64_t amount) {  // items that a thread takes at least: 32768 units of work
-    const int64_t each = amount / (items > 0 ? items : 1) + 1;
-    return 32768 / each + 1;
-  };
   if (p.face != Face::wgrad)
     torch::stable::parallel_for(0, p.groups, grain(p.groups, weights),
                                 [&](int64_t first, int64_t last) { kernels->prepare(call, first, last); });

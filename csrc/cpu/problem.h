@@ -13,6 +13,7 @@ namespace cpu {
 
 enum class Face { fprop, dgrad, wgrad };
 enum class Number { float32, float64, float16, bfloat16 };
+enum class Activation { identity, silu, gelu, relu };  // in the order of convext.problem.epilogue.ACTIVATIONS
 
 constexpr int AXES = 3;  // depth, height, width; absent ones come first, with size 1, one tap and stride 1
 

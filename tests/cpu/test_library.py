@@ -29,7 +29,7 @@ def test_kernel_files_include_no_standard_header():
     """An inline function that two instruction sets share could be linked from the wider one."""
     for source in (ROOT / "csrc" / "cpu").iterdir():
         included = [line.split()[1] for line in source.read_text().splitlines() if line.startswith("#include")]
-        if source.name != "library.cpp":
+        if source.name not in ("library.cpp", "causal_library.cpp", "host.h"):
             assert {name for name in included if name.startswith("<")} <= {"<stdint.h>"}, source.name
 
 

@@ -1,0 +1,119 @@
+// What may follow a sum before it is stored: an activation, and its derivative by the sum. The same piece as
+// convext/problem/epilogue.py and triton_kernels/epilogue.py.
+#pragma once
+#include "vector.h"
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+// e^x for x between -87 and 88, e^-87 or e^88 beyond. With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r, and
+// e^r = 1 + r + r^2 q(r), where q interpolates at Chebyshev's points to 1e-8.
+CONVEXT_INLINE Vector<float> exponential(Vector<float> x) {
+  const Vector<float> most = broadcast(88.0f), least = broadcast(-87.0f), rounder = broadcast(0x1.8p23f);
+  x = x > most ? most : x;  // a NaN is neither, and stays
+  x = x < least ? least : x;
+  const Vector<float> shifted = x * 0x1.715476p0f + rounder, n = shifted - rounder;
+  const Vector<float> r = x - n * 0x1.62e4p-1f - n * 0x1.7f7d1cp-20f;
+  const Vector<float> q = (((r * 0.00139262504f + 0.00836323295f) * r + 0.0416665524f) * r + 0.166665763f) * r + 0.5f;
+  const Vector<float> power = (Vector<float>)(((Lanes<float>::mask)shifted << 23) + 0x3f800000);
+  return (r * r * q + r + 1.0f) * power;
+}
+
+CONVEXT_INLINE float exponential(float x) {
+  return __builtin_expf(x);
+}
+CONVEXT_INLINE double exponential(double x) {
+  return __builtin_exp(x);
+}
+CONVEXT_INLINE float error_function(float x) {
+  return __builtin_erff(x);
+}
+CONVEXT_INLINE double error_function(double x) {
+  return __builtin_erf(x);
+}
+
+// `function` of each lane: for what has no vector version here.
+template <class A, class Function>
+CONVEXT_INLINE Vector<A> each_lane(Vector<A> value, const Function& function) {
+  A lanes[Lanes<A>::count];
+  store<A>(lanes, value);
+  for (int lane = 0; lane < Lanes<A>::count; ++lane) lanes[lane] = function(lanes[lane]);
+  return load(lanes);
+}
+
+CONVEXT_INLINE Vector<double> exponential(Vector<double> x) {
+  return each_lane<double>(x, [](double v) { return exponential(v); });
+}
+
+// 1 / x for finite x of at least 1. A division of 16 lanes takes as long as all of a sum of taps and its exponential.
+CONVEXT_INLINE Vector<float> reciprocal(Vector<float> x) {
+#ifdef __AVX512F__
+  const Vector<float> near = (Vector<float>)__builtin_ia32_rcp14ps512_mask(x, x, 0xffff);
+  return near * (2.0f - x * near);  // a step of Newton's, from 14 bits to 24
+#else
+  return 1.0f / x;
+#endif
+}
+
+CONVEXT_INLINE Vector<double> reciprocal(Vector<double> x) {
+  return 1.0 / x;
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> sigmoid(Vector<A> z) {
+  return reciprocal(A(1) + exponential(-z));
+}
+
+// The normal distribution's share below z.
+template <class A>
+CONVEXT_INLINE Vector<A> share_below(Vector<A> z) {
+  return A(0.5) + A(0.5) * each_lane<A>(z * A(0.70710678118654752440), [](A v) { return error_function(v); });
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> activated(Activation activation, Vector<A> z) {
+  switch (activation) {
+    case Activation::identity:
+      return z;
+    case Activation::silu:
+      return z * sigmoid<A>(z);
+    case Activation::gelu:
+      return z * share_below<A>(z);
+    case Activation::relu:
+      break;
+  }
+  return z < Vector<A>{} ? Vector<A>{} : z;
+}
+
+// Calls body(activation). SiLU, which most callers want, is known there when it is compiled: its constants then stay in
+// registers along a loop.
+template <class Body>
+CONVEXT_INLINE void for_activation(Activation activation, const Body& body) {
+  if (activation == Activation::silu)
+    body(Activation::silu);
+  else
+    body(activation);
+}
+
+// The derivative of `activated` by z.
+template <class A>
+CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
+  switch (activation) {
+    case Activation::identity:
+      return broadcast(A(1));
+    case Activation::silu: {
+      const Vector<A> s = sigmoid<A>(z);
+      return s * (A(1) + z * (A(1) - s));
+    }
+    case Activation::gelu:
+      return share_below<A>(z) + z * exponential(z * z * A(-0.5)) * A(0.39894228040143267794);
+    case Activation::relu:
+      break;
+  }
+  return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
+}
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

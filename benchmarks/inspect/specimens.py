@@ -52,7 +52,7 @@ Table = dict[str, Any]  # {"triton": version, "kernels": {"sm_90": {name: Row}}}
 
 @cache
 def _specimens(family: str, arch: int) -> list[Specimen]:
-    return list(importlib.import_module(f"{family}.record").specimens(arch))
+    return list(importlib.import_module(f"{family}.specimens").specimens(arch))
 
 
 def _row(family: str, arch: int, index: int, before: Row | None, compiling: bool) -> Row:

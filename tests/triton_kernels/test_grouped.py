@@ -11,6 +11,7 @@ from single_face import Case, assert_agrees, far_apart, random_bias
 import convext
 from convext.commands import check
 from convext.problem import FACES, ConvProblem
+from convext.triton_kernels.grouped import launch, tiles
 from convext.triton_kernels.grouped import record as grouped
 from convext.triton_kernels.tiles import Tile, legal
 
@@ -27,7 +28,7 @@ CASES = [
     Case("3-D, causal on every axis", (3, 4, 2), 1, 8, 4, 2, kernel=2, pad=1, trim=1),
     Case("one tap", (3, 5), 2, 12, 12, 2),
 ]
-TILES = grouped.TILES[80]
+TILES = tiles.TILES[80]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 FORMS = [*((dtype, "ieee") for dtype in DTYPES), (torch.float32, "tf32"), (torch.float32, "tf32x3")]
 
@@ -84,7 +85,7 @@ def test_long_sums_are_split_and_repeatable(device):
     """wgrad over 1,400 pixels: partial sums in more than one part, the same bits every time."""
     problem = Case("", (700,), 2, 4, 6, 2, kernel=3).problem("wgrad", torch.float32, True, device)
     a, b = check.operands(problem)
-    _, partial = grouped.weight_launch(problem, a, b, torch.empty(problem.open_shape, device=device))
+    _, partial = launch.weight_launch(problem, a, b, torch.empty(problem.open_shape, device=device))
     assert partial is not None
     assert partial.shape[0] > 1
     first = assert_agrees(grouped, problem, a, b)
@@ -94,8 +95,8 @@ def test_long_sums_are_split_and_repeatable(device):
 def product(problem, tile):
     """The product that one step of `tile` is, of the packs that a problem has where it has groups enough."""
     k, c = problem.k // problem.groups, problem.c // problem.groups
-    groups, itemsize = grouped._groups_of(k, c, tile.width), problem.dtype.itemsize
-    k, c = groups * grouped._padded(k), groups * grouped._padded(c)
+    groups, itemsize = tiles.groups_of(k, c, tile.width), problem.dtype.itemsize
+    k, c = groups * tiles._padded(k), groups * tiles._padded(c)
     if problem.face == "wgrad":
         return Tile(k, c, tile.pixels * itemsize, tile.warps, tile.stages)
     rows, depth = (k, c) if problem.face == "fprop" else (c, k)
@@ -113,7 +114,7 @@ def test_a_block_can_hold_every_pack(arch, dtype, precision):
             precision,
         )  # fmt: skip
         if grouped.why_not(problem) is None:
-            tile, _ = grouped.choose(problem, scalar)
+            tile, _ = tiles.choose(problem, scalar)
             assert legal(product(problem, tile), problem) is None
 
 
@@ -121,11 +122,11 @@ def test_a_block_can_hold_every_pack(arch, dtype, precision):
 def test_every_tile_of_the_tables(face, kind, device, monkeypatch):
     """The tiles of the GPUs, under the interpreter too."""
     for tile in TILES[kind]:
-        monkeypatch.setattr(grouped, "TILES", {0: {"image": (tile, tile), "weight": (tile, tile)}})
-        grouped.choose.cache_clear()
+        monkeypatch.setattr(tiles, "TILES", {0: {"image": (tile, tile), "weight": (tile, tile)}})
+        tiles.choose.cache_clear()
         problem = Case("", (3, 7), 2, 20, 40, 5, kernel=2, pad=1).problem(face, torch.float32, True, device)
         assert_agrees(grouped, problem, *check.operands(problem), random_bias(problem))
-    grouped.choose.cache_clear()
+    tiles.choose.cache_clear()
 
 
 @pytest.mark.parametrize("face", FACES)

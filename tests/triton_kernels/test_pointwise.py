@@ -13,6 +13,8 @@ from convext.commands import check
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, layout
 from convext.triton_kernels.pixels import Plane, coalesce
 from convext.triton_kernels.pointwise import record as pointwise
+from convext.triton_kernels.pointwise import tiles as pointwise_tiles
+from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
 from convext.triton_kernels.tiles import legal
 
 CASES = [
@@ -86,7 +88,7 @@ def test_long_sums_are_split_and_repeatable(device):
     """wgrad over 700 pixels: partial sums in more than one part, the same bits every time."""
     problem = Case("", (350,), 2, 20, 18).problem("wgrad", torch.float32, True, device)
     a, b = check.operands(problem)
-    _, partial = pointwise.pixels_launch(problem, a, b, torch.empty(18, 20, 1, device=device))
+    _, partial = pixels_launch(problem, a, b, torch.empty(18, 20, 1, device=device))
     assert partial is not None
     assert partial.shape[0] > 1
     first = assert_agrees(pointwise, problem, a, b)
@@ -100,18 +102,18 @@ def test_every_tile_of_the_tables(face, channels_last, device):
     problem = Case("", (9, 19), 1, 40, 35).problem(face, torch.bfloat16, channels_last, device)
     a, b = check.operands(problem)
     result = layout.empty(problem.open_shape, channels_last, a)
-    tables = pointwise.TILES.values()
+    tables = pointwise_tiles.TILES.values()
     for tile in {
         tile for table in tables for tiles in table.values() for tile in tiles if legal(tile, problem) is None
     }:
         result.fill_(float("nan"))
         if face == "wgrad":
-            launch, partial = pointwise.pixels_launch(problem, a, b, result, tile)
+            launch, partial = pixels_launch(problem, a, b, result, tile)
             launch()
             if partial is not None:
                 result.copy_(partial.sum(0).view_as(result))
         else:
-            pointwise.channels_launch(problem, a, b, None, result, tile)()
+            channels_launch(problem, a, b, None, result, tile)()
         agreement = check.agreement(problem, a, b, None, result)
         assert agreement.ok, f"{tile}: {agreement}"
 
@@ -126,10 +128,10 @@ def test_what_moves_one_by_one_takes_smaller_tiles(face, arch):
         problem = replace(problem, arch=arch)
         tensors = {role: torch.empty(problem.shape(role), dtype=torch.bfloat16, device="meta") for role in "xwy"}
         if face == "wgrad":
-            launch, _ = pointwise.pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"])
+            launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"])
         else:
             a, b = (tensors[role] for role in OPERANDS[face])
-            launch = pointwise.channels_launch(problem, a, b, None, tensors[OPEN[face]])
+            launch = channels_launch(problem, a, b, None, tensors[OPEN[face]])
         columns = launch.constants["BC" if face == "wgrad" else "BQ"]
         return launch.constants["BR"] * columns // (32 * launch.warps)
 

@@ -32,17 +32,16 @@ Columns have to lie side by side: channels-last images are copied, since FMAs in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, layout
+from convext.problem import OPEN, ConvProblem, layout
 from convext.triton_kernels.banded.image import band_kernel, image_kernel
 from convext.triton_kernels.banded.tiles import Plan, choose
 from convext.triton_kernels.banded.weight import weight_kernel
-from convext.triton_kernels.launch import Launch, Specimen
+from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
@@ -215,33 +214,3 @@ def _constants(plan: Plan, source: Tensor, target: Tensor) -> dict[str, Any]:
         "IMAGES": images, "ROWS": rows, "COLUMNS": columns, "X_UNIT": unit, "Y_UNIT": target_unit,
         "PRECISION": "tf32x3", "INDEX": offset_type(Lying.of(source), Lying.of(target)),
     }  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------- specimens
-
-
-def specimens(arch: int) -> Iterator[Specimen]:
-    """Small and large kernels, few and many images, and rows that are not aligned: every tile of the tables."""
-    bf16, fp16, fp32 = torch.bfloat16, torch.float16, torch.float32
-    cases = [(size, 32, 64, bf16) for size in (7, 13, 31, 51)] + [(13, 1, 64, bf16), (27, 32, 14, bf16)]
-    cases += [(size, 32, 63, fp16) for size in (13, 31)] + [(size, 32, 64, fp32) for size in (13, 31)]
-    cases += [(5, 1, 28, bf16), (5, 32, 28, bf16), (7, 1, 28, fp32), (51, 1, 56, fp32)]
-    for (size, images, side, dtype), face in ((case, face) for case in cases for face in FACES):
-        shapes = {"x": (images, 64, side, side), "w": (64, 1, size, size), "y": (images, 64, side, side)}
-        tensors = {role: torch.empty(shape, dtype=dtype, device="meta") for role, shape in shapes.items()}
-        (a, b), result = (tensors[role] for role in OPERANDS[face]), tensors[OPEN[face]]
-        problem = ConvProblem.of(
-            face, a.shape, b.shape, result.shape[2:], (1, 1), (size // 2,) * 2, (1, 1), 64, dtype, False, "cuda", arch,
-            "tf32",
-        )  # fmt: skip
-        if why_not(problem) is not None:
-            continue
-        plan = _plan(problem, a)
-        outputs: float = plan.tile.patches * plan.tile.rows * plan.tile.columns
-        if face == "wgrad":
-            launch, trips = weight_launch(problem, a, b, result)[0], plan.share[0]
-            outputs = outputs * trips / plan.row_blocks
-        else:
-            launch, trips = image_launches(problem, a, b, None, result)[-1], plan.window_rows
-        name = f"banded.{face} {size}x{size} on {images}x{side}x{side} {dtype}".replace("torch.", "")
-        yield Specimen(name, plan.tile, launch, outputs, trips)

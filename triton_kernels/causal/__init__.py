@@ -5,6 +5,5 @@ forward.py    y
 backward.py   the gradients by x, weight and bias in one walk
 update.py     a step from element to element
 launch.py     from tensors to launches
+specimens.py  what benchmarks/inspect compiles
 """
-
-from convext.triton_kernels.causal.launch import specimens as specimens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from convext.problem import layout
 from convext.triton_kernels.causal.backward import backward as backward_kernel
 from convext.triton_kernels.causal.forward import forward as forward_kernel
 from convext.triton_kernels.causal.update import update as update_kernel
-from convext.triton_kernels.launch import Launch, Specimen
+from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.reduce import add_in_order
 from convext.triton_kernels.tiles import MULTIPROCESSORS, known
 
@@ -204,25 +203,3 @@ def _apart(t: Tensor, last: bool) -> list[int]:
     axes = (0, 2) if last else (0, 1)
     begin = 0 if t.device.type == "meta" else t.data_ptr() // t.element_size()
     return [*(t.stride(axis) for axis in axes if t.shape[axis] > 1), begin]
-
-
-# --------------------------------------------------------------------------------------------------- specimens
-
-
-def specimens(arch: int) -> Iterator[Specimen]:
-    """Both passes in both memory formats and two dtypes, with the shapes of a language model."""
-    for dtype in (torch.bfloat16, torch.float32):
-        for last in (False, True):
-            x = layout.empty((4, 2048, 4096), last, torch.empty((), dtype=dtype, device="meta"))
-            w, bias = (torch.empty(shape, dtype=dtype, device="meta") for shape in ((2048, 4), (2048,)))
-            name = f"{str(dtype).removeprefix('torch.')} {'BLC' if last else 'BCL'}"
-            tail = Batch(), 1, "silu", arch
-            yield _specimen(f"causal.forward {name}", forward(x, w, bias, None, x, *tail))
-            yield _specimen(f"causal.backward {name}", backward(x, x, w, bias, x, *tail)[0])
-
-
-def _specimen(name: str, launch: Launch) -> Specimen:
-    constants = launch.constants
-    tile = Tile(constants["WIDTH"], constants["BQ"], constants["BC"], launch.warps)
-    outputs = tile.width * tile.lanes * tile.channels * launch.trips
-    return Specimen(name, tile, launch, outputs, int(launch.trips))

@@ -13,21 +13,18 @@ and `copies` names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem, layout
+from convext.problem import OPERANDS, ConvProblem, layout
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
-from convext.triton_kernels.igemm.tiles import Plan, planned
-from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.igemm.tiles import Plan
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
-from convext.triton_kernels.tiles import known, legal
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included
@@ -147,52 +144,3 @@ def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:
         copying += 2 * elements * p.dtype.itemsize * BYTE + KERNEL_START
         loading += elements * reads * SCALAR_LOAD
     return copying < loading
-
-
-# ------------------------------------------------------------------------------------------------------- inspection
-
-
-def specimens(arch: int) -> Iterator[Specimen]:
-    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2.
-
-    bfloat16 stands for float16, of which the largest tile is here: both take the same tiles, and the instructions that
-    multiply them differ only in the type they name.
-    """
-    forms = {
-        "16-bit": (torch.bfloat16, "ieee"),
-        **{precision: (torch.float32, precision) for precision in PRECISIONS},
-        "float64": (torch.float64, "ieee"),
-    }
-    pointers = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)]
-    cases = [(tile, False, *form, True) for row, form in forms.items() for tile in pointers[row]]
-    cases += [(tile, False, *forms[row], False) for row in forms for tile in igemm_tiles.scalar_tiles(arch, row)]
-    cases += [(pointers["16-bit"][0], False, torch.float16, "ieee", True)]
-    boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)]
-    cases += [(tile, True, *form, True) for tile in boxes for form in (forms["16-bit"], forms["tf32"])]
-    for tile, boxed, dtype, precision, channels_last in cases:
-        for face in FACES:
-            kernel, stride = ((4, 4), (2, 2)) if face == "dgrad" else ((3, 3), (1, 1))
-            output = (28, 28) if face == "dgrad" else (56, 56)
-            problem = ConvProblem(
-                face, 32, 256, 256, 1, (56, 56), kernel, output, stride, (1, 1), (1, 1), dtype, channels_last, "cuda",
-                arch, precision,
-            )  # fmt: skip
-            if legal(tile, problem) is None and not (boxed and igemm_tiles.why_not_boxes(problem)):
-                yield _specimen(problem, planned(problem, tile, 1, boxed))
-
-
-def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:
-    p, tile = problem, plan.tile
-    a, b, result = (
-        layout.empty(p.shape(role), p.channels_last, torch.empty((), dtype=p.dtype, device="meta"))
-        for role in (*OPERANDS[p.face], OPEN[p.face])
-    )
-    bias = None if p.face == "wgrad" else torch.empty(p.open_shape[1], dtype=p.dtype, device="meta")
-    product = igemm_tiles.product_of(p)
-    outputs = product.rows * product.columns * product.count / igemm_tiles.blocks(p, plan)
-    how = "boxes" if plan.box is not None and p.face != "wgrad" else "NHWC" if p.channels_last else "NCHW"
-    dtype = str(p.dtype).removeprefix("torch.")
-    name = f"igemm.{p.face} {dtype} {p.precision} {how} {tile.rows}x{tile.columns} of {tile.depth} bytes"
-    trips = product.steps(tile.steps(p.dtype.itemsize))
-    made = recipe(p, plan, a.stride(), b.stride(), result.stride())
-    return Specimen(name, tile, made.launch(a, b, bias, result), outputs, trips)

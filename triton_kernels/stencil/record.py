@@ -8,16 +8,13 @@ weight gradient; `stencil_plan` gives the axes their roles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from convext.problem import FACES, OPERANDS, ConvProblem, Face, layout
-from convext.triton_kernels.launch import Launch, Specimen
+from convext.problem import ConvProblem, layout
+from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil.image import gather
 from convext.triton_kernels.stencil.launch import Choice, choose, holds_all_taps, plan_gather, plan_wgrad
@@ -80,68 +77,3 @@ def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> 
     sums = partial_sums(plan.parts, result) if plan.parts > 1 else result
     arguments = (x, y, sums, *plan.arguments)
     return Launch(weight_sums, plan.programs, arguments, plan.constants, plan.tile.warps, trips=plan.trips), sums
-
-
-# -------------------------------------------------------------------------------------------------- specimens
-
-
-class Layer(NamedTuple):
-    """A layer with 64 channels of x, padded so that y has a pixel for each `stride` of x: before them if `causal`."""
-
-    faces: tuple[Face, ...]
-    size: tuple[int, ...]
-    taps: int
-    stride: int = 1
-    dilation: int = 1
-    multiplier: int = 1
-    causal: bool = False
-
-
-# One for each way that tiles are chosen, and one for each tile of the table.
-SPECIMENS = {
-    "3x3": Layer(("fprop", "wgrad"), (56, 56), 3),
-    "5x5": Layer(("fprop",), (56, 56), 5),
-    "7x7": Layer(("fprop", "wgrad"), (56, 56), 7),
-    "31x31": Layer(FACES, (64, 64), 31),
-    "3x3 stride 2": Layer(FACES, (112, 112), 3, stride=2),
-    "3x3 dilation 4": Layer(("fprop",), (64, 64), 3, dilation=4),
-    "3x3 multiplier 2": Layer(FACES, (56, 56), 3, multiplier=2),
-    "3x3 stride 2 multiplier 2": Layer(FACES, (112, 112), 3, stride=2, multiplier=2),
-    "3x3 on 14x14": Layer(("fprop", "wgrad"), (14, 14), 3),
-    "3x3 on 7x7": Layer(("fprop",), (7, 7), 3),
-    "3x3 on 2x2": Layer(("fprop", "wgrad"), (2, 2), 3),
-    "3x3 on 2x2 multiplier 2": Layer(("fprop", "wgrad"), (2, 2), 3, multiplier=2),
-    "3x3 on 1x1": Layer(("fprop", "wgrad"), (1, 1), 3),
-    "causal 4": Layer(("fprop", "wgrad"), (8192,), 4, causal=True),
-    "causal 4 multiplier 2": Layer(FACES, (8192,), 4, multiplier=2, causal=True),
-    "3x3x3": Layer(("fprop",), (16, 32, 32), 3),
-}
-IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "causal 4")
-
-
-def specimens(arch: int) -> Iterator[Specimen]:
-    """Every entry of SPECIMENS in bfloat16 and both layouts; some in wider dtypes, which have tiles of their own."""
-    cases = [(what, torch.bfloat16) for what in SPECIMENS]
-    cases += [(what, dtype) for what in IN_EVERY_DTYPE for dtype in (torch.float32, torch.float64)]
-    for what, dtype in cases:
-        faces, size, taps, stride, dilation, multiplier, causal = SPECIMENS[what]
-        rank, pad = len(size), taps - 1 if causal else dilation * (taps - 1) // 2
-        output = tuple(i // stride for i in size)
-        for face, last in product(faces, (False, True)):
-            problem = ConvProblem(
-                face, 32, 64, 64 * multiplier, 64, size, (taps,) * rank, output, (stride,) * rank, (pad,) * rank,
-                (dilation,) * rank, dtype, last, "cuda", arch,
-            )  # fmt: skip
-            yield _specimen(f"stencil.{face} {what} {dtype} {'NHWC' if last else 'NCHW'}", problem)
-
-
-def _specimen(name: str, problem: ConvProblem) -> Specimen:
-    p, like = problem, torch.empty((), dtype=problem.dtype, device="meta")
-    a, b = (layout.empty(p.shape(role), p.channels_last and role != "w", like) for role in OPERANDS[p.face])
-    result = layout.empty(p.open_shape, p.channels_last, like)
-    if p.face == "wgrad":
-        launch, plan = launch_wgrad(p, a, b, result)[0], plan_wgrad
-    else:
-        launch, plan = launch_gather(p, a, b, None, result), plan_gather
-    found = plan(p, a.stride(), b.stride(), result.stride())
-    return Specimen(name.replace("torch.", ""), found.tile, launch, found.outputs, found.trips, found.filling)

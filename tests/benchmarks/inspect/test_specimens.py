@@ -12,9 +12,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from convext.benchmarks.inspect.specimens import ARCHITECTURES
 from convext.triton_kernels.banded import tiles as banded_tiles
-from convext.triton_kernels.grouped import record as grouped
+from convext.triton_kernels.grouped import tiles as grouped_tiles
 from convext.triton_kernels.igemm import tiles as igemm_tiles
-from convext.triton_kernels.pointwise import record as pointwise
+from convext.triton_kernels.pointwise import tiles as pointwise_tiles
 from convext.triton_kernels.stencil import plan as stencil_plan
 from convext.triton_kernels.tiles import known
 
@@ -31,14 +31,14 @@ def of_tables(family: str, arch: int) -> set[tuple[str, object]]:
         case "stencil":
             return pairs(("fprop", "wgrad"), stencil_plan.TILES[known(stencil_plan.TILES, arch)])
         case "pointwise":
-            rows = pointwise.TILES[known(pointwise.TILES, arch)].values()
+            rows = pointwise_tiles.TILES[known(pointwise_tiles.TILES, arch)].values()
             return pairs(GATHERS + WEIGHTS, itertools.chain(*rows))
         case "igemm":
             rows = igemm_tiles.TILES[known(igemm_tiles.TILES, arch)].values()
             boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)] if arch >= 90 else ()
             pointers = itertools.chain(*rows, igemm_tiles.SCALAR_TILES)
             return pairs(GATHERS + WEIGHTS, pointers) | pairs(GATHERS, boxes)
-    tables = (banded_tiles if family == "banded" else grouped).TILES
+    tables = (banded_tiles if family == "banded" else grouped_tiles).TILES
     table = tables[known(tables, arch)]
     found = set()
     for kind, tiles in table.items():
@@ -49,6 +49,6 @@ def of_tables(family: str, arch: int) -> set[tuple[str, object]]:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("family", ["stencil", "banded", "pointwise", "igemm", "grouped"])
 def test_every_tile_of_the_tables_is_compiled(family: str, arch: int) -> None:
-    module = importlib.import_module(f"convext.triton_kernels.{family}.record")
+    module = importlib.import_module(f"convext.triton_kernels.{family}.specimens")
     compiled = {(s.name.removeprefix(f"{family}.").split()[0], s.tile) for s in module.specimens(arch)}
     assert of_tables(family, arch) - compiled == set()

@@ -1,4 +1,4 @@
-"""Convolution kernels for PyTorch: drop-in layers, faster on a GPU, right to any order of derivative."""
+"""Convolution layers and kernels for PyTorch: drop-in, on GPUs and CPUs, right to any order of derivative."""
 
 from importlib import import_module
 from typing import Any

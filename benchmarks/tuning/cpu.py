@@ -165,7 +165,7 @@ def row_of(problem: ConvProblem) -> Row | None:
 
 
 def main() -> None:
-    """Writes convext/cpu/tables/<machine>-<threads>.json."""
+    """Writes convext/choice/tables/<machine>-<threads>.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=20, help="begin no problem after this")

@@ -1,7 +1,7 @@
 """Kernel records, and the choice between them.
 
 A kernel is a record: its name, the faces it computes, a function that says why it does not take a problem, and one
-that runs it. Tests, benchmarks, the README's table and `explain` walk the same list. Adding a kernel is adding one
+that runs it. Tests, benchmarks, the table of kernels and `explain` walk the same list. Adding a kernel is adding one
 record to `KERNELS`.
 """
 

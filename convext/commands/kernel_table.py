@@ -1,4 +1,4 @@
-"""The README's table: which kernel computes which face, of which families, dtypes and layouts.
+"""The table of docs/kernels.md: which kernel computes which face, of which families, dtypes and layouts.
 
 It is read off the records. A grid of small problems is put to each kernel as on a Hopper GPU, or on the CPU that it is
 for, and a cell lists what it takes.

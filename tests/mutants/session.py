@@ -46,6 +46,14 @@ BINARY = {
 }
 
 
+# Others say what another mutant of the same place says: interned strings, small integers and singletons are the same
+# object or are not equal, and one wrong sign is enough.
+SAME = {
+    *("Eq_Is", "Eq_IsNot", "NotEq_Is", "NotEq_IsNot", "Is_Eq", "Is_NotEq", "IsNot_Eq", "IsNot_NotEq"),
+    *("USub_UAdd", "USub_Not", "USub_Invert"),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, help="try so many of the pending mutants, drawn at random")
@@ -72,7 +80,7 @@ def main() -> None:
 
 
 def make(db: WorkDB) -> None:
-    """Every mutant of the modules; those of annotations and docstrings, and most binary operators', are skipped."""
+    """Every mutant of the modules, but for annotations, docstrings, and operators that would tell nothing new."""
     init([Path("convext") / f"{name}.py" for name in MODULES], db, {})
     unchanged = {path: silent(path.read_text()) for path in {item.mutations[0].module_path for item in db.work_items}}
     skipped = [
@@ -84,8 +92,8 @@ def make(db: WorkDB) -> None:
 
 
 def _is_redundant(mutation: MutationSpec) -> bool:
-    name = mutation.operator_name.removeprefix("core/")
-    return "ReplaceBinaryOperator" in name and name.removeprefix("ReplaceBinaryOperator_") not in BINARY
+    kind, _, change = mutation.operator_name.removeprefix("core/").partition("_")
+    return change in SAME or (kind == "ReplaceBinaryOperator" and change not in BINARY)
 
 
 class silent:  # noqa: N801

@@ -117,6 +117,14 @@ def test_operands_that_differ_in_dtype(wrong, device):
         OP(*operands, *arguments(GEOMETRIES[0]))
 
 
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_operands_on_two_devices(wrong, device):
+    operands = tensors(GEOMETRIES[0], device)
+    operands[wrong] = operands[wrong].to("meta")
+    with pytest.raises(RuntimeError, match=f"expected all tensors on one device, but got {device}.* {'ywx'[wrong]} on"):
+        ops._compute_both(*operands, *arguments(GEOMETRIES[0]))
+
+
 # ------------------------------------------------------------------------------------- which calls take it, and when
 
 

@@ -1,6 +1,7 @@
 """`convext.backend` and `convext.precision`: whose calls they reach, in threads and in recomputations too."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import convext
-from convext import settings
+from convext import ops, registry, settings
 
 
 class Recorder(TorchDispatchMode):
@@ -90,6 +91,17 @@ def test_shapes_of_meta_tensors(kind, kernel):
     expected = getattr(torch.nn, kind)(3, 4, 3, stride=2)(torch.empty(x.shape))
     assert y.is_meta
     assert y.shape == expected.shape
+
+
+def test_a_problem_names_its_gpu_and_how_float32_is_multiplied_there(monkeypatch):
+    monkeypatch.setattr(registry, "arch", lambda device: 80 + 10 * device.index)
+    gpu = torch.device("cuda", 1)
+    with convext.precision("tf32x3"):
+        assert ops._machine(SimpleNamespace(device=gpu, dtype=torch.float32)) == ("cuda", 90, "tf32x3")
+        assert ops._machine(SimpleNamespace(device=gpu, dtype=torch.float64)) == ("cuda", 90, "ieee")
+        assert ops._machine(SimpleNamespace(device=gpu, dtype=torch.bfloat16)) == ("cuda", 90, "ieee")
+        assert ops._machine(torch.empty(1)) == ("cpu", 0, "ieee")
+        assert ops._machine(torch.empty(1, device="meta")) == ("meta", 0, "ieee")
 
 
 def test_threads_may_leave_in_any_order():

@@ -26,6 +26,12 @@ CALLS = {  # function, shapes of input and weight, arguments
     "input of one more axis": ("conv1d", (1, 1, 6, 6), (1, 1, 3), {}),
     "weight of one axis less": ("conv2d", (1, 1, 6, 6), (1, 1, 3), {}),
     "weight of one axis more": ("conv1d", (1, 1, 6), (1, 1, 3, 3), {}),
+    "weight of no axes": ("conv2d", (1, 4, 6, 6), (), {"groups": 2}),
+    "no strides": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": ()}),
+    "same with a stride of 0": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": 0, "padding": "same"}),
+    "same with a negative stride": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": -1, "padding": "same"}),
+    "strided same, weight of one axis less": ("conv2d", (1, 1, 6, 6), (1, 1, 3), {"stride": 2, "padding": "same"}),
+    "strided same, weight of one axis more": ("conv1d", (1, 1, 6), (1, 1, 3, 3), {"stride": 2, "padding": "same"}),
     "kernel of no taps": ("conv1d", (1, 1, 6), (1, 1, 0), {}),
     "batch of no height, unbatched": ("conv2d", (1, 0, 6), (1, 1, 1, 3), {"padding": 1}),
     "too many strides": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": (1, 1, 1)}),
@@ -181,6 +187,13 @@ def test_an_absent_device(backend):
 def test_input_that_is_no_tensor(x, backend):
     w = torch.randn(1, 1, 1)
     refused_alike(lambda: F.conv1d(x, w), lambda: torch.nn.functional.conv1d(x, w), [w])
+
+
+@pytest.mark.parametrize("w", [None, 3.0, "x"], ids=str)
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+def test_weight_that_is_no_tensor(name, w, backend):
+    x = torch.randn(1, 1, 1)
+    refused_alike(lambda: getattr(F, name)(x, w), lambda: getattr(torch.nn.functional, name)(x, w), [x])
 
 
 @pytest.mark.parametrize(

@@ -65,27 +65,46 @@ def test_pairs_as_lists(padding, backend, device):
     torch.testing.assert_close(convext.functional.conv2d(x, w, padding=padding), expected)
 
 
-FUNCTIONS = {
-    "conv2d": lambda F, x, w: F.conv2d(x, w, None, 2, 1),
-    "conv_transpose2d": lambda F, x, w: F.conv_transpose2d(x, w, None, 2, 1, 1),
-}
+@pytest.mark.parametrize("padding", [((1, 2), (0, 3)), ((1, 2), 0)], ids=str)
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_paddings_that_torch_lacks_are_ours_on_a_cpu_too(padding, requires_grad):
+    """Without a padded copy, which torch's own convolution would need."""
+    x, w = torch.randn(1, 3, 8, 8, requires_grad=requires_grad), torch.randn(4, 3, 3, 3)
+    with Recorder() as recorder:
+        convext.functional.conv2d(x, w, padding=padding)
+    assert recorder.ran == ["convext.fprop.default"]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["unbatched", "batched"])
+@pytest.mark.parametrize(
+    ("stride", "padding", "pads"), [(1, ((1, 2), (0, 3)), (0, 3, 1, 2)), (2, "same", (0, 1, 1, 1))], ids=str
+)
+def test_integers_have_every_padding(stride, padding, pads, batch, backend):
+    x, w = torch.randint(-9, 9, (*batch, 3, 7, 8)), torch.randint(-9, 9, (4, 3, 3, 3))
+    expected = torch.nn.functional.conv2d(torch.nn.functional.pad(x, pads), w, stride=stride)
+    assert torch.equal(convext.functional.conv2d(x, w, stride=stride, padding=padding), expected)
+
+
+KINDS = [f"conv{transposed}{rank}d" for transposed in ("", "_transpose") for rank in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_fx_records_our_function(name, device):
     """Traced under any backend, run under a named one: the named one runs."""
 
     class Module(torch.nn.Module):
         def forward(self, x, w):
-            return FUNCTIONS[name](convext.functional, x, w).relu()
+            return getattr(convext.functional, name)(x, w, None, 2, 1).relu()
 
     graph = torch.fx.symbolic_trace(Module())
-    x, w = torch.randn(1, 4, 8, 8, device=device), torch.randn(4, 4, 3, 3, device=device)
+    x, w = (
+        torch.randn(1, 4, *[8] * int(name[-2]), device=device),
+        torch.randn(4, 4, *[3] * int(name[-2]), device=device),
+    )
     with convext.backend("aten"), Recorder() as recorder, torch.no_grad():
         actual = graph(x, w)
-    assert all("convext" in operator for operator in recorder.convolutions())
-    assert recorder.convolutions()
-    torch.testing.assert_close(actual, FUNCTIONS[name](torch.nn.functional, x, w).relu())
+    assert recorder.convolutions() == ["convext.dgrad.default" if "transpose" in name else "convext.fprop.default"]
+    torch.testing.assert_close(actual, getattr(torch.nn.functional, name)(x, w, None, 2, 1).relu())
 
 
 @pytest.mark.parametrize("kernel", ["auto", "aten", "triton", "cuda"])

@@ -84,6 +84,16 @@ def test_torch_where_no_face_wins(measured):
     assert ours(x).grad_fn.name() == theirs(x).grad_fn.name() == "ConvolutionBackward0"
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["input", "weight"])
+def test_one_operand_in_channels_last_is_enough(which, monkeypatch):
+    monkeypatch.setattr(ops, "_cpu_faces", lambda *problem: problem[-1])
+    operands = [torch.randn(2, 4, 6, 6), torch.randn(4, 2, 3, 3)]
+    tail = (4, 4), (1, 1), (0, 0), (1, 1), 2
+    assert not ops.cpu_faces("fprop", *operands, *tail)
+    operands[which] = operands[which].to(memory_format=torch.channels_last)
+    assert ops.cpu_faces("fprop", *operands, *tail)
+
+
 def test_nobody_asks_about_one_group(measured, monkeypatch):
     monkeypatch.setattr(ops, "cpu_faces", lambda *arguments: pytest.fail("asked"))
     convext.Conv2d(64, 64, 3)(torch.randn(1, 64, 64, 64))

@@ -97,6 +97,15 @@ def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
     assert registry.choose(dataclasses.replace(dense, face="dgrad")) is registry.ATEN
 
 
+def test_who_computes_both_gradients_in_one_call():
+    """Those records alone, and each of them can say of a problem whether it does."""
+    pairs = {kernel.name: kernel.both for kernel in convext.kernels() if kernel.both is not None}
+    assert pairs.keys() == {"cuda.stencil", "aten.convolution"}
+    for both in pairs.values():
+        reason = both.why_not(problem(face="dgrad"))
+        assert reason is None or isinstance(reason, str)
+
+
 REFUSALS = [  # provider, device, ROCm's version, TRITON_INTERPRET, what the sentence says
     ("aten", "xpu", "6.4", "0", None),
     ("cpu", "cuda", None, "0", "tensors are on cuda; CPU kernels run on cpu"),

@@ -124,10 +124,19 @@ def _fork(job: Job) -> tuple[int, int]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         import pytest
 
+        known = set(sys.modules)
         options = ["-x", "-q", "-n0", "--no-header", "--tb=no", "--assert=plain"]
         for tests in filter(None, job.rounds):
             status = int(pytest.main([*options, *tests], plugins=[FirstFailure(writing)]))
             if status:
                 break
+            _forget_tests(known)
     finally:
         os._exit(status)
+
+
+def _forget_tests(known: set[str]) -> None:
+    """pytest collects a module once: what a test is parametrized with may be an iterator."""
+    for name in sys.modules.keys() - known:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(os.path.abspath("tests")):
+            del sys.modules[name]

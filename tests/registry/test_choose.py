@@ -165,6 +165,17 @@ CUDNNS = [
     ({"dilation": (2, 1)}, False),
     ({"groups": 2}, False),
     ({"groups": 4}, False),
+    (
+        {
+            "input": (9,) * 3,
+            "kernel": (3,) * 3,
+            "output": (7,) * 3,
+            "stride": (1,) * 3,
+            "pad": (0,) * 3,
+            "dilation": (1,) * 3,
+        },
+        False,
+    ),
     ({"input": (9,), "kernel": (3,), "output": (7,), "stride": (1,), "pad": (0,), "dilation": (1,)}, False),
 ]
 
@@ -177,10 +188,28 @@ def test_where_nothing_was_measured_aten_goes_first_in_2d_dense_and_pointwise(ch
     assert {*registry._preference(unmeasured)} == {*registry.kernels()}
 
 
-@pytest.mark.parametrize(("kernel", "banded_first"), [((9, 9), True), ((81, 1), True), ((10, 8), False)], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "banded_first"), [((9, 9), True), ((81, 1), True), ((11, 11), True), ((10, 8), False)], ids=str
+)
 def test_bands_stand_behind_fmas_for_fewer_than_81_taps(kernel, banded_first):
     order = [kernel.name for kernel in registry._in_order(problem(kernel=kernel, input=(90, 90)))]
     assert (order.index("triton.banded") < order.index("triton.stencil")) == banded_first
+    order.remove("triton.banded")
+    assert order == [kernel.name for kernel in registry.kernels() if kernel.name != "triton.banded"]
+
+
+@pytest.mark.parametrize("name", [kernel.name for kernel in registry.kernels()])
+def test_what_was_measured_to_be_fastest_goes_first(name, monkeypatch):
+    measured = registry.choices.Choice("", (), name, 2.0)
+    monkeypatch.setattr(registry.choices, "nearest", lambda p: measured)
+    monkeypatch.setattr(registry.choice, "fastest", lambda p, threads: (name, ()))
+    for device in ("cuda", "cpu"):
+        assert registry._preference(problem(device=device))[0].name == name
+
+
+def test_installed_is_what_can_be_imported():
+    assert registry._installed("torch")
+    assert not registry._installed("convext_has_no_such_package")
 
 
 def test_backends_nest_and_come_back():

@@ -104,6 +104,28 @@ def test_causal_outputs_do_not_see_the_future(k, d, device):
     assert (jacobian.diagonal() == layer.weight[0, 0, -1]).all()
 
 
+@pytest.mark.parametrize(
+    ("padding", "stride", "rank", "expected"),
+    [
+        (1, 2, 2, True),
+        ([1, 0], 2, 2, True),
+        ("valid", 2, 1, True),
+        ("same", 1, 2, True),
+        ("same", (1, 1), 2, True),
+        ("same", (1, 2), 2, False),
+        ("same", 0, 1, False),
+        ("causal", 1, 1, False),
+        ("causal", 1, 2, True),  # which refuses it
+        ("full", 2, 1, True),
+        ("a word before causal", 1, 1, True),
+        (((1, 2), 0), 1, 2, False),
+        ([[1, 2]], 1, 1, False),
+    ],
+)
+def test_which_paddings_are_torchs_business(padding, stride, rank, expected):
+    assert F.is_torchs(padding, stride, rank) == expected
+
+
 @pytest.mark.parametrize("word", ["", "full", "wrap", "zeros", "Same"])
 def test_no_other_words(word):
     with pytest.raises(

@@ -10,7 +10,7 @@ import torch
 from convext import aten
 from convext.check import agreement, operands
 from convext.layout import dense
-from convext.problem import ConvProblem
+from convext.problem import ConvProblem, Face
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -79,3 +79,12 @@ def test_a_setting_comes_back_after_an_error(cudnn: Any) -> None:
     with pytest.raises(KeyError), aten._products(replace(DEPTHWISE, device="cuda", precision="tf32")):
         raise KeyError
     assert cudnn.fp32_precision == "ieee"
+
+
+@pytest.mark.parametrize(("face", "verb"), [("fprop", "pads"), ("wgrad", "pads"), ("dgrad", "crops")])
+def test_the_copy_of_an_asymmetric_problem_is_named(face: Face, verb: str) -> None:
+    symmetric = replace(DEPTHWISE, face=face)
+    assert aten.copies(symmetric) == []
+    padded = torch.nn.functional.pad(torch.zeros(symmetric.x_shape), (3, 2))
+    asymmetric = replace(symmetric, pad=(3,), output=(padded.shape[-1] - 2,))
+    assert aten.copies(asymmetric) == [f"{verb} a copy of x: {padded.numel() * padded.element_size():,} bytes"]

@@ -1,6 +1,6 @@
 """Convolutions with the signatures of torch.nn.functional, and three paddings that torch does not have.
 
-`padding` of `conv1d`, `conv2d` and `conv3d` takes what torch takes, and where a kernel of ours computes, without a padded copy:
+`padding` of `conv1d`, `conv2d` and `conv3d` takes what torch takes, and (a kernel of ours makes no padded copy):
 
     ((begin, end), ..)   zeros before and after each axis; an axis may also have one int for both
     "same"               with any stride: ceil(input / stride) outputs, the odd zero at the end, as TensorFlow does

@@ -25,6 +25,17 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     gpu_table._table.cache_clear()
 
 
+def test_what_a_table_says_of_a_problem() -> None:
+    """The text and the numbers that committed tables hold."""
+    assert gpu_table.kind(DEPTHWISE) == "fprop depthwise 2-D bfloat16 channels_first"
+    single = replace(DEPTHWISE, dtype=torch.float32, precision="tf32", channels_last=True)
+    assert gpu_table.kind(single) == "fprop depthwise 2-D float32/tf32 channels_last"
+    grouped = replace(DEPTHWISE, n=1, groups=16, k=128, output=(16, 8), kernel=(4, 2), stride=(1, 2), dilation=(4, 1))
+    # 128 pixels, 64 / 16 and 128 / 16 channels, 16 groups, 8 taps, stride 2, dilation 4
+    assert gpu_table.point(grouped) == (7.0, 2.0, 3.0, 4.0, 3.0, 1.0, 2.0)
+    assert gpu_table.point(replace(grouped, n=0))[0] == 0.0
+
+
 def test_a_measured_problem_takes_its_kernel(table: Path) -> None:
     preferred = registry.choose(DEPTHWISE).name
     assert preferred != "aten.convolution"

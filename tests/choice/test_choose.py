@@ -98,6 +98,121 @@ def test_on_cuda_auto_takes_the_first_that_does_not_refuse(picky, monkeypatch):
     assert registry.choose(dataclasses.replace(dense, face="dgrad")) is registry.ATEN
 
 
+def test_who_computes_both_gradients_in_one_call():
+    """Those records alone, and each of them can say of a problem whether it does."""
+    pairs = {kernel.name: kernel.both for kernel in convext.kernels() if kernel.both is not None}
+    assert pairs.keys() == {"cuda.stencil", "aten.convolution"}
+    for both in pairs.values():
+        reason = both.why_not(problem(face="dgrad"))
+        assert reason is None or isinstance(reason, str)
+
+
+REFUSALS = [  # provider, device, ROCm's version, TRITON_INTERPRET, what the sentence says
+    ("aten", "xpu", "6.4", "0", None),
+    ("cpu", "cuda", None, "0", "tensors are on cuda; CPU kernels run on cpu"),
+    ("plain", "xpu", None, "0", "tensors are on xpu; CPU kernels run on cpu"),
+    ("plain", "cpu", "6.4", "0", None),
+    ("triton", "cuda", "6.4", "0", "this torch is built for ROCm 6.4; the kernels are written for NVIDIA GPUs"),
+    ("cuda", "cuda", "6.4", "0", "this torch is built for ROCm 6.4; the kernels are written for NVIDIA GPUs"),
+    ("triton", "cuda", None, "0", None),
+    ("triton", "cpu", None, "1", None),
+    (
+        "triton",
+        "cpu",
+        None,
+        "0",
+        "tensors are on cpu; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1",
+    ),
+    (
+        "triton",
+        "cpu",
+        None,
+        "2",
+        "tensors are on cpu; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1",
+    ),
+    ("triton", "xpu", None, "", "tensors are on xpu; Triton kernels run on cuda, or anywhere under TRITON_INTERPRET=1"),
+]
+
+
+@pytest.mark.parametrize(("provider", "device", "hip", "interpret", "reason"), REFUSALS)
+def test_what_cannot_run_on_a_device_says_why(provider, device, hip, interpret, reason, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    monkeypatch.setattr(registry, "_installed", lambda module: module == "triton")
+    assert registry.unavailable(provider, problem(device=device)) == reason
+
+
+def test_without_triton_its_kernels_say_so(monkeypatch):
+    monkeypatch.setattr(registry, "_installed", lambda module: False)
+    assert registry.unavailable("triton", problem(device="cuda")) == "Triton is not installed: pip install triton"
+    assert registry.unavailable("plain", problem()) is None
+
+
+def test_an_architecture_is_ten_times_the_capability(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: {0: (9, 0), 1: (8, 6)}[device.index])
+    registry.arch.cache_clear()
+    assert [registry.arch(torch.device("cuda", index)) for index in (0, 1)] == [90, 86]
+    registry.arch.cache_clear()
+
+
+GPU = {"groups": 1, "device": "cuda", "arch": 90}
+CUDNNS = [
+    ({}, True),
+    ({"kernel": (1, 1)}, True),
+    ({"stride": (2, 1)}, True),
+    ({"face": "dgrad"}, True),
+    ({"face": "dgrad", "stride": (1, 2)}, False),
+    ({"face": "wgrad", "stride": (1, 2)}, True),
+    ({"dilation": (2, 1)}, False),
+    ({"groups": 2}, False),
+    ({"groups": 4}, False),
+    (
+        {
+            "input": (9,) * 3,
+            "kernel": (3,) * 3,
+            "output": (7,) * 3,
+            "stride": (1,) * 3,
+            "pad": (0,) * 3,
+            "dilation": (1,) * 3,
+        },
+        False,
+    ),
+    ({"input": (9,), "kernel": (3,), "output": (7,), "stride": (1,), "pad": (0,), "dilation": (1,)}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "first"), CUDNNS, ids=str)
+def test_where_nothing_was_measured_aten_goes_first_in_2d_dense_and_pointwise(changes, first, monkeypatch):
+    monkeypatch.setattr(registry.gpu_table, "nearest", lambda p: None)
+    unmeasured = problem(**{**GPU, **changes})
+    assert (registry._preference(unmeasured)[0] is registry.ATEN) == first
+    assert {*registry._preference(unmeasured)} == {*registry.kernels()}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "banded_first"), [((9, 9), True), ((81, 1), True), ((11, 11), True), ((10, 8), False)], ids=str
+)
+def test_bands_stand_behind_fmas_for_fewer_than_81_taps(kernel, banded_first):
+    order = [kernel.name for kernel in registry._in_order(problem(kernel=kernel, input=(90, 90)))]
+    assert (order.index("triton.banded") < order.index("triton.stencil")) == banded_first
+    order.remove("triton.banded")
+    assert order == [kernel.name for kernel in registry.kernels() if kernel.name != "triton.banded"]
+
+
+@pytest.mark.parametrize("name", [kernel.name for kernel in registry.kernels()])
+def test_what_was_measured_to_be_fastest_goes_first(name, monkeypatch):
+    measured = registry.gpu_table.Choice("", (), name, 2.0)
+    monkeypatch.setattr(registry.gpu_table, "nearest", lambda p: measured)
+    monkeypatch.setattr(registry.cpu_table, "fastest", lambda p, threads: (name, ()))
+    for device in ("cuda", "cpu"):
+        assert registry._preference(problem(device=device))[0].name == name
+
+
+def test_installed_is_what_can_be_imported():
+    assert registry._installed("torch")
+    assert not registry._installed("convext_has_no_such_package")
+
+
 def test_backends_nest_and_come_back():
     outer = convext.choice.settings.BACKEND
     with convext.backend("aten"):

@@ -66,7 +66,8 @@ ELSEWHERE = {
     "compile": lambda layer, x: torch.compile(layer, backend="eager")(x),
     "vmap": lambda layer, x: torch.vmap(layer)(x[:, None]),
     "autocast": lambda layer, x: torch.autocast("cpu", torch.bfloat16)(layer)(x),
-    "small": lambda layer, x: layer(x[:1, :, :4, :4]),
+    "small": lambda layer, x: layer(x[:1, :, :32, :32]),
+    "unbatched": lambda layer, x: layer(x.reshape(64, 128, 128)),
     "trace": lambda layer, x: torch.jit.trace(layer, x, check_trace=False)(x),
 }
 
@@ -79,3 +80,50 @@ def test_torch_everywhere_else(where, measured):
     actual, expected = ELSEWHERE[where](ours, x), ELSEWHERE[where](theirs, x)
     torch.testing.assert_close(actual, expected)
     assert not ran
+
+
+def test_torch_where_no_face_wins(measured):
+    ours, theirs, x = layers("Conv2d")
+    assert ours(x).grad_fn.name() == theirs(x).grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["input", "weight"])
+def test_one_operand_in_channels_last_is_enough(which, monkeypatch):
+    asked = []
+    monkeypatch.setattr(registry, "cpu_faces", lambda problem: asked.append(problem.channels_last) or frozenset())
+    functional._measured_faces.cache_clear()
+    operands = [torch.randn(2, 256, 56, 56), torch.randn(256, 2, 3, 3)]
+    functional.conv2d(*operands, groups=128)
+    operands[which] = operands[which].to(memory_format=torch.channels_last)
+    functional.conv2d(*operands, groups=128)
+    functional._measured_faces.cache_clear()
+    assert asked == [False, True]
+
+
+def test_nobody_asks_about_one_group(measured, monkeypatch):
+    monkeypatch.setattr(registry, "cpu_faces", lambda problem: pytest.fail("asked"))
+    convext.Conv2d(64, 64, 3)(torch.randn(1, 64, 64, 64))
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_bias(kind, measured):
+    faces, ran = measured
+    faces |= {"fprop", "dgrad"}
+    ours, theirs, x = layers(kind)
+    ours.bias = theirs.bias = None
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert ran == ["dgrad" if "Transpose" in kind else "fprop"]
+
+
+@pytest.mark.parametrize("shape", [(63,), (65,), (64, 1)], ids=str)
+def test_a_bias_that_does_not_fit(shape, measured):
+    faces, _ = measured
+    faces.add("fprop")
+    _, theirs, x = layers("Conv2d")
+    arguments = x, theirs.weight, torch.zeros(shape), 1, 1, 1, 64
+    with pytest.raises(RuntimeError) as expected:
+        torch.nn.functional.conv2d(*arguments)
+    with pytest.raises(RuntimeError) as caught:
+        convext.functional.conv2d(*arguments)
+    assert str(caught.value) == str(expected.value)

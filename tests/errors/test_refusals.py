@@ -25,6 +25,15 @@ CALLS = {  # function, shapes of input and weight, arguments
     "wrong rank of input": ("conv2d", (6, 6), (1, 1, 3, 3), {}),
     "input of one more axis": ("conv1d", (1, 1, 6, 6), (1, 1, 3), {}),
     "weight of one axis less": ("conv2d", (1, 1, 6, 6), (1, 1, 3), {}),
+    "weight of one axis more": ("conv1d", (1, 1, 6), (1, 1, 3, 3), {}),
+    "weight of no axes": ("conv2d", (1, 4, 6, 6), (), {"groups": 2}),
+    "no strides": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": ()}),
+    "same with a stride of 0": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": 0, "padding": "same"}),
+    "same with a negative stride": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": -1, "padding": "same"}),
+    "strided same, weight of one axis less": ("conv2d", (1, 1, 6, 6), (1, 1, 3), {"stride": 2, "padding": "same"}),
+    "strided same, weight of one axis more": ("conv1d", (1, 1, 6), (1, 1, 3, 3), {"stride": 2, "padding": "same"}),
+    "kernel of no taps": ("conv1d", (1, 1, 6), (1, 1, 0), {}),
+    "batch of no height, unbatched": ("conv2d", (1, 0, 6), (1, 1, 1, 3), {"padding": 1}),
     "too many strides": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": (1, 1, 1)}),
     "too many paddings": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"padding": (1, 1, 1)}),
     "too many dilations": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"dilation": (1, 1, 1)}),
@@ -35,6 +44,24 @@ CALLS = {  # function, shapes of input and weight, arguments
     "a stride of fractions": ("conv2d", (1, 1, 6, 6), (1, 1, 3, 3), {"stride": 1.5}),
     "transposed: channels": ("conv_transpose2d", (2, 3, 6, 6), (4, 5, 3, 3), {}),
     "transposed: groups": ("conv_transpose2d", (2, 4, 6, 6), (4, 2, 3, 3), {"groups": 3}),
+    "transposed: more channels": ("conv_transpose2d", (2, 5, 6, 6), (4, 5, 3, 3), {}),
+    "transposed: zero groups": ("conv_transpose2d", (2, 4, 6, 6), (4, 4, 3, 3), {"groups": 0}),
+    "transposed: negative groups": ("conv_transpose1d", (2, 4, 6), (4, 4, 3), {"groups": -1}),
+    "transposed: wrong rank of input": ("conv_transpose2d", (6, 6), (1, 1, 3, 3), {}),
+    "transposed: input of one more axis": ("conv_transpose1d", (1, 1, 6, 6), (1, 1, 3), {}),
+    "transposed: weight of one axis less": ("conv_transpose2d", (1, 1, 6, 6), (1, 1, 3), {}),
+    "transposed: weight of one axis more": ("conv_transpose1d", (1, 1, 6), (1, 1, 3, 3), {}),
+    "transposed: kernel of no taps": ("conv_transpose1d", (1, 1, 6), (1, 1, 0), {}),
+    "transposed: no output channels": ("conv_transpose1d", (1, 1, 6), (1, 0, 3), {}),
+    "transposed: no channels at all": ("conv_transpose1d", (1, 0, 6), (0, 1, 3), {}),
+    "transposed: no height": ("conv_transpose2d", (1, 1, 0, 6), (1, 1, 3, 3), {}),
+    "transposed: no height, unbatched": ("conv_transpose2d", (1, 0, 6), (1, 1, 3, 3), {}),
+    "transposed: too many strides": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"stride": (1, 1)}),
+    "transposed: too many paddings": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"padding": (1, 1)}),
+    "transposed: too many dilations": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"dilation": (1, 1)}),
+    "transposed: too many output_paddings": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"output_padding": (0, 0)}),
+    "transposed: negative output_padding": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"output_padding": -1}),
+    "transposed: groups of fractions": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"groups": 1.5}),
     "transposed: stride 0": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"stride": 0}),
     "transposed: negative padding": ("conv_transpose1d", (1, 1, 6), (1, 1, 3), {"padding": -1}),
     "transposed: dilation 0": ("conv_transpose2d", (1, 1, 6, 6), (1, 1, 3, 3), {"dilation": 0}),
@@ -60,7 +87,10 @@ def process_state():
 
 
 def refused_alike(ours, theirs, tensors):
-    """Both raise the same type, ours with all of torch's numbers; tensors and process are as before."""
+    """Both raise the same type, ours with all of torch's numbers; tensors and process are as before.
+
+    Returns both errors.
+    """
     before, state = bits(*tensors), process_state()
     with pytest.raises(Exception) as expected:  # noqa: PT011
         theirs()
@@ -70,6 +100,13 @@ def refused_alike(ours, theirs, tensors):
     assert numbers(expected) <= numbers(caught), f"{expected.value}\n{caught.value}"
     assert bits(*tensors) == before
     assert process_state() == state
+    return caught.value, expected.value
+
+
+def refused_by_torch(ours, theirs, tensors):
+    """As `refused_alike`, and in torch's words. (A TypeError's list the arguments, by name or position.)"""
+    caught, expected = refused_alike(ours, theirs, tensors)
+    assert str(caught) == str(expected) or isinstance(expected, TypeError)
 
 
 @pytest.mark.parametrize("needs_grad", [False, True], ids=["", "grad"])
@@ -77,7 +114,7 @@ def refused_alike(ours, theirs, tensors):
 def test_functions(case, needs_grad, backend, device):
     name, x_shape, w_shape, arguments = CALLS[case]
     x, w = (torch.randn(shape, device=device, requires_grad=needs_grad) for shape in (x_shape, w_shape))
-    refused_alike(
+    refused_by_torch(
         lambda: getattr(F, name)(x, w, **arguments),
         lambda: getattr(torch.nn.functional, name)(x, w, **arguments),
         [x, w],
@@ -90,7 +127,7 @@ def test_functions_with_a_frozen_weight(case, backend, device):
     """The path that "auto" takes on a CPU where torch would keep the input alive."""
     name, x_shape, w_shape, arguments = CALLS[case]
     x, w = torch.randn(x_shape, device=device, requires_grad=True), torch.randn(w_shape, device=device)
-    refused_alike(
+    refused_by_torch(
         lambda: getattr(F, name)(x, w, **arguments),
         lambda: getattr(torch.nn.functional, name)(x, w, **arguments),
         [x, w],
@@ -101,7 +138,9 @@ def test_functions_with_a_frozen_weight(case, backend, device):
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 def test_a_bias_that_does_not_fit(name, shape, backend, device):
     x, w, bias = (torch.randn(s, device=device) for s in ((1, 4, 6, 6), (4, 4, 3, 3), shape))
-    refused_alike(lambda: getattr(F, name)(x, w, bias), lambda: getattr(torch.nn.functional, name)(x, w, bias), [bias])
+    refused_by_torch(
+        lambda: getattr(F, name)(x, w, bias), lambda: getattr(torch.nn.functional, name)(x, w, bias), [bias]
+    )
 
 
 MIXED = [(name, which) for name in ("conv1d", "conv_transpose1d") for which in ("input", "weight", "bias")]
@@ -148,6 +187,13 @@ def test_an_absent_device(backend):
 def test_input_that_is_no_tensor(x, backend):
     w = torch.randn(1, 1, 1)
     refused_alike(lambda: F.conv1d(x, w), lambda: torch.nn.functional.conv1d(x, w), [w])
+
+
+@pytest.mark.parametrize("w", [None, 3.0, "x"], ids=str)
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+def test_weight_that_is_no_tensor(name, w, backend):
+    x = torch.randn(1, 1, 1)
+    refused_alike(lambda: getattr(F, name)(x, w), lambda: getattr(torch.nn.functional, name)(x, w), [x])
 
 
 @pytest.mark.parametrize(

@@ -370,9 +370,14 @@ def test_left_alone_with_a_reason(make, reason):
     assert report.converted == ["0"]
     assert reason in report.left_alone["1"]
     assert str(report).splitlines()[0] == "1 layers converted, 1 left alone"
-    assert reason in str(report)
+    assert str(report).splitlines()[1:] == [f"  1: {report.left_alone['1']}"]
     if before is not nn.LazyConv2d:
         torch.testing.assert_close(net(x), expected)
+
+
+def test_a_model_that_is_itself_left_alone():
+    report = convext.report(convext.convert(Doubled(3, 4, 3)))
+    assert str(report).splitlines()[1].startswith("  the model: ")
 
 
 @pytest.mark.parametrize("name", ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d"])

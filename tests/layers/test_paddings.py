@@ -104,7 +104,45 @@ def test_causal_outputs_do_not_see_the_future(k, d, device):
     assert (jacobian.diagonal() == layer.weight[0, 0, -1]).all()
 
 
+@pytest.mark.parametrize(
+    ("padding", "stride", "rank", "expected"),
+    [
+        (1, 2, 2, True),
+        ([1, 0], 2, 2, True),
+        ("valid", 2, 1, True),
+        ("same", 1, 2, True),
+        ("same", (1, 1), 2, True),
+        ("same", (1, 2), 2, False),
+        ("same", 0, 1, False),
+        ("causal", 1, 1, False),
+        ("causal", 1, 2, True),  # which refuses it
+        ("full", 2, 1, True),
+        ("a word before causal", 1, 1, True),
+        (((1, 2), 0), 1, 2, False),
+        ([[1, 2]], 1, 1, False),
+    ],
+)
+def test_which_paddings_are_torchs_business(padding, stride, rank, expected):
+    assert F.is_torchs(padding, stride, rank) == expected
+
+
+@pytest.mark.parametrize("word", ["", "full", "wrap", "zeros", "Same"])
+def test_no_other_words(word):
+    with pytest.raises(
+        ValueError, match=f"Invalid padding string '{word}', should be one of .*'same', 'valid', 'causal'"
+    ):
+        F.resolve_padding(word, (9,), (3,), (1,), (1,))
+
+
+@pytest.mark.parametrize("pairs", [((1,),), ((1, 1, 1),)], ids=str)
+def test_an_axis_has_two_sides(pairs):
+    with pytest.raises(ValueError, match="begin, end"):
+        F.resolve_padding(pairs, (9,), (3,), (1,), (1,))
+
+
 def test_causal_is_one_dimensional():
+    with pytest.raises(ValueError, match=r"Invalid padding string 'causal', should be one of .*'same', 'valid'"):
+        F.resolve_padding("causal", (9, 9), (3, 3), (1, 1), (1, 1))
     for cls in (convext.Conv2d, convext.Conv3d):
         with pytest.raises(ValueError, match="causal"):
             cls(1, 1, 3, padding="causal")

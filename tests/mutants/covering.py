@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 DURATIONS = "durations.json"
 COVERED = "covered.sqlite"
+RARE = 40  # tests that cover a line: so few are all worth running
 
 
 class Recorder:
@@ -27,7 +29,7 @@ class Recorder:
         import coverage
 
         self.folder, self.durations = folder, dict[str, float]()
-        self.coverage = coverage.Coverage(data_file=folder / COVERED, include=[str(root / "convext/*.py")])
+        self.coverage = coverage.Coverage(data_file=folder / COVERED, include=[str(root / "convext/**/*.py")])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -67,24 +69,43 @@ class Covering:
         return {path: self.data.contexts_by_lineno(path) for path in self.data.measured_files()}
 
     def tests(self, path: Path, line: int, seconds: float) -> list[str]:
-        """Tests for a mutant in `line`, of about so many seconds together, the fastest of each test function first.
+        """Tests for a mutant in `line`, of about so many seconds together.
 
-        A line that runs at import belongs to no test: there, those that cover any line of its file.
+        First those that see what few see of the function around it, its refusals for one; then the fastest of each test
+        function. A line that runs at import belongs to no test: there, those that cover any line of its file.
         """
         by_line = self._contexts.get(str(path.resolve()), {})
         lines = statement(path, line)
         found = {test for at in lines for test in by_line.get(at, ()) if test}
         found = found or {test for tests in by_line.values() for test in tests if test}
-        functions: dict[str, list[str]] = defaultdict(list)
-        for test in sorted(found & self.durations.keys(), key=self.durations.__getitem__):
-            functions[test.partition("[")[0]].append(test)
-        chosen: list[str] = []
-        for turn in range(max(map(len, functions.values()), default=0)):
-            for test in (tests[turn] for tests in functions.values() if turn < len(tests)):
-                if seconds > 0 or not chosen:
-                    chosen.append(test)
-                    seconds -= self.durations[test]
-        return chosen
+        fastest_first = sorted(found & self.durations.keys(), key=self.durations.__getitem__)
+        seen = [found.intersection(by_line.get(at, ())) for at in function(path, line)]
+        rare = {test for tests in seen if len(tests) <= RARE for test in tests}
+        chosen: dict[str, None] = {}
+        for test in [*filter(rare.__contains__, fastest_first), *in_turn(fastest_first)]:
+            if (seconds > 0 or not chosen) and test not in chosen:
+                chosen[test] = None
+                seconds -= self.durations[test]
+        return list(chosen)
+
+
+def in_turn(tests: list[str]) -> Iterator[str]:
+    """One case of each test function, then the next of each."""
+    functions: dict[str, list[str]] = defaultdict(list)
+    for test in tests:
+        functions[test.partition("[")[0]].append(test)
+    for turn in zip_longest(*functions.values()):
+        yield from filter(None, turn)
+
+
+def function(path: Path, line: int) -> range:
+    """The lines of the innermost function around `line`, or that line alone."""
+    around = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return min(around, key=len, default=range(line, line + 1))
 
 
 def statement(path: Path, line: int) -> range:

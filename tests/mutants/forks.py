@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,14 +19,38 @@ from typing import Any
 
 @dataclass
 class Job:
-    """One mutant: the module's changed source, and the tests to run on it."""
+    """One mutant: the module's changed source, and the tests to run on it.
+
+    `rounds` are run one after the other until a test fails: a first round of few files is soon collected.
+    """
 
     id: str
     path: Path
     module: str
     source: str
-    tests: list[str]
+    rounds: list[list[str]]
     limit: float
+
+
+@dataclass
+class Result:
+    """What became of a job: pytest's exit status, seconds, and the test that failed, if it was a test."""
+
+    job: Job
+    status: int
+    seconds: float
+    killer: str
+
+
+class FirstFailure:
+    """Writes the name of a test that fails into a pipe."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            os.write(self.pipe, report.nodeid.encode())
 
 
 class Mutated(SourceFileLoader, MetaPathFinder):
@@ -55,38 +80,42 @@ def preload() -> None:
     torch.set_num_threads(1)
     assert not any(name.partition(".")[0] == "convext" for name in sys.modules)
     del hypothesis, pytest, triton
+    gc.freeze()  # pytest collects garbage when it ends: not the whole of torch in each child
 
 
-def run(jobs: Iterator[Job], workers: int) -> Iterator[tuple[Job, int, float]]:
-    """(job, exit status of pytest, seconds) of each; a job that ran past its limit has the status of a failed test."""
-    running: dict[int, tuple[Job, float]] = {}
-    waiting = iter(jobs)
+def run(jobs: Iterator[Job], workers: int) -> Iterator[Result]:
+    """The result of each job, as they end; one that ran past its limit has the status of a failed test."""
+    running: dict[int, tuple[Job, int, float]] = {}
     exhausted = False
     while running or not exhausted:
         while len(running) < workers and not exhausted:
-            job = next(waiting, None)
+            job = next(jobs, None)
             if job is None:
                 exhausted = True
             else:
-                running[_fork(job)] = (job, time.monotonic())
-        for pid, (job, begun) in list(running.items()):
+                pid, pipe = _fork(job)
+                running[pid] = (job, pipe, time.monotonic())
+        for pid, (job, pipe, begun) in list(running.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             seconds = time.monotonic() - begun
+            if not ended and seconds > job.limit:
+                os.killpg(pid, signal.SIGKILL)
+                ended, status = os.waitpid(pid, 0)
             if ended:
                 del running[pid]
-                yield job, os.waitstatus_to_exitcode(status), seconds
-            elif seconds > job.limit:
-                os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                del running[pid]
-                yield job, 1, seconds
+                killer = os.read(pipe, 10_000).decode()
+                os.close(pipe)
+                yield Result(job, os.waitstatus_to_exitcode(status), seconds, killer)
         time.sleep(0.02)
 
 
-def _fork(job: Job) -> int:
+def _fork(job: Job) -> tuple[int, int]:
+    """The child's process and the end of its pipe that is read."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(writing)
+        return pid, reading
     status = 1  # of whatever is raised before pytest has an opinion
     try:
         os.setsid()
@@ -95,6 +124,19 @@ def _fork(job: Job) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         import pytest
 
-        status = int(pytest.main(["-x", "-q", "-n0", "--no-header", "--tb=no", *job.tests]))
+        known = set(sys.modules)
+        options = ["-x", "-q", "-n0", "--no-header", "--tb=no", "--assert=plain"]
+        for tests in filter(None, job.rounds):
+            status = int(pytest.main([*options, *tests], plugins=[FirstFailure(writing)]))
+            if status:
+                break
+            _forget_tests(known)
     finally:
         os._exit(status)
+
+
+def _forget_tests(known: set[str]) -> None:
+    """pytest collects a module once: what a test is parametrized with may be an iterator."""
+    for name in sys.modules.keys() - known:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(os.path.abspath("tests")):
+            del sys.modules[name]

@@ -26,11 +26,16 @@ from covering import COVERED, Covering
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build/mutants"
 SESSION = FOLDER / "session.sqlite"
-MODULES = ("problem", "layout", "functional", "ops", "registry", "nn", "conversion", "choices", "aten", "flops")
+MODULES = (
+    *("problem/conv_problem", "problem/layout", "functional"),
+    *(f"operators/{name}" for name in ("forward", "fake", "tracing", "autograd", "plain", "autocast", "vmap")),
+    *("choice/registry", "nn", "conversion", "choice/gpu_table", "providers/aten", "tools/flops"),
+)
+PATHS = [Path("convext") / f"{name}.py" for name in MODULES]
 # The tests that judge: not those of the catalogue and of benchmarks, nor those that build, nor Triton's kernels.
 TESTS = ("operators", "layers", "choice", "errors", "facts")
 SLOW = "not triton and not compile and not process"
-SECONDS = 20.0  # of tests for one mutant
+LIKELY = 3  # tests that killed a mutant last and cover the next: they go first
 
 # cosmic-ray replaces each binary operator by eleven others: one wrong operator is enough to see whether a test looks.
 BINARY = {
@@ -46,13 +51,25 @@ BINARY = {
 }
 
 
+# Others say what another mutant of the same place says: interned strings, small integers and singletons are the same
+# object or are not equal, and one wrong sign is enough.
+SAME = {
+    *("Eq_Is", "Eq_IsNot", "NotEq_Is", "NotEq_IsNot", "Is_Eq", "Is_NotEq", "IsNot_Eq", "IsNot_NotEq"),
+    *("USub_UAdd", "USub_Not", "USub_Invert"),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, help="try so many of the pending mutants, drawn at random")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of tests for one mutant")
+    parser.add_argument("--again", action="store_true", help="try those that survived, not the pending ones")
     parser.add_argument("--report", action="store_true", help="only print what is known")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     os.chdir(ROOT)
+    os.environ["CI"] = "1"  # hypothesis draws the same examples each time, and the grid the same cases
+    os.environ.setdefault("CONVEXT_GRID_SEED", "0")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with use_db(str(SESSION)) as db:
         if db.num_work_items == 0:
@@ -60,13 +77,16 @@ def main() -> None:
         if not args.report:
             if not (FOLDER / COVERED).exists():
                 record()
-            execute(db, args.sample, args.workers)
+            items = survivors(db) if args.again else list(db.pending_work_items)
+            if args.sample is not None:
+                items = random.sample(items, min(args.sample, len(items)))
+            execute(db, items, args.seconds, args.workers)
         report(db)
 
 
 def make(db: WorkDB) -> None:
-    """Every mutant of the modules; those of annotations and docstrings, and most binary operators', are skipped."""
-    init([Path("convext") / f"{name}.py" for name in MODULES], db, {})
+    """Every mutant of the modules, but for annotations, docstrings, and operators that would tell nothing new."""
+    init(PATHS, db, {})
     unchanged = {path: silent(path.read_text()) for path in {item.mutations[0].module_path for item in db.work_items}}
     skipped = [
         item.job_id
@@ -77,8 +97,8 @@ def make(db: WorkDB) -> None:
 
 
 def _is_redundant(mutation: MutationSpec) -> bool:
-    name = mutation.operator_name.removeprefix("core/")
-    return "ReplaceBinaryOperator" in name and name.removeprefix("ReplaceBinaryOperator_") not in BINARY
+    kind, _, change = mutation.operator_name.removeprefix("core/").partition("_")
+    return change in SAME or (kind == "ReplaceBinaryOperator" and change not in BINARY)
 
 
 class silent:  # noqa: N801
@@ -101,46 +121,69 @@ def record() -> None:
     tests = [f"tests/{folder}" for folder in TESTS]
     command = [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "covering", "-k", SLOW, *tests]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "CI": "1", "PYTHONPATH": paths, "CONVEXT_COVERING": str(FOLDER)}
+    environment = {**os.environ, "PYTHONPATH": paths, "CONVEXT_COVERING": str(FOLDER)}
     subprocess.run(command, env=environment, check=False)
 
 
-def execute(db: WorkDB, sample: int | None, workers: int) -> None:
-    """Runs pending mutants and writes each result down as it comes."""
-    os.environ["CI"] = "1"  # hypothesis draws the same examples each time
-    covering, items = Covering(FOLDER), list(db.pending_work_items)
-    random.Random(0).shuffle(items)
+def survivors(db: WorkDB) -> list[WorkItem]:
+    return [item for item, result in db.completed_work_items if result.test_outcome is TestOutcome.SURVIVED]
+
+
+def execute(db: WorkDB, items: list[WorkItem], seconds: float, workers: int) -> None:
+    """Runs mutants and writes each result down as it comes."""
+    covering = Covering(FOLDER)
+    killers: dict[str, None] = {}  # the latest last
     forks.preload()
-    for job, status, _ in forks.run(controls(covering), workers):
-        if status:
+    for result in forks.run(controls(covering, seconds), workers):
+        if result.status:
             sys.exit(
-                f"with nothing changed, pytest returns {status} on the tests of {job.path}: no mutant can be judged"
+                f"with nothing changed, pytest returns {result.status} on the tests of {result.job.path}: no mutant "
+                "can be judged"
             )
-    results = forks.run(jobs(db, covering, islice(items, sample)), workers)
-    for done, (job, status, seconds) in enumerate(results, start=1):
-        outcome = TestOutcome.SURVIVED if status == 0 else TestOutcome.KILLED
-        db.set_result(job.id, WorkResult(WorkerOutcome.NORMAL, f"{seconds:.1f} s", outcome, difference(job)))
-        print(f"{done}: {outcome.value} in {seconds:.1f} s, {len(job.tests)} tests, {job.module}", flush=True)
+    results = forks.run(jobs(db, covering, sorted(items, key=place), seconds, killers), workers)
+    for done, result in enumerate(results, start=1):
+        outcome = TestOutcome.KILLED if result.status else TestOutcome.SURVIVED
+        if result.killer:
+            killers.pop(result.killer, None)
+            killers[result.killer] = None
+        text = f"{outcome.value} in {result.seconds:.1f} s by {result.killer or f'status {result.status}'}"
+        db.set_result(result.job.id, WorkResult(WorkerOutcome.NORMAL, text, outcome, difference(result.job)))
+        print(f"{done} of {len(items)}: {result.job.module} {text}", flush=True)
 
 
-def controls(covering: Covering) -> Iterator[forks.Job]:
+def place(item: WorkItem) -> tuple[int, tuple[int, int]]:
+    """Mutants of one function after each other: what killed one often kills the next."""
+    (mutation,) = item.mutations
+    return PATHS.index(mutation.module_path), mutation.start_pos
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts)
+
+
+def controls(covering: Covering, seconds: float) -> Iterator[forks.Job]:
     """For each module a job that changes nothing, and that its tests have to pass."""
-    for name in MODULES:
-        path = Path("convext") / f"{name}.py"
-        tests = covering.tests(path, 1, SECONDS / 4)
+    for path in PATHS:
+        tests = covering.tests(path, 1, seconds / 4)
         if tests:
-            yield forks.Job(name, path, f"convext.{name}", path.read_text(), tests, 4 * SECONDS + 30)
+            rounds = [tests[:LIKELY], tests[LIKELY:]]
+            yield forks.Job(str(path), path, dotted(path), path.read_text(), rounds, 4 * seconds + 30)
 
 
-def jobs(db: WorkDB, covering: Covering, items: Iterator[WorkItem]) -> Iterator[forks.Job]:
+def jobs(
+    db: WorkDB, covering: Covering, items: list[WorkItem], seconds: float, killers: dict[str, None]
+) -> Iterator[forks.Job]:
     """The mutants that some test covers; no test can kill the others, which survive at once."""
     for item in items:
         (mutation,) = item.mutations
         path = mutation.module_path
         operator = get_operator(mutation.operator_name)(**mutation.operator_args)
         source = mutate_code(path.read_text(), operator, mutation.occurrence)
-        tests = covering.tests(path, mutation.start_pos[0], SECONDS)
-        job = forks.Job(item.job_id, path, f"convext.{path.stem}", source, tests, 4 * SECONDS + 30)
+        tests = covering.tests(path, mutation.start_pos[0], seconds)
+        covered = set(tests)
+        likely = list(islice((test for test in reversed(killers) if test in covered), LIKELY))
+        rounds = [likely, [test for test in tests if test not in likely]]
+        job = forks.Job(item.job_id, path, dotted(path), source, rounds, 4 * seconds + 30)
         if tests:
             yield job
         else:
@@ -154,13 +197,16 @@ def difference(job: forks.Job) -> str:
 
 
 def report(db: WorkDB) -> None:
-    """Counts, and the difference that each survivor is."""
-    counts = Counter(result.test_outcome or result.worker_outcome for _, result in db.results)
-    for _, result in db.results:
+    """The difference that each survivor is, and the counts of each module."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in MODULES}
+    for item, result in sorted(db.completed_work_items, key=lambda found: place(found[0])):
+        outcome = (result.test_outcome or result.worker_outcome).value
+        counts[item.mutations[0].module_path.stem][outcome] += 1
         if result.test_outcome is TestOutcome.SURVIVED:
             print(f"\n{result.worker_outcome.value}: {result.output}\n{result.diff}")
-    pending = db.num_work_items - db.num_results
-    print(f"\n{db.num_work_items} mutants, {pending} pending;", ", ".join(f"{n} {o.value}" for o, n in counts.items()))
+    print(f"\n{db.num_work_items} mutants, {db.num_work_items - db.num_results} pending")
+    for name, of_module in counts.items():
+        print(f"{name:12}", ", ".join(f"{n} {outcome}" for outcome, n in sorted(of_module.items())))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,17 @@ def test_mapped(in_dims, geometry, device):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (None, 1, 2)])
+def test_mapped_over_one(in_dims, device):
+    geometry = GEOMETRIES[0]
+    operands = [
+        t if dim is None else t.unsqueeze(dim) for t, dim in zip(tensors(geometry, device), in_dims, strict=True)
+    ]
+    mapped = torch.vmap(lambda *t: OP(*t, *arguments(geometry)), in_dims)(*operands)
+    for ours, theirs in zip(mapped, torch.vmap(torchs(geometry), in_dims)(*operands), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_counts_the_flops_of_both(device):
     geometry = GEOMETRIES[0]
     with FlopCounterMode(display=False) as counter:
@@ -116,6 +127,14 @@ def test_operands_that_differ_in_dtype(wrong, device):
     operands[wrong] = operands[wrong].float()
     with pytest.raises(RuntimeError, match=f"dgrad_wgrad: .* and {'ywx'[wrong]} type .* should be the same"):
         OP(*operands, *arguments(GEOMETRIES[0]))
+
+
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_operands_on_two_devices(wrong, device):
+    operands = tensors(GEOMETRIES[0], device)
+    operands[wrong] = operands[wrong].to("meta")
+    with pytest.raises(RuntimeError, match=f"expected all tensors on one device, but got {device}.* {'ywx'[wrong]} on"):
+        forward.compute_both(*operands, *arguments(GEOMETRIES[0]))
 
 
 # ------------------------------------------------------------------------------------- which calls take it, and when

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import convext
 from convext import functional as F
 from convext.operators import convolve
+from convext.operators.plain import is_plain
 
 
 def tensors(device):
@@ -181,3 +182,20 @@ def test_threads_do_not_meet(backend, device):
         thread.join()
     for layer, grad in zip(layers, expected, strict=True):
         torch.testing.assert_close(layer.weight.grad, grad)
+
+
+SEEN = {  # tensors whose data are not what lies in their memory, or that somebody wants to see
+    "negative bit": lambda: torch.randn(3, dtype=torch.complex64).conj().imag,
+    "zeros without memory": lambda: torch._efficientzerotensor((3,)),
+    "function subclass": lambda: torch.randn(3).as_subclass(Named),
+    "sparse": lambda: torch.randn(3).to_sparse(),
+    "meta": lambda: torch.empty(3, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_the_dispatcher_sees(kind):
+    plain, parameter, seen = torch.randn(3), torch.nn.Parameter(torch.randn(3)), SEEN[kind]()
+    assert is_plain(plain, parameter, None)
+    assert not is_plain(seen)
+    assert not is_plain(plain, seen, None)

@@ -81,8 +81,9 @@ def casts(layer, device, **region):
 
     y = torch.randn(1, 4, 6, 6, device=device)
     with torch.autocast(device, dtype=torch.bfloat16, **region), Recorder() as recorder:
-        for _ in range(5):
-            y = layer(y)
+        for use in range(5):
+            with torch.set_grad_enabled(use % 2 == 0):
+                y = layer(y)
     return recorder.count
 
 
@@ -111,6 +112,30 @@ def test_what_a_region_keeps_goes_with_it(device):
             layer.weight.data.mul_(2)
         torch.testing.assert_close(results[0], results[2], rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(results[1], results[3], rtol=2e-2, atol=2e-2)
+
+
+NOT_KEPT = {
+    "frozen": lambda w: w.clone(),
+    "computed": lambda w: w.clone().requires_grad_() * 1,
+    "a view": lambda w: w.clone().flatten().view(w.shape).requires_grad_(),
+    "a leaf in the region's dtype": lambda w: w.bfloat16().requires_grad_(),
+    "a leaf of another dtype": lambda w: w.half().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_KEPT)
+def test_what_changes_within_a_region_is_cast_anew(kind, device):
+    """torch keeps the copies of trained leaves of float32 alone."""
+    x, w = torch.randn(1, 4, 6, 6, device=device), torch.randn(4, 4, 3, 3, device=device)
+    results = []
+    for module in (convext.functional, torch.nn.functional):
+        weight = NOT_KEPT[kind](w)
+        with convext.backend("aten"), torch.autocast(device, dtype=torch.bfloat16):
+            module.conv2d(x, weight)
+            with torch.no_grad():
+                weight.mul_(2)
+            results.append(module.conv2d(x, weight))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("mapped", ["x", "w", "bias", "all", "x without bias"])

@@ -28,6 +28,14 @@ def test_operators(face, geometry, device):
     torch.testing.assert_close(torch.autograd.grad(traced(a, b).sum(), a), oracle)
 
 
+def test_an_operator_that_is_given_a_tensors_size(device):
+    """torch records such a list where the schema has integers, and fails on SymInts."""
+    y, w, x = (torch.randn(shape, device=device) for shape in ((1, 2, 5), (2, 3, 3), (1, 3, 7)))
+    dgrad = lambda y, w, x: torch.ops.convext.dgrad(y, w, None, x.shape[2:], [1], [0], [1], 1, "aten")  # noqa: E731
+    traced = torch.jit.trace(dgrad, (y, w, x))
+    torch.testing.assert_close(reloaded(traced)(2 * y, w, x), F.conv_transpose1d(2 * y, w))
+
+
 LAYERS = {
     "causal": (
         lambda: convext.Conv1d(4, 6, 3, dilation=2, padding="causal"),

@@ -131,7 +131,7 @@ Pair = tuple[tuple[str, str], ...]  # ((factor, value), (factor, value))
 
 
 def pairs_of(case: Case) -> set[Pair]:
-    return set(combinations(zip(FACTORS, astuple(case), strict=True), 2))
+    return set(combinations(vars(case).items(), 2))
 
 
 def takeable_pairs() -> set[Pair]:
@@ -150,8 +150,8 @@ def pairwise(seed: int) -> list[Case]:
     sample: list[Case] = []
     while missing:
         wanted = min(missing)
-        bound, fixed = ([side for side in wanted if (side[0] in FREE) == free] for free in (False, True))
-        fitting = [case for case in every if all(getattr(case, name) == value for name, value in bound)]
+        bound, fixed = ({side for side in wanted if (side[0] in FREE) == free} for free in (False, True))
+        fitting = [case for case in every if vars(case).items() >= bound]
         candidates = [replace(filled(drawn.choice(fitting), drawn), **dict(fixed)) for _ in range(50)]
         best = max(candidates, key=lambda case: len(pairs_of(case) & missing))
         sample.append(best)

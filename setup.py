@@ -115,7 +115,8 @@ class BuildLibraries(build_ext):
         objects = Path(self.build_temp, "convext", "-".join(architectures))  # what is built for others is not these
         for folder in (target.parent, objects):
             folder.mkdir(parents=True, exist_ok=True)
-        newest_header = max(header.stat().st_mtime for header in [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")])
+        headers = [path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh") and "cpu" not in path.parts]
+        newest_header = max(header.stat().st_mtime for header in headers)
         code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
         code.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
         code.append(f"--threads={max(1, jobs() // len(ext.sources))}")  # architectures of one file that compile at once

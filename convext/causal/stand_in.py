@@ -21,7 +21,7 @@ from convext.causal import ops, reference
 from convext.causal.sequences import final_states
 
 NAME = "causal_conv1d"
-VERSION = "1.6.0"  # of the package whose interface this is
+VERSION = "1.7.0"  # of the package whose interface this is
 
 
 def install() -> None:

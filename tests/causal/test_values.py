@@ -123,6 +123,21 @@ def test_packed_batches(provider, lengths, layout, width, dilation):
 
 
 @pytest.mark.parametrize("layout", ["length", "channels"])
+def test_what_is_no_number_stays_where_it_is(provider, layout):
+    """In its channel and its sequence: not in others, whose windows may lie where it lay, and not out of padding."""
+    lengths = [[7, 3, 30], [12, 9]]
+    x, w, bias, _ = draw(2, 5, 40, 4)
+    x[:, 1, :] = torch.inf
+    x[1, :, 21:] = torch.nan
+    t = leaves((in_layout(x, layout), w, bias))
+    y = causal_conv1d_fn(*t, seq_idx=seq_idx_of(lengths, 40), activation="silu")
+    by = torch.autograd.grad(y, t, torch.ones_like(y))
+    others = [0, 2, 3, 4]
+    for values in (y[:, others], by[0][:, others], by[1][others], by[2][others], y[1, :, 21:], by[0][1, :, 21:]):
+        assert values.isfinite().all()
+
+
+@pytest.mark.parametrize("layout", ["length", "channels"])
 def test_long_rows_take_many_blocks(provider, layout):
     x, w, bias, states = draw(1, 20 if provider == "triton" else 300, 1500 if provider == "triton" else 3001, 4)
     check(x, w, bias, states, whole(1, x.shape[2]), layout=layout)

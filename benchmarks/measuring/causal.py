@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,8 @@ def steps(threads: int) -> list[str]:
             shapes = ((batch, channels, 1), (batch, channels, WIDTH), (channels, WIDTH), (channels,))
             x, state, w, bias = (torch.randn(shape).to(dtype) for shape in shapes)
             calls: list[Call] = [
-                lambda a=(x, state, w, bias): slow_step(*a),  # type: ignore[misc]
-                lambda a=(x, state, w, bias): causal_conv1d_update(*a, activation="silu"),  # type: ignore[misc]
+                partial(slow_step, x, state, w, bias),
+                partial(causal_conv1d_update, x, state, w, bias, "silu"),
             ]
             lines.append(f"| {str(dtype)[6:]}, {batch} x {channels} | {_cells(shortest(calls, threads, 200), 1e6)} |")
     return lines

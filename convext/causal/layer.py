@@ -24,6 +24,7 @@ class ShortConvolution(nn.Conv1d):
         activation: None, "silu" or "swish", "gelu", "relu".
         backend: taken and left aside: `convext.backend` says what computes.
         device, dtype: of the parameters.
+        kwargs: what flash-linear-attention takes beside these, left aside.
 
     Raises:
         ValueError: an unknown activation.
@@ -68,6 +69,7 @@ class ShortConvolution(nn.Conv1d):
                 updates it in place.
             output_final_state: whether to return the last elements, as a cache.
             cu_seqlens: [sequences + 1]: x packs sequences in a batch of 1.
+            kwargs: what flash-linear-attention takes beside these, left aside.
 
         Returns:
             (y of x's shape, [sequences, channels, kernel_size] or None).

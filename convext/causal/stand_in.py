@@ -22,7 +22,7 @@ from convext.choice import settings
 from convext.problem import epilogue
 
 NAME = "causal_conv1d"
-VERSION = "1.6.0"  # of the package whose interface this is
+VERSION = "1.7.0"  # of the package whose interface this is
 
 
 def install() -> None:

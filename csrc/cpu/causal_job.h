@@ -175,12 +175,12 @@ struct CausalJob {
     }
   }
 
+  // Zeros behind the last: an infinity that was left there must not meet a zero.
   static void widen_line(const T* from, int64_t stride, int64_t count, A* to) {
     int64_t i = 0;
     if (stride == 1)
       for (; i + lanes <= count; i += lanes) store<A>(to + i, widen(from + i));
-    for (; i < count; i += lanes)
-      store_first<A>(to + i, widen_few<A>(from + i * stride, stride, smaller(lanes, count - i)), count - i);
+    for (; i < count; i += lanes) store<A>(to + i, widen_few<A>(from + i * stride, stride, smaller(lanes, count - i)));
   }
 
   void carry(A* window, int64_t count) const {

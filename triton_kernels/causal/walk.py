@@ -85,20 +85,19 @@ def tap_source(
     """What tap t of position first + b reads."""
     BACK: tl.constexpr = ROW[2] - t * ROW[1]
     value = columns[source_column(b, t, V, WIDTH, ROW)]
-    if BACK > 0:
-        source = first + (b - BACK)
-        if SEQUENCES:
-            value = tl.where(source >= begins[b], value, 0.0)
-        if STATES:
-            if PACKED:
-                row = tl.load(owner + first + b, mask=live & (first + b < length), other=0)
-                reads = live & (source < begins[b]) & (begins[b] < length)
-                value += _state(states, row, c, ROW[2] + source - begins[b], reads, state_strides).to(ACC)
-            elif b < BACK:
-                reads = live & (source < 0)
-                if SEQUENCES:
-                    reads = reads & (begins[b] == 0)
-                value += _state(states, n, c, ROW[2] + source, reads, state_strides).to(ACC)
+    source = first + (b - BACK)
+    if SEQUENCES:
+        value = tl.where(source >= begins[b], value, 0.0)
+    if STATES and BACK > 0:
+        if PACKED:
+            row = tl.load(owner + first + b, mask=live & (first + b < length), other=0)
+            reads = live & (source < begins[b]) & (begins[b] < length)
+            value += _state(states, row, c, ROW[2] + source - begins[b], reads, state_strides).to(ACC)
+        elif b < BACK:
+            reads = live & (source < 0)
+            if SEQUENCES:
+                reads = reads & (begins[b] == 0)
+            value += _state(states, n, c, ROW[2] + source, reads, state_strides).to(ACC)
     return value
 
 

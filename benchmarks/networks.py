@@ -71,7 +71,7 @@ def contenders(network: Network, inputs: dict[str, Tensor], training: bool) -> d
     """The network by torch and by convext, in each layout of `inputs`, with the same weights."""
     some = inputs["nc"]
     built = network.build().to(device=some.device, dtype=some.dtype).train(training)
-    result = {}
+    result: dict[str, torch.nn.Module] = {}
     for layout, form in network.formats.items():
         # torch's hints of Module.to leave memory_format out.
         theirs = copy.deepcopy(built).to(memory_format=form)  # type: ignore[call-overload]

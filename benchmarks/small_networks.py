@@ -28,7 +28,8 @@ class LargeKernelBlock(nn.Module):
 
 def large_kernels() -> nn.Module:
     """[N, 3, 224, 224] -> [N, 1000]: a quarter of RepLKNet-31B's channels and depth."""
-    stages, width = [], 3
+    stages: list[nn.Module] = []
+    width = 3
     for channels, kernel, steps, blocks in ((32, 31, 4, 1), (64, 29, 2, 1), (128, 27, 2, 4), (256, 13, 2, 1)):
         stages += [nn.Conv2d(width, channels, steps, steps)]
         stages += [LargeKernelBlock(channels, kernel) for _ in range(blocks)]

@@ -17,7 +17,7 @@ from nestings import FORWARD_MODE, LEVELS, REVERSE_MODE
 from convext.cpu import library
 
 NO_LEVEL = ""
-CPU = () if torch.cuda.is_available() or library.unavailable() else ("cpu",)  # its kernels take every case here
+CPU = () if torch.cuda.is_available() or library.unavailable() else ("cpu",)  # takes every convolution here
 FACTORS: dict[str, tuple[str, ...]] = {
     "outer": (NO_LEVEL, *LEVELS),
     "middle": (NO_LEVEL, *LEVELS),

@@ -139,6 +139,7 @@ def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
     )
     table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
     if plan.device == "cpu":
+        print(*table.whose(rows), sep="\n")
         print("Measured on a CPU: GPU kernels were not run. Batches and maps were cut as the table says. Where convext")
         print("ran torch's own kernels, what is missing to 1.00x is the call's own cost, and the machine's noise.")
     print(f"Ideal time: {peaks.source}: {peaks.bandwidth / 1e9:,.0f} GB/s,", _rates(peaks))

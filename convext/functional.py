@@ -330,7 +330,7 @@ def _faces_on_cpu(
 
     None for a small one: its answer would take longer than it saves.
     """
-    if type(input) not in _PLAIN_TYPES or torch._C._is_tracing() or torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
         return _NONE
     if input.numel() * weight.numel() < _FELT * weight.size(0):
         return _NONE

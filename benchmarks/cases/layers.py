@@ -93,24 +93,30 @@ class Layer:
             dtype, channels_last, device, arch, precision,
         )  # fmt: skip
 
-    def fit(self, flops: float, bytes: float) -> Layer:
+    def fit(self, flops: float, bytes: float, images: int | None = None, ease: float = 1.0) -> Layer:
         """This layer within `flops` and `bytes` (in float32) a call: with fewer images, then with smaller maps.
 
         Channels, kernel, stride, dilation and padding stay, and no axis gets shorter than the kernel's reach, so it
         remains the same kind of work; what that leaves may still be above the limits.
+
+        Args:
+            flops, bytes: the limits of one image.
+            images: how many there are at most.
+            ease: more than one image keep to this share of the limits.
         """
 
         def share(layer: Layer) -> float:
             problem = layer.problem("fprop", torch.float32)
             return max(problem.flops / flops, problem.ideal_bytes / bytes)
 
-        layer = self
-        while share(layer) > 1:
+        n, *rest = self.input
+        layer = replace(self, input=(min(n, images or n), *rest))
+        while share(layer) > (ease if layer.input[0] > 1 else 1):
             n, c, *size = layer.input
             floor = [max(8, d * (k - 1) + 1) for k, d in zip(self.weight[2:], self.dilation, strict=True)]
             longest = max((i for i, least in zip(size, floor, strict=True) if i // 2 >= least), default=None)
             if n > 1:
-                layer = replace(layer, input=(max(1, int(n / share(layer))), c, *size))
+                layer = replace(layer, input=(max(1, min(n - 1, int(n * ease / share(layer)))), c, *size))
             elif longest is None:
                 break
             else:

@@ -16,7 +16,7 @@ import torch
 from convext.benchmarks.cases.case import LAYOUTS, Case, Tensors, ordered
 from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import CHUNK_BYTES, IMAGES, Gate
-from convext.benchmarks.measuring.providers import Contender, chosen, contenders
+from convext.benchmarks.measuring.providers import Contender, chosen, contenders, is_ours
 from convext.benchmarks.reporting.results import Row
 from convext.benchmarks.reporting.stats import Spread
 from convext.commands.isolated import one_line
@@ -68,6 +68,7 @@ def blank(case: Case, peaks: Peaks) -> Row:
         bound=case.bound(peaks),
         chosen={name: chosen(case, name) for name in LAYOUTS},
         published=layer.published if case.work == layer.forward else "",
+        ours=[name for name in LAYOUTS if is_ours(case, name)],
     )
 
 

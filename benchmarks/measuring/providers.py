@@ -109,6 +109,11 @@ def chosen(case: Case, layout_name: str) -> str:
     return "convext" if case.work == "step" else choose(case.problem(case.work, layout_name)).name
 
 
+def is_ours(case: Case, layout_name: str) -> bool:
+    """Whether "auto" takes a face of the case from torch."""
+    return any(choose(case.problem(face, layout_name)) is not registry.ATEN for face in case.faces)
+
+
 def _kernel_call(case: Case, kernel: Kernel) -> Callable[[Tensors], Results]:
     """The public operator with this kernel named, as a user would call it; off CUDA, a layer's forward as it is."""
     face = case.work

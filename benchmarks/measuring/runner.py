@@ -25,6 +25,11 @@ from convext.commands.isolated import ALLOWANCE, LostError, Say, Worker
 from convext.problem.roofline import Peaks
 
 PATIENCE = 20.0  # seconds
+
+# What is measured on a CPU: calls of up to about CALL_SECONDS, of up to IMAGES_ON_CPU images while these need no more
+# than EASE of that, at a rate that torch reaches there in most of what it does; SLOW of it with groups.
+CALL_SECONDS, CPU_FLOPS, IMAGES_ON_CPU, EASE, SLOW = 0.05, 4e10, 8, 0.1, 0.15
+FIRST, CHEAPER = 5, 0.6  # layers of each family that are measured first, and the share of its sizes that they are from
 GIVEN_UP = "not run: it has cost {:.0f} s by hanging or ending its process"
 
 
@@ -34,7 +39,8 @@ class Plan:
 
     Attributes:
         device: "cuda" or "cpu".
-        flops, bytes: a layer that needs more a call is cut (`Layer.fit`).
+        flops, bytes: a layer that needs more a call is cut (`Layer.fit`). On a CPU, where torch is slowest in families
+            that it reads channel by channel, these have SLOW of the FLOPs.
         dtype: of layers whose table names none; of all layers on a CPU.
         seconds: of sampling in each process of a case.
         minutes: no case begins after this; what is left out is listed.
@@ -53,26 +59,46 @@ class Plan:
         if device == "cuda":
             memory = memory or torch.cuda.get_device_properties("cuda").total_memory
             return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.1, minutes=7.5)
-        return cls(device, 5e7, 4e6, torch.float32, seconds=0.1, minutes=3.5)
+        return cls(device, CALL_SECONDS * CPU_FLOPS, 1e8, torch.float32, seconds=0.05, minutes=3.5)
+
+    def fit(self, layer: Layer) -> Layer:
+        """The layer as it is measured: on a GPU as it was seen, on a CPU with as many images as people ask it for."""
+        if self.device == "cuda":
+            return layer.fit(self.flops, self.bytes)
+        flops = self.flops * (SLOW if layer.groups > 1 else 1)
+        return layer.fit(flops, self.bytes, IMAGES_ON_CPU, EASE)
 
     def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
         """The cases of `layers`, the families taking turns, so that wherever the run stops, each has had its share.
 
         On a GPU the forwards come first, then gradients, then steps. A CPU is slower than its minutes, and what is ours
-        there are gradients above all: it does all of a layer before the next one.
+        there are gradients above all: it does all of a layer before the next one, and first a few layers of each family
+        that differ in size.
         """
         turns: Counter[str] = Counter()
         ranked = []
-        for layer in layers:
-            fitted = layer.fit(self.flops, self.bytes)
+        for layer in self._in_order([self.fit(layer) for layer in layers]):
             dtype = layer.dtype if layer.dtype and self.device == "cuda" else self.dtype
             for work in works:
                 kind = 0 if work == layer.forward else 3 if work == "step" else 2 if work == "wgrad" else 1
                 turn = turns[layer.family]
                 rank = (turn, kind) if self.device == "cpu" else (kind, turn)
-                ranked.append((rank, Case(fitted, work, dtype, self.device)))
+                ranked.append((rank, Case(layer, work, dtype, self.device)))
             turns[layer.family] += 1
         return [case for _, case in sorted(ranked, key=lambda item: item[0])]
+
+    def _in_order(self, layers: list[Layer]) -> list[Layer]:
+        """On a CPU a sample of each family first: FIRST layers, evenly spread over the cheaper part of its sizes, those
+        with their whole maps before others."""
+        if self.device == "cuda":
+            return layers
+        first: list[Layer] = []
+        for family in dict.fromkeys(layer.family for layer in layers):
+            sizes = [layer for layer in layers if layer.family == family]
+            sizes.sort(key=lambda layer: ("map" in layer.cut, layer.problem("fprop", self.dtype).flops))
+            sizes = sizes[: max(FIRST, round(CHEAPER * len(sizes)))]
+            first += [sizes[i * (len(sizes) - 1) // (FIRST - 1)] for i in range(FIRST)]
+        return list(dict.fromkeys([*first, *layers]))
 
 
 @dataclass(frozen=True)

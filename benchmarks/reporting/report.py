@@ -62,8 +62,10 @@ def _page(results: Results, images: dict[str, bytes]) -> str:
     ]
     if cpu:
         parts.append(
-            "<p class=note>Measured on a CPU: no GPU kernel ran. Batches and maps were cut. Where convext ran torch's "
-            "own kernels, what is above or below 1.00x is the machine's noise and the call's own cost.</p>"
+            "<p class=note>Measured on a CPU: no GPU kernel ran. Batches and maps were cut. "
+            + html.escape("".join(f"{line}. " for line in table.whose(rows)))
+            + "Where convext ran torch's own kernels, what is above or below 1.00x is the machine's noise and the "
+            "call's own cost.</p>"
         )
     if results.end is None:
         parts.append("<p class=note>The run was interrupted: these are the results so far.</p>")

@@ -41,6 +41,7 @@ class Row:
         ideal: lower bound on this device, in microseconds; `bound` says by what.
         baseline: the contender of torch's with the least median.
         chosen: what "auto" runs, by layout.
+        ours: layouts in which "auto" takes a face from torch's own kernels.
         times: [median, p20, p80] by contender, in microseconds.
         ratios: [ratio, low, high] to the baseline, of every contender that is not torch's; above 1 is faster.
         memory: peak bytes beyond operands and result by contender; empty where it is not measured.
@@ -67,6 +68,7 @@ class Row:
     memory: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     published: str = ""
+    ours: list[str] = field(default_factory=list)
 
     @property
     def forward(self) -> bool:

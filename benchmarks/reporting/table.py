@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,21 @@ def families(rows: Sequence[Row]) -> Iterator[list[Cell]]:
             mean = geomean((row.ratio()[0] for row in timed), (row.count for row in timed))  # type: ignore[index]
             cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
         yield [Cell(family), *cells]
+
+
+def whose(rows: Sequence[Row]) -> list[str]:
+    """A line for the rows in which "auto" ran a kernel of ours, and one for those that were torch's own all along."""
+    timed = [(row, str(row.auto()), row.ratio()) for row in rows]
+    ours = [(row, ratio) for row, name, ratio in timed if ratio and name[-2:] in row.ours]
+    torchs = [(row, ratio) for row, name, ratio in timed if ratio and name[-2:] not in row.ours]
+    lines = []
+    for what, group in (("kernels of ours", ours), ("torch's own kernels", torchs)):
+        if group:
+            speed = geomean(ratio[0] for _, ratio in group)
+            works = Counter(column(row) for row, _ in group)
+            parts = ", ".join(f"{works[name]} {name}" for name in COLUMNS if works[name])
+            lines.append(f"{len(group)} of {len(rows)} rows ran {what}, {speed:.2f}x: {parts}")
+    return lines
 
 
 def failures(rows: Iterable[Row]) -> list[str]:

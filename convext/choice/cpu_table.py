@@ -1,15 +1,18 @@
 """When a record for CPUs is worth it: measured on a machine of the same kind, near the problem, or else torch.
 
 A table holds what was measured on one kind of machine (processor's maker and instruction set) with one number of
-threads: for each problem of a grid, how many times faster than torch each record is, with the lower end of the ratio's
-95% interval. A problem looks at the measured problems nearest to it. A record is taken where in each of them the lower
-end is at least `WORTH`, and torch everywhere else: far from what was measured, for symbolic sizes, and on machines of
-another kind, but for what wins `STRUCTURAL` times or more on every machine measured, where torch runs its reference
-loops.
+threads: for each of some thousand problems, how many times faster than torch each record is, with the lower end of the
+ratio's 95% interval. What a problem may expect of a record comes from the measured problems nearest to it:
+
+    expected = mean of their ratios, the nearer the heavier, in logarithms
+    at least = mean of their lower ends - CAUTION * distance of the nearest - DOUBT * their spread around the mean
+
+A record is taken where that is at least `WORTH`, and torch everywhere else: far from what was measured, for symbolic
+sizes, and on machines of another kind, but for what wins `STRUCTURAL` times or more on every machine measured, where
+torch runs its reference loops.
 
     {"machine": "amd-avx512", "threads": 1, "torch": "..", ..,
-     "rows": [{"kind": "wgrad depthwise 2-D float32 channels_first", "point": [..],
-               "ratios": {"cpu.stencil": [4.1, 3.9]}}]}
+     "rows": {"wgrad depthwise": [[[point], {"cpu.stencil": [4.1, 3.9]}], ..]}}
 
 Nothing is ever measured in a call.
 """
@@ -25,17 +28,28 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from convext.problem import ConvProblem
 from convext.providers.cpu import library
 
 FOLDER = Path(__file__).parent / "tables"
-WORTH = 1.10  # the lower end of a ratio's interval, to take a record
+WORTH = 1.10  # what a record has to win at least, to be taken
 STRUCTURAL = 3.0  # the same on a machine, or with threads, that were not measured
-NEIGHBOURS = 2  # measured problems that have to agree
 
-# How far a measured problem may lie from one that it decides, as a factor on each axis of `point`. 3 and 5 taps are far
-# from each other: torch has kernels for the one that it does not have for the other.
-REACH = (16.0, 1.6, 1.6, 1.6, 1.3, 1.3, 16.0, 1.3, 2.0)
+# The axes of `point`, and how far apart two problems may be on each to count as one apart. Sizes are in log2: twice the
+# planes matter little, and 3 and 5 taps are far from each other. Properties are 0 or 1: torch has other kernels where
+# one differs. Fitted to a thousand scattered problems (`measure.scattered`), each left out in turn.
+SCALES = {
+    "planes": 5.6, "groups": 3.0, "pixels": 2.5, "width": 1.8, "channels of x": 0.2, "channels of y": 0.9,
+    "taps of an axis": 0.75, "dilation": 1.5,
+    "bfloat16": 0.3, "channels last": 0.55, "strided": 0.5, "dilated": 0.4, "rank": 0.25, "pads one side": 0.95,
+    "groups not in eights": 1.4, "groups not in sixteens": 0.9, "stride beyond 2": 2.0,
+}  # fmt: skip
+NEIGHBOURS = 4  # measured problems that are asked
+FAR = 4.0  # a problem whose nearest neighbour is so far away is torch's
+CAUTION, DOUBT = 0.03, 0.125
 
 
 @dataclass(frozen=True)
@@ -51,90 +65,124 @@ class Row:
 
 def kind(problem: ConvProblem) -> str:
     """What has to be the same for a measurement to say anything about a problem."""
-    p = problem
-    dtype = str(p.dtype).removeprefix("torch.")
-    layout = "channels_last" if p.channels_last else "channels_first"
-    strided = " strided" if max(p.stride) > 1 else ""
-    dilated = " dilated" if any(d > 1 and k > 1 for d, k in zip(p.dilation, p.kernel, strict=True)) else ""
-    family = {"dilated": "dense"}.get(p.family, p.family)
-    return f"{p.face} {family}{strided}{dilated} {p.rank}-D {dtype} {layout}"
+    family = {"dilated": "dense"}.get(problem.family, problem.family)
+    measured = problem.dtype in (torch.float32, torch.bfloat16)
+    return f"{problem.face} {family}" + ("" if measured else f" {problem.dtype}")
 
 
 def point(problem: ConvProblem) -> tuple[float, ...]:
-    """log2 of: images, depth, height, width of the output, channels of x and y in a group, groups, kernel, dilation.
+    """Where a problem lies on the axes of SCALES.
 
-    The kernel's size is the mean of its axes, dilation and absent axes of the output count as 1.
+    A plane is one channel group of one image; pixels are those of the output; the taps of an axis are the mean of all.
     """
     p = problem
-    depth, height, width = (1,) * (3 - p.rank) + p.output
-    side = p.taps ** (1 / p.rank)
-    sizes = (p.n, depth, height, width, p.c // p.groups, p.k // p.groups, p.groups, side, max(p.dilation))
-    return tuple(round(math.log2(max(size, 1)), 3) for size in sizes)
+    sizes = (p.n * p.groups, p.groups, math.prod(p.output), p.output[-1], p.c // p.groups, p.k // p.groups)
+    dilated = any(d > 1 and k > 1 for d, k in zip(p.dilation, p.kernel, strict=True))
+    depthwise = p.groups == p.c  # torch computes eight or sixteen channels at a time
+    properties = (
+        p.dtype == torch.bfloat16, p.channels_last, max(p.stride) > 1, dilated, p.rank, not p.symmetric,
+        depthwise and p.groups % 8 > 0, depthwise and p.groups % 16 > 0, max(p.stride) > 2,
+    )  # fmt: skip
+    logs = [math.log2(max(size, 1)) for size in (*sizes, p.taps ** (1 / p.rank), max(p.dilation))]
+    return (*(round(size, 2) for size in logs), *map(float, properties))
+
+
+Ranking = tuple[tuple[str, tuple[Row, ...]], ...]
 
 
 @lru_cache(maxsize=8192)
-def fastest(problem: ConvProblem, threads: int) -> tuple[str, tuple[Row, ...]] | None:
-    """The record that is faster than torch, and the measured problems that say so, or None: torch is as good.
+def fastest(problem: ConvProblem, threads: int) -> Ranking:
+    """The records that are faster than torch, the fastest first, each with the measured problems that say so.
+
+    A record among them may not take the problem: the tables know nothing of that.
 
     Args:
         problem: of a CPU.
         threads: torch's number of threads.
     """
     tables = _tables()
-    here = tables.get((library.machine(), min(threads, 2)), {})
-    own = _nearest(here.get(kind(problem), ()), problem)
-    if own:
-        return _agreed(own, WORTH)
-    others = [_nearest(table.get(kind(problem), ()), problem) for table in tables.values()]
-    if not others or not all(others):
-        return None
-    return _agreed(tuple(row for rows in others for row in rows), STRUCTURAL)
+    here = tables.get((library.machine(), min(threads, 2)))
+    if here is not None and (expected := _expected(here, problem)):
+        return _ranked(expected, WORTH)
+    elsewhere = [_expected(table, problem) for table in tables.values()]
+    if not elsewhere or not all(elsewhere):
+        return ()
+    common = set.intersection(*(set(expected) for expected in elsewhere))
+    return _ranked({name: min((e[name] for e in elsewhere), key=lambda e: e.least) for name in common}, STRUCTURAL)
 
 
-def _nearest(rows: Iterable[Row], problem: ConvProblem) -> tuple[Row, ...]:
-    """The NEIGHBOURS nearest rows in reach; none where there are fewer than one."""
-    at, reach = point(problem), [math.log2(factor) for factor in REACH]
+@dataclass(frozen=True)
+class _Expected:
+    """What a record is expected to win, what it wins at least, and the measured problems that say so."""
 
-    def distances(row: Row) -> list[float]:
-        return [abs(a - b) / r for a, b, r in zip(row.point, at, reach, strict=True)]
-
-    near = [(sum(found), row) for row in rows if max(found := distances(row)) <= 1]
-    return tuple(row for _, row in sorted(near, key=lambda pair: pair[0])[:NEIGHBOURS])
+    value: float
+    least: float
+    rows: tuple[Row, ...]
 
 
-def _agreed(rows: tuple[Row, ...], least: float) -> tuple[str, tuple[Row, ...]] | None:
-    """The fastest record whose lower end is at least `least` in every row."""
-    common = set.intersection(*(set(row.ratios) for row in rows))
-    worth = [name for name in common if min(row.ratios[name][1] for row in rows) >= least]
-    if not worth:
-        return None
-    return max(worth, key=lambda name: math.prod(row.ratios[name][0] for row in rows)), rows
+def _ranked(expected: dict[str, _Expected], least: float) -> Ranking:
+    """Those that win at least `least`, by what they are expected to win."""
+    worth = [(e.value, name, e.rows) for name, e in expected.items() if e.least >= least]
+    return tuple((name, rows) for _, name, rows in sorted(worth, key=lambda item: -item[0]))
+
+
+def _expected(table: Table, problem: ConvProblem) -> dict[str, _Expected]:
+    """What each record of a table may be expected to win; nothing far from all that was measured."""
+    rows, points = table.get(kind(problem), ((), None))
+    if points is None:
+        return {}
+    distances = np.sqrt((((points - point(problem)) / list(SCALES.values())) ** 2).sum(1))
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row.ratios):
+        having = [i for i, row in enumerate(rows) if name in row.ratios]
+        nearest = sorted(having, key=lambda i: distances[i])[:NEIGHBOURS]
+        if distances[nearest[0]] < FAR:
+            found[name] = _mean(name, tuple(rows[i] for i in nearest), distances[nearest])
+    return found
+
+
+def _mean(name: str, rows: tuple[Row, ...], distances: Any) -> _Expected:
+    """What rows at these distances, in rising order, say of a record together."""
+    weights = 1 / (0.05 + distances**2)
+    weights /= weights.sum()
+    values, lows = np.log2([row.ratios[name] for row in rows]).T
+    mean = weights @ values
+    spread = math.sqrt(weights @ (values - mean) ** 2)
+    least = weights @ lows - CAUTION * distances[0] - DOUBT * spread
+    return _Expected(float(2**mean), float(2**least), rows)
+
+
+# The rows of each kind, and their points.
+Table = dict[str, tuple[tuple[Row, ...], Any]]
 
 
 @cache
-def _tables() -> dict[tuple[str, int], dict[str, list[Row]]]:
-    """The rows of every committed table by (machine, threads), by kind."""
+def _tables() -> dict[tuple[str, int], Table]:
+    """Every committed table by (machine, threads)."""
     found = {}
     for path in sorted(FOLDER.glob("*.json")):
         table = json.loads(path.read_text())
-        by_kind: dict[str, list[Row]] = defaultdict(list)
-        for row in table["rows"]:
-            ratios = {name: (float(value), float(low)) for name, (value, low) in row["ratios"].items()}
-            by_kind[row["kind"]].append(
-                Row(row["kind"], tuple(row["point"]), ratios, table["machine"], table["threads"])
-            )
-        found[table["machine"], table["threads"]] = dict(by_kind)
+        made: Table = {}
+        for kind_, listed in table["rows"].items():
+            rows = tuple(
+                Row(kind_, tuple(at), {name: (value, low) for name, (value, low) in ratios.items()},
+                    table["machine"], table["threads"])
+                for at, ratios in listed
+            )  # fmt: skip
+            made[kind_] = rows, np.array([row.point for row in rows])
+        found[table["machine"], table["threads"]] = made
     return found
 
 
 def write(path: Path, rows: Iterable[Row], measured_on: dict[str, Any]) -> None:
     """Writes a table, a row a line; `measured_on` says on which machine, with which versions and commit."""
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.kind, row.point)):
+        at = [int(value) if value == int(value) else value for value in row.point]
+        by_kind[row.kind].append(json.dumps([at, row.ratios], separators=(",", ":")))
     head = [f"{json.dumps(key)}: {json.dumps(value)}," for key, value in measured_on.items()]
-    lines = [
-        json.dumps({"kind": row.kind, "point": row.point, "ratios": row.ratios})
-        for row in sorted(rows, key=lambda row: (row.kind, row.point))
-    ]
+    blocks = [f"{json.dumps(kind_)}: [\n" + ",\n".join(lines) + "]" for kind_, lines in by_kind.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["{", *head, '"rows": [', ",\n".join(lines), "]", "}", ""]))
+    path.write_text("\n".join(["{", *head, '"rows": {', ",\n".join(blocks), "}}", ""]))
     _tables.cache_clear()
     fastest.cache_clear()

@@ -252,7 +252,10 @@ FORGET.append(cpu_faces.cache_clear)
 
 def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[cpu_table.Row, ...]] | None:
     """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None."""
-    return cpu_table.fastest(problem, torch.get_num_threads()) if problem.device == "cpu" else None
+    if problem.device != "cpu":
+        return None
+    taking = {kernel.name for kernel in KERNELS if refusal(kernel, problem) is None}
+    return next((found for found in cpu_table.fastest(problem, torch.get_num_threads()) if found[0] in taking), None)
 
 
 def _preference(problem: ConvProblem) -> list[Kernel]:

@@ -203,7 +203,7 @@ def test_bands_stand_behind_fmas_for_fewer_than_81_taps(kernel, banded_first):
 def test_what_was_measured_to_be_fastest_goes_first(name, monkeypatch):
     measured = registry.gpu_table.Choice("", (), name, 2.0)
     monkeypatch.setattr(registry.gpu_table, "nearest", lambda p: measured)
-    monkeypatch.setattr(registry.cpu_table, "fastest", lambda p, threads: (name, ()))
+    monkeypatch.setattr(registry, "fastest_on_cpu", lambda p: (name, ()))
     for device in ("cuda", "cpu"):
         assert registry._preference(problem(device=device))[0].name == name
 

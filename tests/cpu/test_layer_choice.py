@@ -20,7 +20,7 @@ def measured(monkeypatch):
     run = stencil.run
     monkeypatch.setattr(stencil, "run", lambda problem, *rest: (ran.append(problem.face), run(problem, *rest))[1])
     monkeypatch.setattr(
-        choice, "fastest", lambda problem, threads: ("cpu.stencil", ()) if problem.face in faces else None
+        choice, "fastest", lambda problem, threads: (("cpu.stencil", ()),) if problem.face in faces else ()
     )
     caches = registry.cpu_faces, functional._measured_faces, forward.plan, forward.plan_both
     for cached in caches:

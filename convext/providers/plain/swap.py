@@ -20,9 +20,12 @@ from convext.providers import aten
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    """fprop and dgrad at stride 1, whose other side has no negative padding, in dtypes that were measured."""
-    if problem.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"computes float32, bfloat16 and float16, not {problem.dtype}"
+    """fprop and dgrad at stride 1, whose other side has no negative padding, in dtypes that were measured.
+
+    In float16 torch's input gradient of some 3-D problems errs fifty times as much as its forward.
+    """
+    if problem.dtype not in (torch.float32, torch.bfloat16):
+        return f"computes float32 and bfloat16, not {problem.dtype}"
     if max(problem.stride) > 1:
         return f"is for a stride of 1, but got {problem.stride}"
     if problem.empty:

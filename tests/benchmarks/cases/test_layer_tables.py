@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,3 +68,13 @@ def test_cut_layers_fit_and_remain_the_same_kind() -> None:
             cut.input[0] == 1 and all(i // 2 < max(8, r) for i, r in zip(cut.input[2:], reach, strict=True))
         )
     assert layer.fit(1e18, 1e18) == layer
+
+
+@pytest.mark.parametrize(("images", "ease", "expected"), [(8, 1.0, 8), (8, 0.25, 4), (8, 0.05, 1), (None, 1.0, 16)])
+def test_more_images_only_while_they_are_easy(images: int | None, ease: float, expected: int) -> None:
+    """Sixteen images need just the limit: of that, `ease` is for more than one."""
+    layer = next(layer for layer in model_layers() if layer.family == "depthwise")
+    layer = replace(layer, input=(16, *layer.input[1:]))
+    fitted = layer.fit(layer.problem("fprop", torch.float32).flops, 1e18, images, ease)
+    assert fitted.input == (expected, *layer.input[1:])
+    assert fitted.cut == (f"n 16>{expected}" if expected < 16 else "")

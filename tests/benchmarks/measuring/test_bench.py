@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from convext.benchmarks.cases.layers import Layer, anchor_layers, model_layers
 from convext.benchmarks.measuring import providers, runner, timing
 from convext.benchmarks.measuring.gate import Gate
 from convext.benchmarks.measuring.measure import blank, measure
-from convext.benchmarks.reporting import compare, report
+from convext.benchmarks.reporting import compare, report, table
 from convext.benchmarks.reporting.results import Results, Row, Writer
 from convext.choice import registry
 from convext.choice.registry import Kernel
@@ -243,6 +244,53 @@ def test_cases_give_every_family_its_turn() -> None:
     assert len(on_cpu) == 67 * 4
     first = {(case.layer.family, case.work) for case in on_cpu[:24]}
     assert first == {(family, work) for family in families for work in ("fprop", "dgrad", "wgrad", "step")}
+
+
+def test_on_a_cpu_five_layers_of_each_family_come_first() -> None:
+    """Each once in all its works, of different sizes, their maps whole and up to eight images where that is quick."""
+    cases = runner.Plan.of("cpu").cases(model_layers() + anchor_layers())
+    first, rest = cases[: 6 * 5 * 4], cases[6 * 5 * 4 :]
+    counts = Counter((case.layer.family, case.work) for case in first)
+    assert set(counts.values()) == {5}
+    assert len(counts) == 6 * 4
+    assert len(cases) == len({(case.layer, case.work) for case in cases}) > len(first)
+    assert not {case.layer for case in first} & {case.layer for case in rest}
+    batches = [case.layer.input[0] for case in cases]
+    assert max(batches) == 8
+    assert sum(batch > 1 for batch in batches) > len(batches) / 10
+    cut = [case for case in first if "map" in case.layer.cut]
+    assert {case.layer.family for case in cut} <= {"dense", "dilated", "grouped"}
+    for case in cases:
+        limit = 0.05 * 4e10 * (0.15 if case.layer.groups > 1 else 1)  # 50 ms
+        flops = case.problem("fprop").flops
+        assert case.layer.input[0] == 1 or flops <= limit / 10
+
+
+def test_the_footer_says_whose_kernels_ran() -> None:
+    def row(work: str, ratio: float, ours: list[str]) -> Row:
+        made = blank(Case(tiny("215"), "fprop", torch.float32, "cpu"), H100)
+        return dataclasses.replace(
+            made, work=work, chosen={"nc": "k", "cl": "k"}, times={"k/nc": [2.0], "k/cl": [1.0]}, ours=ours,
+            ratios={"k/nc": [0.1, 0.1, 0.1], "k/cl": [ratio, ratio, ratio]},
+        )  # fmt: skip
+
+    rows = [row("fprop", 4.0, ["cl"]), row("step", 1.0, ["nc", "cl"]), row("wgrad", 0.5, ["nc"])]
+    rows.append(dataclasses.replace(rows[0], times={}))
+    assert table.whose(rows) == [
+        "2 of 4 rows ran kernels of ours, 2.00x: 1 forward, 1 training step",
+        "1 of 4 rows ran torch's own kernels, 0.50x: 1 weight gradient",
+    ]
+    assert table.whose([]) == []
+
+
+def test_a_step_is_ours_where_a_face_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = registry.Kernel("cpu.mine", FACES, lambda problem: None, lambda *arguments: None)  # type: ignore[arg-type,return-value]
+    monkeypatch.setattr(
+        providers, "choose", lambda p: taken if p.face == "wgrad" and p.channels_last else registry.ATEN
+    )
+    layer = tiny("215")
+    ours = {work: blank(Case(layer, work, torch.float32, "cpu"), H100).ours for work in WORK}
+    assert ours == {"fprop": [], "dgrad": [], "wgrad": ["cl"], "step": ["cl"]}
 
 
 # ----------------------------------------------------------------------------------------------------- comparison

@@ -10,10 +10,14 @@ from dataclasses import astuple, dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 
+import torch
 from convolutions import CONVOLUTIONS
 from nestings import FORWARD_MODE, LEVELS, REVERSE_MODE
 
+from convext.providers.cpu import library
+
 NO_LEVEL = ""
+CPU = () if torch.cuda.is_available() or library.unavailable() else ("cpu",)  # takes every convolution here
 FACTORS: dict[str, tuple[str, ...]] = {
     "outer": (NO_LEVEL, *LEVELS),
     "middle": (NO_LEVEL, *LEVELS),
@@ -21,7 +25,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "convolution": tuple(CONVOLUTIONS),
     "by": ("input", "weight", "bias"),
     "call": ("function", "layer"),
-    "backend": ("auto", "aten", "triton"),
+    "backend": ("auto", "aten", "triton", *CPU),
     "outside": ("nothing", "others", "everything"),
     "mode": ("plain", "autocast", "checkpoint", "reentrant checkpoint", "compile"),
 }

@@ -48,6 +48,7 @@ SCALES = {
     "groups not in eights": 1.4, "groups not in sixteens": 0.9, "stride beyond 2": 2.0,
 }  # fmt: skip
 NEIGHBOURS = 4  # measured problems that are asked
+SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost counts there
 FAR = 4.0  # a problem whose nearest neighbour is so far away is torch's
 CAUTION, DOUBT = 0.03, 0.125
 
@@ -100,6 +101,8 @@ def fastest(problem: ConvProblem, threads: int) -> Ranking:
         problem: of a CPU.
         threads: torch's number of threads.
     """
+    if problem.flops < SMALLEST:
+        return ()
     tables = _tables()
     here = tables.get((library.machine(), min(threads, 2)))
     if here is not None and (expected := _expected(here, problem)):

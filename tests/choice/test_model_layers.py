@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from convext import explain
 from convext.benchmarks.cases.layers import Layer, model_layers
 from convext.choice import registry
-from convext import explain
 from convext.problem import FACES, Face
 
 LAYERS = model_layers()

@@ -61,6 +61,7 @@ class _Face(_SingleLevelFunction):
     ) -> Tensor:
         ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape[2:], b.shape[2:])
         needs = ctx.needs_input_grad
+        ctx.set_materialize_grads(False)  # an operand without a tangent has none: zeros would be convolved
         ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
         if below is None:
             return compute(face, a, b, bias, *geometry)
@@ -69,7 +70,9 @@ class _Face(_SingleLevelFunction):
         return below(OPS[face], a, b, bias, *geometry)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 6
         _, *geometry = ctx.geometry
         roles, needs = OPERANDS[ctx.face], ctx.needs_input_grad
         tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}

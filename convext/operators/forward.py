@@ -18,12 +18,7 @@ def plan(*problem: Any) -> tuple[registry.Run, ConvProblem]:
     """The problem and the function that computes it. Cached: to build both takes longer than a small kernel."""
     *fields, kernel = problem
     described = ConvProblem.of(*fields)
-    return _allocate if described.device == "meta" else registry.choose(described, kernel).run, described
-
-
-def _allocate(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """All that there is to do for tensors that have a shape and no data."""
-    return layout.empty(problem.open_shape, problem.channels_last, a)
+    return registry.choose(described, kernel).run, described
 
 
 def compute(

@@ -239,16 +239,6 @@ class ConvProblem:
         return (math.prod(self.x_shape) + math.prod(self.w_shape) + math.prod(self.y_shape)) * self.dtype.itemsize
 
     @property
-    def gemm(self) -> tuple[int, int, int]:
-        """(M, N, K) of one group's implicit GEMM: open rows x open columns x summed length."""
-        pixels, c, k = self.n * math.prod(self.output), self.c // self.groups, self.k // self.groups
-        if self.face == "fprop":
-            return pixels, k, c * self.taps
-        if self.face == "dgrad":
-            return self.n * math.prod(self.input), c, k * self.taps
-        return k, c * self.taps, pixels
-
-    @property
     def family(self) -> str:
         """One of "depthwise", "pointwise", "grouped", "dilated" and "dense": which kernels may take it.
 

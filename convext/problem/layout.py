@@ -24,11 +24,9 @@ def is_channels_last(t: Tensor) -> bool:
     if t.dim() < 3 or (is_contiguous_for_all(t) if symbolic else t.is_contiguous()):
         return False
     shape, strides = t.shape, t.stride()
-    if holds(strides[1] == 0):
-        return False
-    extent: Any = 0
+    extent: Any = 1
     for axis in (1, *range(t.dim() - 1, 1, -1), 0):
-        if holds(shape[axis] == 0) or holds(strides[axis] < extent):
+        if holds(strides[axis] < extent):
             return False
         if axis == 0 and holds(extent == strides[1]):  # N111 and N11W: both orders fit, contiguous is meant
             return False

@@ -284,3 +284,14 @@ def test_a_kernel_by_name_refuses_integers_and_complex_numbers(dtype: torch.dtyp
             torch.testing.assert_close(convext.functional.conv2d(x, w), expected)
     with convext.backend("triton"), pytest.raises((ValueError, RuntimeError), match=r"int64|real tensors"):
         convext.functional.conv2d(x, w)
+
+
+def test_a_kernel_by_name_refuses_what_only_torch_understands() -> None:
+    x, w = torch.ones(1, 0, 6), torch.ones(2, 0, 3)
+    expected = torch.nn.functional.conv1d(x, w)
+    for backend in ("auto", "aten", "aten.convolution"):
+        with convext.backend(backend):
+            torch.testing.assert_close(convext.functional.conv1d(x, w), expected)
+    for backend in ("cpu", "plain", "cuda", "triton"):
+        with convext.backend(backend), pytest.raises(ValueError, match="only torch's own function understands"):
+            convext.functional.conv1d(x, w)

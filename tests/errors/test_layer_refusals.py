@@ -37,7 +37,7 @@ def test_constructors(name, arguments, keywords):
         )
 
 
-@pytest.mark.parametrize("pads", [((1, 1),), ((1, 1), (1, 1), (1, 1)), ((1, 1, 1), (1, 1))], ids=str)
+@pytest.mark.parametrize("pads", [((1, 1),), ((1, 1), (1, 1), (1, 1)), ((1, 1, 1), (1, 1)), ((1,), 1)], ids=str)
 def test_pairs_of_another_rank_are_refused_at_construction(pads):
     with pytest.raises(ValueError, match="expected padding to have a number or a"):
         convext.Conv2d(1, 1, 3, padding=pads)
@@ -76,6 +76,15 @@ def test_calls(name, arguments, keywords, shape, device):
     assert torch.equal(x, before)
     assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
     assert all(p.grad is None for p in ours.parameters())
+
+
+@pytest.mark.parametrize("kind", ["ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"])
+def test_a_padding_mode_that_a_transposed_layer_is_given_later(kind):
+    layers = [getattr(module, kind)(1, 1, 3) for module in (convext, torch.nn)]
+    for layer in layers:
+        layer.padding_mode = "circular"
+        with pytest.raises(ValueError, match=f"Only `zeros` padding mode is supported for {kind}"):
+            layer(torch.randn(1, 1, *[6] * int(kind[-2])))
 
 
 def test_a_state_of_another_shape(device):

@@ -186,3 +186,16 @@ def test_half_precision_agrees_with_torch(name, training, pair, device):
     ours, theirs = pair(name, 4, 6, 3, dtype=torch.bfloat16)
     x = torch.randn(1, 4, *[5] * rank(name), dtype=torch.bfloat16, device=device)
     torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_output_size_says_which_of_the_strides_sizes_is_meant(rank):
+    ours, theirs = (getattr(module, f"ConvTranspose{rank}d")(2, 3, 3, stride=2) for module in (convext, torch.nn))
+    theirs.load_state_dict(ours.state_dict())
+    x, size = torch.randn(1, 2, *[4] * rank), [9, 10, 9][:rank]
+    torch.testing.assert_close(ours(x, size), theirs(x, size))
+    with pytest.raises(ValueError, match="requested an output size") as expected:
+        theirs(x, [11] * rank)
+    with pytest.raises(ValueError, match="requested an output size") as caught:
+        ours(x, [11] * rank)
+    assert str(caught.value) == str(expected.value)

@@ -23,6 +23,7 @@ PADDINGS = [
     {"padding": "same", "dilation": 2},
     {"padding": "valid"},
     {"padding": "same", "stride": 2},
+    {"padding": "same", "stride": 4},  # beyond the kernel: no zeros at all
     {"padding": "pairs"},
     {"padding": "pairs", "padding_mode": "replicate"},
     {"padding": 1, "padding_mode": "circular"},

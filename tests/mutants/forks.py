@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ class Mutated(SourceFileLoader, MetaPathFinder):
         return spec_from_file_location(name, self.job.path, loader=self) if name == self.job.module else None
 
     def get_code(self, fullname: str) -> CodeType:
+        lines = self.job.source.splitlines(keepends=True)
+        linecache.cache[str(self.job.path)] = (len(self.job.source), None, lines, str(self.job.path))  # TorchScript's
         return compile(self.job.source, str(self.job.path), "exec", dont_inherit=True)
 
 

@@ -33,7 +33,7 @@ MODULES = (
 )
 PATHS = [Path("convext") / f"{name}.py" for name in MODULES]
 # The tests that judge: not those of the catalogue and of benchmarks, nor those that build, nor Triton's kernels.
-TESTS = ("operators", "layers", "choice", "errors", "facts")
+TESTS = ("problem", "operators", "layers", "choice", "cpu", "errors", "facts")
 SLOW = "not triton and not compile and not process"
 LIKELY = 3  # tests that killed a mutant last and cover the next: they go first
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convext
 from convext import functional as F
-from convext.operators import convolve
+from convext.operators import autograd, convolve
 from convext.operators.plain import is_plain
 
 
@@ -199,3 +199,34 @@ def test_the_dispatcher_sees(kind):
     assert is_plain(plain, parameter, None)
     assert not is_plain(seen)
     assert not is_plain(plain, seen, None)
+
+
+@pytest.mark.parametrize("by", [0, 1], ids=["input", "weight"])
+def test_a_tangent_of_one_operand_is_one_convolution(by, device, monkeypatch):
+    operands, faces = list(tensors(device)), []
+    tail = (None, [4, 4], [1, 1], [0, 0], [1, 1], 1, "aten")
+    monkeypatch.setattr(autograd, "convolve", lambda face, *rest: faces.append(face) or convolve(face, *rest))
+
+    def tangent(function):
+        moved = lambda t: function(*operands[:by], t, *operands[by + 1 :])  # noqa: E731
+        return torch.func.jvp(moved, (operands[by],), (torch.ones_like(operands[by]),))[1]
+
+    actual = tangent(lambda x, w: operator("fprop")(x, w, *tail))
+    torch.testing.assert_close(actual, tangent(torch.nn.functional.conv2d))
+    assert faces == ["fprop"]
+
+
+def test_a_gradient_that_somebody_stops(device):
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    x, w = (t.requires_grad_() for t in tensors(device))
+    with convext.backend("aten"):
+        Stop.apply(F.conv2d(x, w)).sum().backward()
+    assert x.grad is w.grad is None

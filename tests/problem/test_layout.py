@@ -21,6 +21,7 @@ def tensors(rank: int) -> Iterator[Tensor]:
         back = [order.index(axis) for axis in axes]
         t = torch.empty([shape[axis] for axis in order]).permute(back)
         yield t
+        yield t[::2]
         yield torch.empty([shape[axis] + 1 for axis in order]).permute(back)[tuple(map(slice, shape))]
         for axis in axes:
             if shape[axis] == 1:

@@ -40,6 +40,7 @@ def test_on_a_cpu_with_channels_first_unless_something_else_is_said() -> None:
         (4, 1, (1, 1), (2, 2), "pointwise"),
         (4, 1, (1, 3), (1, 2), "dilated"),
         (4, 1, (3, 1), (2, 1), "dilated"),
+        (4, 1, (2, 1), (2, 1), "dilated"),
         (4, 1, (1, 3), (2, 1), "dense"),
         (4, 1, (2, 1), (1, 1), "dense"),
     ],

@@ -1,4 +1,4 @@
-"""Builds the compiled libraries: csrc/**/*.cu -> convext/_C.abi3.so, csrc/cpu/*.cpp -> convext/_cpu.abi3.so.
+"""Builds the compiled libraries: csrc/**/*.cu -> convext/_C.abi3.so, csrc/cpu/*/*.cpp -> convext/_cpu.abi3.so.
 
 Metadata lives in pyproject.toml. Both need torch's headers at build time; the first nvcc, and no GPU, the second a C++
 compiler. Without them the install goes on, and says what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA
@@ -93,16 +93,16 @@ class BuildLibraries(build_ext):
         for folder in (target.parent, objects):
             folder.mkdir(parents=True, exist_ok=True)
         x86 = platform.machine().lower() in ("x86_64", "amd64")
-        common = [cxx, "-std=c++17", "-fPIC", "-fvisibility=hidden"]
+        common = [cxx, "-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{CSRC}"]
         library = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", f"-I{torch}/include", "-O2"]
         library += ["-DCONVEXT_X86"] if x86 else []
-        hosts, kernels = ("library", "causal_library"), ("kernels", "causal_kernels")
-        commands = {objects / f"{name}.o": [*common, *library, "-c", CSRC / "cpu" / f"{name}.cpp"] for name in hosts}
-        for (isa, (flags, width)), name in product((X86 if x86 else PLAIN).items(), kernels):
+        rooms = sorted(folder for folder in (CSRC / "cpu").iterdir() if (folder / "kernels.cpp").exists())
+        commands = {objects / f"{room.name}.o": [*common, *library, "-c", room / "library.cpp"] for room in rooms}
+        for (isa, (flags, width)), room in product((X86 if x86 else PLAIN).items(), rooms):
             described = [f"-DCONVEXT_ISA={isa}", f"-DCONVEXT_VECTOR_BYTES={width}"]
-            compiled = [*KERNEL_FLAGS, *flags, *described, "-c", CSRC / "cpu" / f"{name}.cpp"]
-            commands[objects / f"{name}_{isa}.o"] = [*common, *compiled]
-        newest = max(source.stat().st_mtime for source in (CSRC / "cpu").iterdir())
+            compiled = [*KERNEL_FLAGS, *flags, *described, "-c", room / "kernels.cpp"]
+            commands[objects / f"{room.name}_{isa}.o"] = [*common, *compiled]
+        newest = max(source.stat().st_mtime for source in (CSRC / "cpu").rglob("*"))
         outdated = [out for out in commands if not out.exists() or out.stat().st_mtime < newest]
         with ThreadPoolExecutor(jobs()) as pool:
             list(pool.map(lambda out: subprocess.run([*commands[out], "-o", out], check=True), outdated))
@@ -136,7 +136,7 @@ class BuildLibraries(build_ext):
 
 
 CUDA = Extension("convext._C", sorted(map(str, CSRC.rglob("*.cu"))))
-CPU = Extension("convext._cpu", sorted(map(str, (CSRC / "cpu").glob("*.cpp"))), optional=True)
+CPU = Extension("convext._cpu", sorted(map(str, (CSRC / "cpu").rglob("*.cpp"))), optional=True)
 
 reason, cpu_reason = missing(), cpu_missing()
 if reason and os.environ.get("CONVEXT_CUDA") == "1":

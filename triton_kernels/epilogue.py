@@ -1,6 +1,6 @@
 """What may follow a sum before it is stored: an activation, and its derivative by the sum.
 
-The same piece as `convext/problem/epilogue.py` and `csrc/cpu/epilogue.h`, which name the activations.
+The same piece as `convext/problem/epilogue.py` and `csrc/cpu/shared/epilogue.h`, which name the activations.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ sequence's first element are zeros, or a state: the last S = (W - 1) * dilation 
     arguments.py     what is a mistake
     sequences.py     where sequences begin, in padded and packed batches; final states
     composition.py   forward, backward and update in torch's operators: for every device and order of derivative
-    native.py        the same by the compiled kernels for CPUs (csrc/cpu/causal*)
+    native.py        the same by the compiled kernels for CPUs (csrc/cpu/causal/)
     choice.py        which of these, or Triton's (triton_kernels/causal), computes a call
     ops.py           the operators: schema, fake, autograd, vmap
     layer.py         ShortConvolution

@@ -1,7 +1,7 @@
 """Which provider computes a causal convolution: compiled kernels where they take it, else torch's operators.
 
     triton   triton_kernels/causal, on a GPU
-    cpu      csrc/cpu/causal*
+    cpu      csrc/cpu/causal/
     aten     composition.py: takes everything
 
 `convext.backend` names one of them, or "auto". One asked for by name that refuses is a ValueError with its reason.

@@ -1,4 +1,4 @@
-"""Causal convolutions by the compiled kernels for CPUs (csrc/cpu/causal*)."""
+"""Causal convolutions by the compiled kernels for CPUs (csrc/cpu/causal/)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convext.problem import layout
 from convext.problem.epilogue import ACTIVATIONS
 from convext.providers.cpu import library
 
-NUMBER = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/epilogue.h counts them
+NUMBER = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/shared/epilogue.h counts them
 
 
 @cache

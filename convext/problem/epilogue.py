@@ -1,8 +1,8 @@
 """What may follow a convolution before its result is stored: an activation, one name for every kernel.
 
 The same piece exists three times, once in each language that kernels are written in: here in torch's operators, in
-`triton_kernels/epilogue.py` and in `csrc/cpu/epilogue.h`. Each has the activation and its derivative by the sum that it
-is applied to, which a backward pass computes anew from that sum.
+`triton_kernels/epilogue.py` and in `csrc/cpu/shared/epilogue.h`. Each has the activation and its derivative by the sum
+that it is applied to, which a backward pass computes anew from that sum.
 """
 
 from __future__ import annotations

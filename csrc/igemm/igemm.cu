@@ -2,8 +2,8 @@
 // stream.
 #include <algorithm>
 
-#include "library/arguments.h"
 #include "igemm/problem.h"
+#include "library/arguments.h"
 
 namespace convext {
 

@@ -1,5 +1,5 @@
-// The operands of the product: where the elements of a tile lie in memory. The main loop (csrc/igemm/igemm.cuh) is one; a
-// family is a choice of two of these.
+// The operands of the product: where the elements of a tile lie in memory. The main loop (csrc/igemm/igemm.cuh) is one;
+// a family is a choice of two of these.
 //
 //     GatheredRows     A of fprop and dgrad: a row is a pixel, the reduction is taps x channels
 //     Weights          B of fprop and dgrad

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "shared/problem.h"
 #include "library/runtime.h"
+#include "shared/problem.h"
 
 namespace convext {
 

@@ -4,8 +4,8 @@
 //      x'[i]  =  sum over t of  w[t] * y[(i + pad - t * dilation) / stride]
 //      w'[t]  =  sum over i of  x[i] * y[(i + pad - t * dilation) / stride]
 //
-// A thread walks down strips of x' as in csrc/stencil/stencil.cuh. Beside the accumulators of SLOTS rows of x' it keeps the
-// same rows of x; each window of y, read once, meets both:
+// A thread walks down strips of x' as in csrc/stencil/stencil.cuh. Beside the accumulators of SLOTS rows of x' it keeps
+// the same rows of x; each window of y, read once, meets both:
 //
 //                         w      [ x' slot 0 ]   complete: stored, and all slots move up
 //      y  [ window ]  ------->   [ x' slot 1 ]

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "shared/reduce.cuh"
-#include "stencil/stencil.cuh"
 #include "stencil/general.cuh"
+#include "stencil/stencil.cuh"
 #include "stencil/wgrad.cuh"
 
 namespace convext {

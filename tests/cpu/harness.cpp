@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <initializer_list>
 
-#include "kernels.h"
+#include "cpu/faces/kernels.h"
 
 using namespace convext::cpu;
 

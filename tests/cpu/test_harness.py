@@ -18,7 +18,7 @@ from convext.commands import check
 from convext.problem import FACES, ConvProblem, layout
 
 ROOT = Path(__file__).parents[2]
-SOURCES, CACHE = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu"
+CSRC, CACHE = ROOT / "csrc", ROOT / "build" / "cpu"
 NUMBERS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 # AddressSanitizer finds what pointer-overflow would; the kernels step pointers back from rows they do not read.
@@ -30,13 +30,14 @@ def build(flags: list[str]) -> Path:
     """A shared object of the kernels and the harness, compiled once for its sources and flags."""
     if shutil.which("g++") is None:
         pytest.skip("the harness needs g++")
-    sources = [*sorted(SOURCES.glob("*.h")), SOURCES / "kernels.cpp", Path(__file__).with_name("harness.cpp")]
+    folder = CSRC / "cpu"
+    sources = [*sorted(folder.rglob("*.h")), folder / "faces" / "kernels.cpp", Path(__file__).with_name("harness.cpp")]
     content = "".join(source.read_text() for source in sources)
     library = CACHE / f"{hashlib.sha256(repr((flags, content)).encode()).hexdigest()[:16]}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         partial = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{SOURCES}", *map(str, sources[-2:])]
+        command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{CSRC}", *map(str, sources[-2:])]
         command += ["-o", str(partial)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

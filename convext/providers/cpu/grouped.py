@@ -1,4 +1,4 @@
-"""cpu.grouped: convolutions of few channels a group in C++ (csrc/cpu/channels.h, wgrad.h), all faces and ranks."""
+"""cpu.grouped: convolutions of few channels a group in C++ (csrc/cpu/faces), all faces and ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cpu.stencil: depthwise convolutions in C++ (csrc/cpu/stencil.h, wgrad.h), all faces, in 1-D, 2-D and 3-D."""
+"""cpu.stencil: depthwise convolutions in C++ (csrc/cpu/faces/stencil.h, wgrad.h), all faces, in 1-D, 2-D and 3-D."""
 
 from __future__ import annotations
 

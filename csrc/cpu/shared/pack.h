@@ -1,8 +1,8 @@
 // Copies between tensors of any strides and planes of scratch: pack() reads a window, with zeros outside the tensor,
 // unpack() writes a block of results.
 #pragma once
-#include "geometry.h"
-#include "number.h"
+#include "cpu/shared/geometry.h"
+#include "cpu/shared/number.h"
 
 namespace convext {
 namespace cpu {

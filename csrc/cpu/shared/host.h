@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "problem.h"
+#include "cpu/shared/problem.h"
 
 namespace convext {
 namespace cpu {

@@ -7,8 +7,8 @@
 //     results   0 1 2 3                   1: 0 1
 //                                         2: 0 1 2        the ramp; then all rows, and down again
 #pragma once
-#include "geometry.h"
-#include "sums.h"
+#include "cpu/shared/geometry.h"
+#include "cpu/shared/sums.h"
 
 namespace convext {
 namespace cpu {

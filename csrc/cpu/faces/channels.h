@@ -3,8 +3,8 @@
 // A tile is CHANNELS planes of results x VECTORS places, a place being one vector of a row. Each vector of the operand
 // is loaded once for all channels. Places are looked up, so that short rows and long ones run alike.
 #pragma once
-#include "geometry.h"
-#include "sums.h"
+#include "cpu/shared/geometry.h"
+#include "cpu/shared/sums.h"
 
 namespace convext {
 namespace cpu {

@@ -9,9 +9,9 @@
 //
 // A walk is so many vectors `step` apart, whose weights are the same; a tap reads `reach` elements before the next one.
 #pragma once
-#include "causal.h"
-#include "epilogue.h"
-#include "number.h"
+#include "cpu/causal/causal.h"
+#include "cpu/shared/epilogue.h"
+#include "cpu/shared/number.h"
 
 namespace convext {
 namespace cpu {

@@ -1,7 +1,7 @@
 // What may follow a sum before it is stored: an activation, and its derivative by the sum. The same piece as
 // convext/problem/epilogue.py and triton_kernels/epilogue.py.
 #pragma once
-#include "vector.h"
+#include "cpu/shared/vector.h"
 
 namespace convext {
 namespace cpu {

@@ -5,8 +5,8 @@
 #include <optional>
 #include <string>
 
-#include "causal.h"
-#include "host.h"
+#include "cpu/causal/causal.h"
+#include "cpu/shared/host.h"
 
 namespace convext {
 namespace cpu {

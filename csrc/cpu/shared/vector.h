@@ -1,6 +1,6 @@
 // Vectors of one width, by the compiler's own vector types: one source for every instruction set.
 #pragma once
-#include "problem.h"
+#include "cpu/shared/problem.h"
 
 #define CONVEXT_INLINE __attribute__((always_inline)) inline
 

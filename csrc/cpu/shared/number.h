@@ -1,6 +1,6 @@
 // The numbers that tensors are made of, as vectors of the type that sums are formed in.
 #pragma once
-#include "vector.h"
+#include "cpu/shared/vector.h"
 
 namespace convext {
 namespace cpu {

@@ -1,7 +1,7 @@
 // What one instruction set offers. A face is cut into jobs that depend on the problem alone, so that any number of
 // threads gives the same bits; a thread brings its own scratch.
 #pragma once
-#include "problem.h"
+#include "cpu/shared/problem.h"
 
 namespace convext {
 namespace cpu {

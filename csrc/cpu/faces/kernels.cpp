@@ -1,9 +1,9 @@
 // The table of one instruction set: CONVEXT_ISA names it, CONVEXT_VECTOR_BYTES is the width of its vectors. setup.py
 // compiles this file once for each.
-#include "kernels.h"
+#include "cpu/faces/kernels.h"
 
-#include "gather.h"
-#include "wgrad.h"
+#include "cpu/faces/gather.h"
+#include "cpu/faces/wgrad.h"
 
 #define CONVEXT_JOIN(a, b) a##b
 #define CONVEXT_TABLE(isa) CONVEXT_JOIN(kernels_, isa)

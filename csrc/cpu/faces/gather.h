@@ -3,9 +3,9 @@
 //
 // A bundle is one group, or where channels are innermost in memory, as many groups as fill a vector with channels.
 #pragma once
-#include "channels.h"
-#include "pack.h"
-#include "stencil.h"
+#include "cpu/faces/channels.h"
+#include "cpu/faces/stencil.h"
+#include "cpu/shared/pack.h"
 
 namespace convext {
 namespace cpu {

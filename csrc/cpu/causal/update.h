@@ -6,7 +6,7 @@
 // What decoding does, one element a sequence and channels of the state one behind the other, is packed(): a block's
 // channels are one line, which moves as a whole. Everything else goes a vector of channels at a time.
 #pragma once
-#include "causal_weights.h"
+#include "cpu/causal/weights.h"
 
 namespace convext {
 namespace cpu {

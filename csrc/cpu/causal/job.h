@@ -5,7 +5,7 @@
 //     the gradient by z    [ 0  0  0 | 0 .. 7 ]  then  [ 5 6 7 | 8 .. 15 ]
 //     the gradient by x    of -3 .. 4            then  of 5 .. 12               before 0: that of the state
 #pragma once
-#include "causal_walk.h"
+#include "cpu/causal/walk.h"
 
 namespace convext {
 namespace cpu {

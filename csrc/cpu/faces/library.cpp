@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "host.h"
-#include "kernels.h"
+#include "cpu/faces/kernels.h"
+#include "cpu/shared/host.h"
 
 namespace convext {
 namespace cpu {

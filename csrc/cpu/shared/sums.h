@@ -1,6 +1,6 @@
 // The results that a tile keeps in registers.
 #pragma once
-#include "vector.h"
+#include "cpu/shared/vector.h"
 
 namespace convext {
 namespace cpu {

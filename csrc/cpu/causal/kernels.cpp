@@ -1,5 +1,5 @@
 // The table of one instruction set for causal convolutions, compiled as kernels.cpp is.
-#include "causal_update.h"
+#include "cpu/causal/update.h"
 
 #define CONVEXT_JOIN(a, b) a##b
 #define CONVEXT_TABLE(isa) CONVEXT_JOIN(causal_, isa)

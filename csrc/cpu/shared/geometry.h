@@ -7,7 +7,7 @@
 // with in = stride and one phase for fprop, out = stride and as many phases for dgrad. The taps of a phase are every
 // so many of the kernel's, and their offsets lie evenly: each phase is a convolution of its own.
 #pragma once
-#include "vector.h"
+#include "cpu/shared/vector.h"
 
 namespace convext {
 namespace cpu {

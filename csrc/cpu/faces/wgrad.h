@@ -4,8 +4,8 @@
 // A tile is CHANNELS channels of y x TAPS taps, each a vector of sums over every so many columns. Lanes of a row's last
 // vector that lie beyond it are cleared in both operands: an infinity there must not meet a zero.
 #pragma once
-#include "grid.h"
-#include "pack.h"
+#include "cpu/faces/grid.h"
+#include "cpu/shared/pack.h"
 
 namespace convext {
 namespace cpu {

@@ -6,7 +6,7 @@
 // A batch is a list of sequences, which padded and packed batches are cut into before a kernel sees them. A job is one
 // block of channels of one sequence (forward), or of one share of them (backward); jobs depend on the problem alone.
 #pragma once
-#include "problem.h"
+#include "cpu/shared/problem.h"
 
 namespace convext {
 namespace cpu {

@@ -1,6 +1,6 @@
 // Weights and bias, which need not be of x's dtype.
 #pragma once
-#include "causal_job.h"
+#include "cpu/causal/job.h"
 
 namespace convext {
 namespace cpu {

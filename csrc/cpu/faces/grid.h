@@ -2,7 +2,7 @@
 // at a time, which are as far apart as the taps are along height. Each row of x is loaded once for all pairs of a row
 // of y and a tap that meet in it.
 #pragma once
-#include "channels.h"
+#include "cpu/faces/channels.h"
 
 namespace convext {
 namespace cpu {

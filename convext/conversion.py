@@ -6,8 +6,8 @@ would leave `type(layer)` alone, is bound to that instance: the replicas of Data
 compute with the first one's weights.)
 
 The log of what was changed lives with what it describes: each changed module carries its `Change` in its `__dict__`,
-so a deepcopy, a pickle, a part or a wrapped part of a converted model has its report, and can be reverted. It is not in
-the state_dict. So do measurements: that of a layer, and that of a whole model in its outermost module.
+so a deepcopy, a pickle, a part or a wrapped part of a converted model has its report, and can be reverted. Measurements
+lie there too, that of the whole model in its outermost module. None of it is in the state_dict.
 """
 
 from __future__ import annotations

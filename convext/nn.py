@@ -1,8 +1,11 @@
 """Drop-in layers: subclasses of torch.nn's six, with the same constructor, parameters, random draws and state_dict.
 
 Beyond torch, `padding` of the convolutions takes (begin, end) for each axis, "same" with a stride, and, in 1-D,
-"causal": see `convext.functional`. Neither costs a padded copy of the input, except with a `padding_mode` other
-than zeros, where torch makes one as well.
+"causal": see `convext.functional`. Our kernels read the input where it lies; torch's operator, and any `padding_mode`
+other than zeros, get a padded copy of it, as from torch.
+
+Torch's long signatures are written out here, in `functional.py` and in `layers.py`, on purpose: an editor, `help()` and
+a type checker show what is written, and what is written differs (order, defaults, what a name fixes).
 
 What other tools see of a layer:
 

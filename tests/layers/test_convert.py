@@ -395,6 +395,27 @@ def test_inside_a_scripted_model_every_convolution_is_named():
     assert list(convext.report(convext.convert(torch.jit.script(model()))).left_alone) == ["0", "2.1"]
 
 
+class CallsAndHolds(nn.Module):
+    """A layer, and a convolution of its own in a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+        self.weight = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+    def forward(self, x: torch.Tensor, twice: bool):
+        x = self.layer(x)
+        if twice:
+            x = nn.functional.conv2d(x, self.weight)
+        return x
+
+
+def test_a_scripted_module_is_named_for_what_it_calls_itself():
+    left = convext.report(convext.convert(torch.jit.script(CallsAndHolds()))).left_alone
+    assert left[""] == "1 convolutions are compiled into it by TorchScript: convert first"
+    assert left["layer"].startswith("Conv2d is compiled by TorchScript")
+
+
 def test_a_lazy_layer_after_its_first_call():
     net = nn.Sequential(nn.LazyConv2d(4, 3))
     net(torch.randn(1, 3, 6, 6))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import ACTIVATIONS, oracle
+from causal_problems import ACTIVATIONS, oracle
 
 import convext
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import FLOATS, assert_near, oracle
+from causal_problems import FLOATS, assert_near, oracle
 
 from convext.causal_conv1d import causal_conv1d_fn, causal_conv1d_update, causal_conv1d_varlen_states
 

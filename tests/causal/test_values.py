@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import ACTIVATIONS, FLOATS, LAYOUTS, assert_near, in_layout, oracle, seq_idx_of
+from causal_problems import ACTIVATIONS, FLOATS, LAYOUTS, assert_near, in_layout, oracle, seq_idx_of
 from torch import Tensor
 
 from convext.causal_conv1d import causal_conv1d_fn

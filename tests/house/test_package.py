@@ -105,6 +105,13 @@ def test_what_is_installed_runs(site: Path, tmp_path: Path) -> None:
     assert "no CPU kernels" in told
 
 
+def test_no_two_modules_of_the_tests_have_one_name() -> None:
+    """pytest imports each by its name alone, from its own folder; the emulator's are a process of their own."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if "emulator" not in path.parts]
+    assert len(names) > 80
+    assert {name for name in names if names.count(name) > 1} == {"conftest.py"}
+
+
 # ---------------------------------------------------------------------------------------------- what is compiled
 
 COLLECTED = """

@@ -2,8 +2,8 @@
 
 import pytest
 
-from convext.benchmarks.inspect import ARCHITECTURES, read
 from convext.benchmarks.inspect.sass import widest
+from convext.benchmarks.inspect.specimens import ARCHITECTURES, read
 
 ROWS = {
     (where, name): row

@@ -38,8 +38,8 @@ def test_fork_after_use(isa):
     """As a DataLoader's workers: the parent has computed on one thread and on two, the child computes too."""
     code = f"""
 import os, torch
-from convext import check
-from convext.cpu import library, native
+from convext.commands import check
+from convext.providers.cpu import library, native
 from convext.problem import ConvProblem
 library.unavailable()
 p = ConvProblem.of("wgrad", (2, 4, 30, 30), (2, 4, 30, 30), (3, 3), (1, 1), (1, 1), (1, 1), 4, torch.float32)
@@ -60,8 +60,8 @@ def test_peak_memory_is_that_of_the_result(isa):
     """Scratch is half a megabyte, whatever the tensors' size: 64 MB of result, and no second tensor of that size."""
     code = f"""
 import resource, torch
-from convext import check
-from convext.cpu import library, native
+from convext.commands import check
+from convext.providers.cpu import library, native
 from convext.problem import ConvProblem
 torch.set_num_threads(1)
 library.unavailable()

@@ -1,5 +1,6 @@
 """Convolution layers and kernels for PyTorch: drop-in, on GPUs and CPUs, right to any order of derivative."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,17 @@ from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d,
 from convext.tools import recomputation, teaching
 
 __version__ = "0.1.0"
+
+# Modules under the names that they had before they moved into rooms: code that imports them goes on.
+_FORMER = {
+    "aten": "providers.aten",
+    "layout": "problem.layout",
+    "ops": "operators",
+    "registry": "choice.registry",
+    "settings": "choice.settings",
+}
+for _name, _home in _FORMER.items():
+    sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.{_home}")
 
 teaching.install()
 recomputation.keep_settings()
@@ -51,4 +63,6 @@ def __getattr__(name: str) -> Any:
         return import_module(f"convext.{name}")
     if name == "lint":
         return import_module("convext.analysis").lint
+    if name in _FORMER:
+        return sys.modules[f"{__name__}.{name}"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,5 +8,6 @@ DTensors are in `convext.tools`.
 from convext.operators import autocast, autograd, fake, forward, tracing, vmap
 from convext.operators.autograd import convolve as convolve
 from convext.operators.autograd import gradients as gradients
+from convext.operators.plain import is_plain as _plain  # noqa: F401  what it was called before
 
 __all__ = ["autocast", "autograd", "convolve", "fake", "forward", "gradients", "tracing", "vmap"]

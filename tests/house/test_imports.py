@@ -1,6 +1,7 @@
 """Imports go one way, and `import convext` stays light."""
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import convext
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {
@@ -167,3 +170,19 @@ print((now() - middle) / (middle - begin))
     while len(shares) < 5 and not (shares and min(shares) < 0.1):
         shares.append(float(python(code).stdout))
     assert min(shares) < 0.1
+
+
+@pytest.mark.parametrize("name", ["aten", "layout", "ops", "registry", "settings"])
+def test_a_module_answers_to_its_former_name(name):
+    """As a module and as an attribute; what it holds is one thing under both."""
+    module = importlib.import_module(f"convext.{name}")
+    assert getattr(convext, name) is module
+    assert module.__name__ != f"convext.{name}"
+    assert module is importlib.import_module(module.__name__)
+
+
+def test_settings_under_their_former_name():
+    import convext.settings as settings
+
+    with convext.backend("aten"):
+        assert settings.BACKEND == "aten"

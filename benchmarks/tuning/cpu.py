@@ -19,8 +19,7 @@ from itertools import islice, product
 
 import torch
 
-from convext.choice import cpu_table as choice
-from convext.choice import registry
+from convext.choice import cpu_table, registry
 from convext.choice.cpu_table import Row
 from convext.commands import check
 from convext.measuring.ratios import speedup
@@ -161,7 +160,7 @@ def row_of(problem: ConvProblem) -> Row | None:
         if name != registry.ATEN.name:
             ratio = speedup(samples[registry.ATEN.name], samples[name])
             ratios[name] = (round(ratio.value, 3), round(ratio.low, 3))
-    return Row(choice.kind(problem), choice.point(problem), ratios)
+    return Row(cpu_table.kind(problem), cpu_table.point(problem), ratios)
 
 
 def main() -> None:
@@ -178,8 +177,8 @@ def main() -> None:
             break
         if (row := row_of(problem)) is not None:
             rows.append(row)
-    path = choice.FOLDER / f"{library.machine()}-{args.threads}.json"
-    choice.write(path, rows, _where(args.threads))
+    path = cpu_table.FOLDER / f"{library.machine()}-{args.threads}.json"
+    cpu_table.write(path, rows, _where(args.threads))
     print(f"{path}: {len(rows)} rows of {len(planned)} problems in {time.monotonic() - begin:.0f} s")
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import convext
-from convext.choice import cpu_table as choice
-from convext.choice import registry
+from convext.choice import cpu_table, registry
 from convext.operators import forward
 from convext.problem import FACES, ConvProblem
 from convext.providers.cpu import library
@@ -22,28 +21,28 @@ def problem(face="wgrad", **changes):
 @pytest.fixture
 def tables(monkeypatch, tmp_path):
     """Tables of this test's own: `write(machine, threads, problem and its ratios ..)`."""
-    monkeypatch.setattr(choice, "FOLDER", tmp_path)
+    monkeypatch.setattr(cpu_table, "FOLDER", tmp_path)
     monkeypatch.setattr(library, "machine", lambda: "here")
 
     def write(machine, threads, *rows):
-        made = [choice.Row(choice.kind(p), choice.point(p), ratios) for p, ratios in rows]
-        choice.write(tmp_path / f"{machine}-{threads}.json", made, {"machine": machine, "threads": threads})
+        made = [cpu_table.Row(cpu_table.kind(p), cpu_table.point(p), ratios) for p, ratios in rows]
+        cpu_table.write(tmp_path / f"{machine}-{threads}.json", made, {"machine": machine, "threads": threads})
 
-    choice._tables.cache_clear()
-    choice.fastest.cache_clear()
+    cpu_table._tables.cache_clear()
+    cpu_table.fastest.cache_clear()
     yield write
-    choice._tables.cache_clear()
-    choice.fastest.cache_clear()
+    cpu_table._tables.cache_clear()
+    cpu_table.fastest.cache_clear()
 
 
 def name(p, threads=1):
-    found = choice.fastest(p, threads)
+    found = cpu_table.fastest(p, threads)
     return found[0][0] if found else None
 
 
 def test_the_fastest_that_is_worth_it(tables):
     tables("here", 1, (problem(), {"a": (2.0, 1.9), "b": (3.0, 1.05), "c": (2.5, 1.2)}))
-    assert [found for found, _ in choice.fastest(problem(), 1)] == ["c", "a"]
+    assert [found for found, _ in cpu_table.fastest(problem(), 1)] == ["c", "a"]
     assert name(problem("dgrad")) is None
     assert name(problem(dtype=torch.float16)) is None
 
@@ -147,7 +146,7 @@ def test_a_record_that_refuses_gives_way_to_the_next(tables, monkeypatch):
     """plain.widened takes no float32, whatever a row of bfloat16 nearby says of it."""
     tables("here", 1, (problem(), {"plain.widened": (9.0, 8.0), "cpu.stencil": (2.0, 1.9)}))
     monkeypatch.setattr(library, "unavailable", lambda: None)
-    assert [found for found, _ in choice.fastest(problem(), 1)] == ["plain.widened", "cpu.stencil"]
+    assert [found for found, _ in cpu_table.fastest(problem(), 1)] == ["plain.widened", "cpu.stencil"]
     assert registry.fastest_on_cpu(problem())[0] == "cpu.stencil"
 
 
@@ -158,7 +157,7 @@ def test_a_record_that_cannot_run_here_is_not_taken(wgrad_only, monkeypatch):
 
 def test_committed_tables_name_records_and_machines():
     records = {kernel.name: kernel for kernel in registry.kernels()}
-    paths = sorted(choice.FOLDER.glob("*.json"))
+    paths = sorted(cpu_table.FOLDER.glob("*.json"))
     assert paths
     for path in paths:
         table = json.loads(path.read_text())
@@ -168,7 +167,7 @@ def test_committed_tables_name_records_and_machines():
         for kind, rows in table["rows"].items():
             face = kind.split()[0]
             for point, ratios in rows:
-                assert len(point) == len(choice.SCALES)
+                assert len(point) == len(cpu_table.SCALES)
                 assert ratios
                 for name, (value, low) in ratios.items():
                     assert face in records[name].faces

@@ -5,8 +5,7 @@ import torch
 
 import convext
 from convext import functional
-from convext.choice import cpu_table as choice
-from convext.choice import registry
+from convext.choice import cpu_table, registry
 from convext.operators import forward
 from convext.providers.cpu import stencil
 
@@ -20,7 +19,7 @@ def measured(monkeypatch):
     run = stencil.run
     monkeypatch.setattr(stencil, "run", lambda problem, *rest: (ran.append(problem.face), run(problem, *rest))[1])
     monkeypatch.setattr(
-        choice, "fastest", lambda problem, threads: (("cpu.stencil", ()),) if problem.face in faces else ()
+        cpu_table, "fastest", lambda problem, threads: (("cpu.stencil", ()),) if problem.face in faces else ()
     )
     caches = registry.cpu_faces, functional._measured_faces, forward.plan, forward.plan_both
     for cached in caches:

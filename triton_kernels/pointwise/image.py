@@ -1,4 +1,8 @@
-"""fprop and dgrad: a tile of channels by pixels."""
+"""fprop and dgrad: what one block computes is a tile of channels by pixels.
+
+        depth                   columns: pixels                          columns
+rows  [ w[k, c] ]    x   depth [ x[c, q] ]      + bias   =   rows   [ y[k, q] ]
+"""
 
 from __future__ import annotations
 

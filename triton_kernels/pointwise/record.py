@@ -4,15 +4,7 @@
     dgrad   x[c, q] = sum over k of  w[k, c] * y[k, q] + bias[c]        q: the pixels of all images
     wgrad   w[k, c] = sum over q of  y[k, q] * x[c, q]
 
-What one block computes, for fprop and dgrad:
-
-                      depth                   columns: pixels                          columns
-              rows  [ w[k, c] ]    x   depth [ x[c, q] ]      + bias   =   rows   [ y[k, q] ]
-
-and for wgrad, over its share of the pixels, whose partial sums are then added in order:
-
-                      depth: pixels           columns                                  columns
-              rows  [ y[k, q] ]    x   depth [ x[c, q] ]               =   rows   [ w[k, c] ]
+What one block computes stands in `image.py` (fprop, dgrad) and `weight.py` (wgrad).
 
 The same kernel reads NCHW and NHWC where they lie: the loads run along whichever axis has stride 1. With one tap, a
 stride and a padding are a choice of pixels, i = o * stride - pad, and that is a view: no kernel sees them.

@@ -1,4 +1,10 @@
-"""wgrad: a tile of channels by channels, over a share of the pixels."""
+"""wgrad: what one block computes is a tile of channels by channels, over its share of the pixels.
+
+                      depth: pixels           columns                                  columns
+              rows  [ y[k, q] ]    x   depth [ x[c, q] ]               =   rows   [ w[k, c] ]
+
+Partial sums of several blocks are added in their order (reduce.py).
+"""
 
 from __future__ import annotations
 

@@ -332,7 +332,7 @@ def _faces_on_cpu(
     """
     if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
         return _NONE
-    if weight.dim() == 0 or input.numel() * weight.numel() < _FELT * weight.size(0):
+    if input.numel() * weight.shape[1:].numel() < _FELT:
         return _NONE
     tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail

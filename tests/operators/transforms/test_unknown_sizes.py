@@ -44,7 +44,9 @@ def test_a_mask_over_the_input(kind, where, device):
 
 @pytest.mark.parametrize("padding", ["causal", "same", ((1, 0),)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_paddings_that_torch_lacks(stride, padding, backend, device):
+def test_paddings_beyond_whole_numbers(stride, padding, backend, device):
+    if (padding, stride, backend) == ("same", 1, "auto") and torch.__version__ < "2.12":
+        pytest.skip("torch's own call, whose conv1d asks u0 + 2 < 3 in torch 2.11")
     layer = convext.Conv1d(3, 4, 3, stride, padding=padding).to(device)
     x, mask = torch.randn(2, 3, 9, device=device), torch.tensor([1, 1, 0, 1, 1, 1, 1, 1, 1], device=device).bool()
     begin = 2 if padding == "causal" else 1

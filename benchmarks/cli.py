@@ -35,19 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths, flag-gems too: seconds for each")
     what.add_argument("--device", type=arguments.device, metavar="{cpu,cuda}", help="default: cuda where there is one")
-    what.add_argument("--minutes", type=arguments.positive, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
+    what.add_argument(
+        "--minutes", type=arguments.positive, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)"
+    )
     what.add_argument(
         "--patience", type=arguments.positive, metavar="SECONDS",
         help=f"kill what hangs in one check or sample (default: {PATIENCE})",
     )  # fmt: skip
-    what.add_argument("--warm", type=arguments.count, metavar="N", help="first compile, in N processes, for half of --minutes")
+    what.add_argument(
+        "--warm", type=arguments.count, metavar="N", help="first compile, in N processes, for half of --minutes"
+    )
     what.add_argument("--out", type=Path, help=f"folder for results and pictures (default: {OUT})")
     other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
-    other.add_argument("--compare", nargs=2, type=arguments.existing, metavar=("BEFORE", "AFTER"), help="two results files")
-    other.add_argument("--report", type=arguments.existing, metavar="RESULTS", help="page and pictures of a results file")
+    other.add_argument(
+        "--compare", nargs=2, type=arguments.existing, metavar=("BEFORE", "AFTER"), help="two results files"
+    )
+    other.add_argument(
+        "--report", type=arguments.existing, metavar="RESULTS", help="page and pictures of a results file"
+    )
     other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
     other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
-    parser.add_argument("--fail-below", type=arguments.positive, metavar="RATIO", help="with --compare: fail where speed fell below")
+    parser.add_argument(
+        "--fail-below", type=arguments.positive, metavar="RATIO", help="with --compare: fail where speed fell below"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -158,11 +168,8 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
 
 
 def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
-    table.show(
-        ("layer", "family", "cut to", *table.COLUMNS),
-        table.lines(rows),
-        f"{peaks.name}: time of convext, speed relative to the best of torch's, share of the ideal time",
-    )
+    table.show(("layer", *table.COLUMNS), table.lines(rows), f"{peaks.name}: convext's speed relative to torch's")
+    print(table.LEGEND)
     table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
     if plan.device == "cpu":
         print(*table.whose(rows), sep="\n")

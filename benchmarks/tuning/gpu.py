@@ -30,9 +30,13 @@ _WHERE = ("device", "driver", "torch", "triton", "cuda", "cudnn", "commit")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `tune`."""
-    parser.add_argument("--results", nargs="+", type=arguments.existing, metavar="FILE", help="rows measured on this GPU before")
+    parser.add_argument(
+        "--results", nargs="+", type=arguments.existing, metavar="FILE", help="rows measured on this GPU before"
+    )
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bf16", "fp32"], help="to measure")
-    parser.add_argument("--minutes", type=arguments.positive, default=7.5, help="begin no case after this (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=arguments.positive, default=7.5, help="begin no case after this (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="the table (default: convext/choice/tables/sm_XX.json)")
 
 

@@ -171,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs every kernel on every small problem that it takes; prints a line a kernel. Fails if any disagrees, or none ran.
+    """Runs every kernel on every small problem it takes; prints a line a kernel. Fails if one disagrees or none ran.
 
     Each kernel has a process of its own, so that one that hangs or takes its process down costs no other's results. A
     kernel that is named in full runs in this process, under whatever debugger it has.

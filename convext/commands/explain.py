@@ -133,7 +133,7 @@ def _work(face: Face, transposed: bool) -> str:
 
 
 def _tensors(p: ConvProblem, transposed: bool) -> str:
-    """What is read and what is computed, in the layer's names: `input 1x8x16x16, weight 8x1x3x3 -> output 1x8x16x16`."""
+    """What is read and computed, in the layer's names: `input 1x8x16x16, weight 8x1x3x3 -> output 1x8x16x16`."""
     names = {"x": "output", "y": "input", "w": "weight"} if transposed else {"x": "input", "y": "output", "w": "weight"}
     forward = _work(p.face, transposed) == "forward"
 

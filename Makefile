@@ -14,7 +14,7 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test test-all emulate grid mutants bench lint clean
+.PHONY: test test-all emulate grid mutants bench docs lint clean
 
 test: $(STAMP)
 	$(PYTEST) tests
@@ -40,6 +40,10 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m convext bench $(ARGS)
+
+# The documentation's pages; a warning is an error.
+docs: $(STAMP)
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pytest", "-q"]
 
 
+@pytest.mark.long
 def test_a_family_is_timed(tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed")
     out = tmp_path / "out.json"

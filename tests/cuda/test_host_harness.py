@@ -13,6 +13,7 @@ import host_build
 import pytest
 from host_build import Patch
 
+pytestmark = pytest.mark.long
 FOLDER = Path(__file__).parent
 
 if reason := host_build.missing():

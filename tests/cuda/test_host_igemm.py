@@ -106,6 +106,7 @@ def test_every_schedule_gives_the_same_bits(host_library: Path, face, schedule) 
     assert torch.equal(assert_agrees(problem, a, b), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "problem",
     [

@@ -37,6 +37,7 @@ def found() -> Table:
     return inspect_cuda.table()
 
 
+@pytest.mark.long
 def test_is_as_committed(found: Table) -> None:
     from convext.benchmarks.inspect import cuda as inspect_cuda
 

@@ -19,7 +19,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # torch's CPU kernels drop channels last in 1-D, which has no name for it, and in transposed 3-D; convext's keep it.
 KEPT_BY_CONVEXT = ("conv1d", "conv_transpose1d", "conv_transpose3d")
 CASES = [
-    pytest.param(backend, name, dtype, order, id=f"{name}-{str(dtype).removeprefix('torch.')}-{order}-{backend}")
+    pytest.param(
+        backend,
+        name,
+        dtype,
+        order,
+        id=f"{name}-{str(dtype).removeprefix('torch.')}-{order}-{backend}",
+        marks=[pytest.mark.long] if backend == "triton" else [],
+    )  # fmt: skip
     for name in NAMES
     for dtype in sorted(OPS[name].supported_dtypes(DEVICE), key=str)
     for backend in roads(name, dtype)

@@ -110,6 +110,7 @@ def test_face(
     check(problem, a, b, bias, igemm.run(problem, a, b, bias))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
 def test_plans(case: Case, face: Face, device: str, poisoned: None, bordered: Callable[[Tensor], Tensor]) -> None:

@@ -56,6 +56,7 @@ SAMPLE = (
 )
 
 
+@pytest.mark.long
 def test_the_table_is_of_this_source(tmp_path: Any) -> None:
     """Every row's fingerprint; and a sample compiled anew, without Triton's cache, has the figures in the table.
 

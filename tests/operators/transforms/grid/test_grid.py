@@ -35,7 +35,9 @@ def _no_level_is_left_open() -> Iterator[None]:
 CASES = list(whole(seed())) if os.environ.get("CONVEXT_GRID") == "whole" else pairwise(seed())
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.long] if c.backend == "triton" else []) for c in CASES], ids=str
+)
 def test_as_torch(case: Case, device: str) -> None:
     convolution = CONVOLUTIONS[case.convolution]
     operands = convolution.draw(torch.float32 if case.mode == "autocast" else torch.float64, device)

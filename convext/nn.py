@@ -16,9 +16,10 @@ What other tools see of a layer:
     print(model)            `convext.Conv2d(..)`, and of a converted layer of your own class `convext.Yours(..)`
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +28,46 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from convext import functional as F
+from convext.functional import Padding, Size
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Device = torch.device | str | int | None
+
+_ARGUMENTS = {
+    "in_channels": "channels of the input, C.",
+    "out_channels": "channels of the output, K.",
+    "kernel_size": "taps on each axis: one number for all axes, or one each.",
+    "stride": "positions from one output to the next, on each axis.",
+    "padding": """what is put around the input: a number for all sides; one for each axis; (begin, end) for an axis, as
+        in ((1, 2), 0); "valid", nothing; "same", as much as gives ceil(size / stride) outputs; in 1-D "causal", all of
+        it before the signal, so that no output sees its future.""",
+    "dilation": "positions from one tap to the next, on each axis.",
+    "groups": "convolutions side by side, each of C / groups and K / groups channels; divides both.",
+    "bias": "whether each channel of the output has a number of its own added, which is learned.",
+    "padding_mode": 'what padding consists of: "zeros", "reflect", "replicate" or "circular".',
+    "device": "where the parameters are.",
+    "dtype": "of what type they are.",
+    "output_padding": "positions added at the end of each axis, to say which of `stride` possible sizes is meant.",
+    "multiplier": "filters for each channel.",
+    "mid_channels": "channels between the layers; those of the output where it is None.",
+}
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def tells(**of_its_own: str) -> Callable[[Init], Init]:
+    """Gives a layer's constructor a text that says what each argument is: from the table, or as given here.
+
+    The signatures are written out, for they differ; what their names mean does not.
+    """
+
+    def tell(init: Init) -> Init:
+        texts = {**_ARGUMENTS, **of_its_own}
+        names = [name for name in inspect.signature(init).parameters if name != "self"]
+        lines = [f"    {name}: {texts[name]}" for name in names]
+        init.__doc__ = "\n".join(["Args:", *lines, "", "Raises ValueError where these make no layer, as torch.nn's."])
+        return init
+
+    return tell
 
 
 class _DropIn(_ConvNd):
@@ -95,20 +136,23 @@ def _is_ours(kind: type) -> bool:
 class _Convolution(_DropIn):
     """What the three convolutions share, placed before torch's class in their bases."""
 
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        if isinstance(padding, str) and (wrong := F.unknown_word(padding, self._rank)):
+            raise ValueError(wrong)
         ours = not F.is_torchs(padding, stride, self._rank)
         torchs: Any = super()  # the constructor of torch.nn.Conv1d, Conv2d or Conv3d
         torchs.__init__(
@@ -247,6 +291,34 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 
 class _TransposedConvolution(_DropIn, _ConvTransposeNd):
     """What the three transposed convolutions share, placed before torch's class in their bases."""
+
+    @tells(
+        in_channels="channels of the input, K.",
+        out_channels="channels of the output, C.",
+        stride="positions of the output from one input to the next, on each axis.",
+        padding="positions cut off both ends of each axis of the output: one number for all axes, or one each.",
+        padding_mode='"zeros".',
+    )
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        torchs: Any = super()  # the constructor of torch.nn.ConvTranspose1d, 2d or 3d
+        torchs.__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            padding_mode, device, dtype,
+        )  # fmt: skip
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The input gradient of a convolution; `output_size` resolves which of `stride` sizes is meant."""

@@ -11,7 +11,7 @@ and as a rule the output stays a number: then the gradient has told all. Else th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def _first(result: Any) -> Tensor:
     return next(t for t in tree_leaves(result) if isinstance(t, Tensor))
 
 
-def _poisoned(clean: nn.Module, base: Tensor, groups: list[list[tuple[int, int | slice]]]) -> Tensor:
+def _poisoned(clean: nn.Module, base: Tensor, groups: Sequence[Sequence[tuple[int, int | slice]]]) -> Tensor:
     """The model's outputs for copies of `base`, one a group, with NaN where its (axis, positions) are."""
     x = base.repeat(len(groups), *[1] * (base.dim() - 1))
     for item, group in zip(x, groups, strict=True):
@@ -148,7 +148,8 @@ def _gradient(clean: nn.Module, base: Tensor) -> tuple[tuple[int, ...], Tensor]:
 
 
 def _at(y: Tensor, output: tuple[int, ...]) -> Tensor:
-    return y[(..., *output)]
+    index: Any = (..., *output)
+    return y[index]
 
 
 def _batches(groups: list[Any]) -> Iterator[list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from convext.conversion.calls import FUNCTIONS, called_by, comes_back
-from convext.nn import OURS, TORCHS, without_parametrizations
+from convext.nn import OURS, without_parametrizations
 
 _NAMES = {kind.__name__ for kind in OURS}
 _CONVOLUTIONS = {"convolution", "_convolution", *FUNCTIONS.values()}
@@ -25,7 +25,11 @@ def must_be_a_module(function: str, model: object) -> None:
 
 def is_torchs(module: torch.nn.Module) -> bool:
     """Whether `module` is one of torch.nn's six layers, or of a subclass of one, and not convext's."""
-    return isinstance(module, tuple(OURS)) and not isinstance(module, tuple(TORCHS))
+    return isinstance(module, tuple(OURS)) and not _is_ours(module)
+
+
+def _is_ours(module: torch.nn.Module) -> bool:
+    return any(base.__module__.partition(".")[0] == "convext" for base in type(module).__mro__)
 
 
 def why_left_alone(module: torch.nn.Module) -> str | None:
@@ -36,7 +40,7 @@ def why_left_alone(module: torch.nn.Module) -> str | None:
         return _why_compiled(module)
     if isinstance(module, torch.fx.GraphModule):
         return _why_functions(module)
-    if isinstance(module, tuple(TORCHS)):
+    if _is_ours(module):
         return None
     if "_ConvNd" not in {base.__name__ for base in kind.__mro__}:
         return _why_called(name, kind)

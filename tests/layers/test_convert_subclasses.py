@@ -302,3 +302,8 @@ def test_what_stays_is_grouped_by_reason():
 def test_what_is_no_model_is_refused(function):
     with pytest.raises(TypeError, match=rf"convext\.{function.__name__} takes a torch\.nn\.Module, but got str: 'x'"):
         function("x")
+
+
+def test_what_is_convexts_already_is_not_named():
+    net = nn.Sequential(convext.ShortConvolution(4, 3), convext.layers.TrueConv1d(4, 4, 3))
+    assert convext.report(convext.convert(net)) == convext.Report()

@@ -191,6 +191,7 @@ def test_the_model_is_left_as_it_was() -> None:
     ("model", "sample"),
     [
         (blocks.NetworkInNetwork(2, 4), image(12)),
+        (blocks.SegmentationHead(2, (2, 2, 2)), image(40)),
         (blocks.GradualDilation(2, 3), image(24)),
         (blocks.AntiAliasedDilated(2, 2, 2), image(12)),
         (nn.Sequential(blocks.AntiGriddingBlock(2), blocks.AntiGriddingBlock(2)), image(24)),

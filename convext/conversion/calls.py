@@ -11,7 +11,7 @@ import dis
 import inspect
 from collections.abc import Iterator
 from functools import cache
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -63,8 +63,8 @@ def _methods(kind: type, name: str) -> list[Any]:
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """(name, value) of everything that a function loads by name; value None for an attribute of what is not known."""
-    outer = inspect.getclosurevars(function)
-    known = {**function.__globals__, **outer.nonlocals}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    known = {**function.__globals__, **{name: _content(cell) for name, cell in cells}}
     for code in _codes(function.__code__):
         value: Any = None
         for instruction in dis.get_instructions(code):
@@ -78,6 +78,13 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
                 value = None
                 continue
             yield instruction.argval, value
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing was put into it yet
+        return None
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

@@ -254,7 +254,20 @@ class Nothing(nn.Conv2d):
         return x
 
 
-@pytest.mark.parametrize("kind", [Own, Helped, Methodical, Inner])
+def enclosed():
+    """Its forward calls a function that it closes over, and one that is not there yet."""
+    convolve = F.conv2d
+
+    class Enclosed(nn.Conv2d):
+        def forward(self, x):
+            return convolve(x, self.weight) if x is not None else later(x)
+
+    if Enclosed is None:
+        later = None
+    return Enclosed
+
+
+@pytest.mark.parametrize("kind", [Own, Helped, Methodical, Inner, enclosed()])
 def test_a_subclass_that_calls_functions_names_everywhere(kind):
     net = nn.Sequential(kind(2, 2, 3, bias=False))
     said = convext.report(convext.convert(net))

@@ -2,14 +2,14 @@
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from convext import causal_conv1d, functional
 from convext.causal.layer import ShortConvolution
-from convext.choice.registry import Kernel, kernels, register
+from convext.choice.registry import Kernel, kernels, register, warn_of_a_misspelling
 from convext.choice.settings import backend, precision
 from convext.commands.explain import explain
-from convext.conversion import Change, Report, convert, report, revert
+from convext.conversion import Change, Report, convert, everywhere, report, revert
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.tools import recomputation, teaching
 
@@ -26,6 +26,7 @@ _FORMER = {
 for _name, _home in _FORMER.items():
     sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.{_home}")
 
+warn_of_a_misspelling()
 teaching.install()
 recomputation.keep_settings()
 
@@ -45,6 +46,7 @@ __all__ = [
     "blocks",
     "causal_conv1d",
     "convert",
+    "everywhere",
     "explain",
     "functional",
     "kernels",
@@ -57,12 +59,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The catalogue, imported at first use."""
-    if name in ("analysis", "blocks", "layers"):
-        return import_module(f"convext.{name}")
-    if name == "lint":
-        return import_module("convext.analysis").lint
-    if name in _FORMER:
-        return sys.modules[f"{__name__}.{name}"]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The catalogue is imported at first use, which type checkers cannot see.
+if TYPE_CHECKING:
+    from convext import analysis, blocks, layers
+    from convext.analysis import lint
+else:
+
+    def __getattr__(name):
+        if name in ("analysis", "blocks", "layers"):
+            return import_module(f"convext.{name}")
+        if name == "lint":
+            return import_module("convext.analysis").lint
+        if name in _FORMER:
+            return sys.modules[f"{__name__}.{name}"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What is for users: not what this file imports for itself."""
+    return [*__all__, *(name for name in globals() if name.startswith("__") and name != "__getattr__")]

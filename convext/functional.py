@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, out
 from convext.problem.layout import is_channels_last
 from convext.problem.symbols import positive
 
-Padding = str | int | Sequence[int] | Sequence[int | tuple[int, int]]
+# What users give: one number for all axes, or one each; padding also as a word, or (begin, end) of an axis.
+Size = int | Sequence[int]
+Padding = Literal["same", "valid", "causal"] | int | Sequence[int | tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
 Sizes = tuple[int, ...]
 Geometry = tuple[Sizes, Sizes, Sizes, Sizes, int]  # size of the result, stride, zeros before, dilation, groups
@@ -46,9 +49,9 @@ def conv1d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv1d`: input [N, C, L] or [C, L], weight [K, C/groups, k], result [N, K, O] or [K, O].
@@ -64,9 +67,9 @@ def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv2d`: input [N, C, H, W] or [C, H, W], weight [K, C/groups, kh, kw].
@@ -82,9 +85,9 @@ def conv3d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
+    stride: Size = 1,
     padding: Padding = 0,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv3d`: input [N, C, D, H, W] or [C, D, H, W], weight [K, C/groups, kd, kh, kw].
@@ -100,11 +103,11 @@ def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose1d`: input [N, K, O] or [K, O], weight [K, C/groups, k], result [N, C, L]."""
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -114,11 +117,11 @@ def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose2d`: input [N, K, OH, OW], weight [K, C/groups, kh, kw]."""
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -128,11 +131,11 @@ def conv_transpose3d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose3d`: input [N, K, OD, OH, OW], weight [K, C/groups, kd, kh, kw]."""
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -169,7 +172,20 @@ def resolve_padding(padding: str | Pads, input: Ints, kernel: Ints, stride: Ints
             total = max(total, 0) if type(total) is int else torch.sym_max(total, 0)
             pads.append((total // 2, total - total // 2))
         return tuple(pads)
-    raise ValueError(f"Invalid padding string {padding!r}, should be one of {_WORDS[len(input)]}")
+    raise ValueError(unknown_word(padding, len(input)))
+
+
+def unknown_word(padding: str, rank: int) -> str | None:
+    """What is wrong with a word for padding, or None."""
+    if padding in _WORDS[rank]:
+        return None
+    meant = f": did you mean {near!r}?" if (near := _near_word(padding, rank)) else ""
+    return f"Invalid padding string {padding!r}, should be one of {_WORDS[rank]}{meant}"
+
+
+def _near_word(padding: str, rank: int) -> str | None:
+    """The word that a misspelt one is near to; None for one that is right, or near to none."""
+    return None if padding in _WORDS[rank] else next(iter(get_close_matches(padding.lower(), _WORDS[rank], 1)), None)
 
 
 def is_torchs(padding: Any, stride: Any, rank: int) -> bool:
@@ -389,6 +405,8 @@ def _conv(
 ) -> Tensor:  # fmt: skip
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return _without_tensors(_CONV[rank], _TORCH_CONV[rank], input, weight, bias, stride, padding, dilation, groups)
+    if isinstance(padding, str) and (near := _near_word(padding, rank)):
+        raise RuntimeError(f"Invalid padding string: {padding!r}, did you mean {near!r}?")
     torchs_own = _is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
         if not _ours_on_cpu("fprop", input, weight, bias, stride, padding, 0, dilation, groups):

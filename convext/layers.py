@@ -20,24 +20,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext.nn import Conv1d, Conv2d, Conv3d, _Convolution
+from convext.functional import Padding, Size
+from convext.nn import Conv1d, Conv2d, Conv3d, Device, PaddingMode, _Convolution, tells
 
 CONV: dict[int, type[_Convolution]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 
 
 class _Depthwise(_Convolution):
+    @tells()
     def __init__(
         self,
         in_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         multiplier: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, in_channels * multiplier, kernel_size, stride, padding, dilation, in_channels,
@@ -58,17 +60,18 @@ class DepthwiseConv3d(_Depthwise, Conv3d):
 
 
 class _Pointwise(_Convolution):
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        stride: Any = 1,
-        padding: Any = 0,
+        stride: Size = 1,
+        padding: Padding = 0,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, 1, stride, padding, 1, groups, bias, padding_mode, device, dtype
@@ -88,19 +91,20 @@ class PointwiseConv3d(_Pointwise, Conv3d):
 
 
 class _Grouped(_Convolution):
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
+        kernel_size: Size,
         groups: int,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
@@ -109,31 +113,41 @@ class _Grouped(_Convolution):
 
 
 class GroupedConv1d(_Grouped, Conv1d):
-    """`groups` convolutions from C/groups to K/groups channels; ValueError where groups divides not both."""
+    """`groups` convolutions from C/groups to K/groups channels: [N, C, L] -> [N, K, O].
+
+    ValueError where `groups` does not divide both.
+    """
 
 
 class GroupedConv2d(_Grouped, Conv2d):
-    """`groups` convolutions from C/groups to K/groups channels; ValueError where groups divides not both."""
+    """`groups` convolutions from C/groups to K/groups channels: [N, C, H, W] -> [N, K, OH, OW].
+
+    ValueError where `groups` does not divide both.
+    """
 
 
 class GroupedConv3d(_Grouped, Conv3d):
-    """`groups` convolutions from C/groups to K/groups channels; ValueError where groups divides not both."""
+    """`groups` convolutions from C/groups to K/groups channels: [N, C, D, H, W] -> [N, K, OD, OH, OW].
+
+    ValueError where `groups` does not divide both.
+    """
 
 
 class _Dilated(_Convolution):
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        dilation: Any,
-        stride: Any = 1,
-        padding: Any = "same",
+        kernel_size: Size,
+        dilation: Size,
+        stride: Size = 1,
+        padding: Padding = "same",
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
@@ -142,30 +156,40 @@ class _Dilated(_Convolution):
 
 
 class DilatedConv1d(_Dilated, Conv1d):
-    """Taps `dilation` apart, receptive field (k-1)d + 1, length kept also for even kernels."""
+    """Taps `dilation` apart, receptive field (k-1)d + 1: [N, C, L] -> [N, K, L], length kept.
+
+    Also for even kernels, unless a stride or another padding says else.
+    """
 
 
 class DilatedConv2d(_Dilated, Conv2d):
-    """Taps `dilation` apart, receptive field (k-1)d + 1 an axis, size kept also for even kernels."""
+    """Taps `dilation` apart, receptive field (k-1)d + 1 an axis: [N, C, H, W] -> [N, K, H, W], size kept.
+
+    Also for even kernels, unless a stride or another padding says else.
+    """
 
 
 class DilatedConv3d(_Dilated, Conv3d):
-    """Taps `dilation` apart, receptive field (k-1)d + 1 an axis, size kept also for even kernels."""
+    """Taps `dilation` apart, receptive field (k-1)d + 1 an axis: [N, C, D, H, W] -> [N, K, D, H, W], size kept.
+
+    Also for even kernels, unless a stride or another padding says else.
+    """
 
 
 class _Circular(_Convolution):
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = "same",
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = "same",
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "circular", device, dtype
@@ -173,15 +197,24 @@ class _Circular(_Convolution):
 
 
 class CircularConv1d(_Circular, Conv1d):
-    """The signal as a ring: shifting the input shifts the output. RuntimeError where it wraps twice."""
+    """The signal as a ring: shifting the input shifts the output: [N, C, L] -> [N, K, L].
+
+    RuntimeError where the padding wraps twice.
+    """
 
 
 class CircularConv2d(_Circular, Conv2d):
-    """The image as a torus: rolling the input rolls the output. RuntimeError where it wraps twice."""
+    """The image as a torus: rolling the input rolls the output: [N, C, H, W] -> [N, K, H, W].
+
+    RuntimeError where the padding wraps twice.
+    """
 
 
 class CircularConv3d(_Circular, Conv3d):
-    """Both ends of all three axes joined: rolling the input rolls the output. RuntimeError where it wraps twice."""
+    """Both ends of all three axes joined: rolling the input rolls the output: [N, C, D, H, W] -> [N, K, D, H, W].
+
+    RuntimeError where the padding wraps twice.
+    """
 
 
 class _True(_Convolution):
@@ -193,20 +226,21 @@ class _True(_Convolution):
 
 
 class TrueConv1d(_True, Conv1d):
-    """y[o] = sum_t w[t] x[o - t]: torch's `Conv1d` with its kernel flipped."""
+    """y[o] = sum_t w[t] x[o - t]: torch's `Conv1d` with its kernel flipped: [N, C, L] -> [N, K, O]."""
 
 
 class TrueConv2d(_True, Conv2d):
-    """torch's `Conv2d` with its kernel flipped on both axes."""
+    """torch's `Conv2d` with its kernel flipped on both axes: [N, C, H, W] -> [N, K, OH, OW]."""
 
 
 class TrueConv3d(_True, Conv3d):
-    """torch's `Conv3d` with its kernel flipped on all three axes."""
+    """torch's `Conv3d` with its kernel flipped on all three axes: [N, C, D, H, W] -> [N, K, OD, OH, OW]."""
 
 
 class CausalConv1d(Conv1d):
     """No output reads an input after it: d(k-1) zeros before the signal, none after. [N, C, L] -> [N, K, ceil(L/s)]."""
 
+    @tells(padding_mode='what the d(k-1) positions before the signal are: "zeros", "reflect", "replicate", "circular".')
     def __init__(
         self,
         in_channels: int,
@@ -216,9 +250,9 @@ class CausalConv1d(Conv1d):
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, "causal", dilation, groups,
@@ -232,18 +266,19 @@ class CausalConv1d(Conv1d):
 class _DepthwiseSeparable(torch.nn.Sequential):
     _rank: int
 
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         conv = CONV[self._rank]
@@ -280,19 +315,20 @@ class _SpatiallySeparable(torch.nn.Sequential):
 
     _rank: int
 
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         mid_channels: int | None = None,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         rank = self._rank
         mid = out_channels if mid_channels is None else mid_channels

@@ -13,18 +13,61 @@ What other tools see of a layer:
     torch.fx                a leaf, as torch.nn's layers are; a subclass of yours is traced through
     eager quantization      torch.nn's layer: a layer that is given a `qconfig` gives itself back first
     graph quantization      a RuntimeError that names the remedy
-    print(model)            `convext.Conv2d(..)`
+    print(model)            `convext.Conv2d(..)`, and of a converted layer of your own class `convext.Yours(..)`
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from functools import cache
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.jit import is_scripting
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 
 from convext import functional as F
+from convext.functional import Padding, Size
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Device = torch.device | str | int | None
+
+_ARGUMENTS = {
+    "in_channels": "channels of the input, C.",
+    "out_channels": "channels of the output, K.",
+    "kernel_size": "taps on each axis: one number for all axes, or one each.",
+    "stride": "positions from one output to the next, on each axis.",
+    "padding": """what is put around the input: a number for all sides; one for each axis; (begin, end) for an axis, as
+        in ((1, 2), 0); "valid", nothing; "same", as much as gives ceil(size / stride) outputs; in 1-D "causal", all of
+        it before the signal, so that no output sees its future.""",
+    "dilation": "positions from one tap to the next, on each axis.",
+    "groups": "convolutions side by side, each of C / groups and K / groups channels; divides both.",
+    "bias": "whether each channel of the output has a number of its own added, which is learned.",
+    "padding_mode": 'what padding consists of: "zeros", "reflect", "replicate" or "circular".',
+    "device": "where the parameters are.",
+    "dtype": "of what type they are.",
+    "output_padding": "positions added at the end of each axis, to say which of `stride` possible sizes is meant.",
+    "multiplier": "filters for each channel.",
+    "mid_channels": "channels between the layers; those of the output where it is None.",
+}
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def tells(**of_its_own: str) -> Callable[[Init], Init]:
+    """Gives a layer's constructor a text that says what each argument is: from the table, or as given here.
+
+    The signatures are written out, for they differ; what their names mean does not.
+    """
+
+    def tell(init: Init) -> Init:
+        texts = {**_ARGUMENTS, **of_its_own}
+        names = [name for name in inspect.signature(init).parameters if name != "self"]
+        lines = [f"    {name}: {texts[name]}" for name in names]
+        init.__doc__ = "\n".join(["Args:", *lines, "", "Raises ValueError where these make no layer, as torch.nn's."])
+        return init
+
+    return tell
 
 
 class _DropIn(_ConvNd):
@@ -39,7 +82,7 @@ class _DropIn(_ConvNd):
     def _get_name(self) -> str:
         """The layer's name in print(model): ours with the package, which torch.nn's lack."""
         name = super()._get_name()
-        return f"convext.{name}" if _is_ours(type(self)) else name
+        return f"convext.{name}" if _is_ours(type(self)) or CHANGE in vars(self) else name
 
     @property
     def qconfig(self) -> Any:
@@ -93,20 +136,23 @@ def _is_ours(kind: type) -> bool:
 class _Convolution(_DropIn):
     """What the three convolutions share, placed before torch's class in their bases."""
 
+    @tells()
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: Any = "zeros",
-        device: Any = None,
-        dtype: Any = None,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        if isinstance(padding, str) and (wrong := F.unknown_word(padding, self._rank)):
+            raise ValueError(wrong)
         ours = not F.is_torchs(padding, stride, self._rank)
         torchs: Any = super()  # the constructor of torch.nn.Conv1d, Conv2d or Conv3d
         torchs.__init__(
@@ -246,6 +292,34 @@ class Conv3d(_Convolution, torch.nn.Conv3d):
 class _TransposedConvolution(_DropIn, _ConvTransposeNd):
     """What the three transposed convolutions share, placed before torch's class in their bases."""
 
+    @tells(
+        in_channels="channels of the input, K.",
+        out_channels="channels of the output, C.",
+        stride="positions of the output from one input to the next, on each axis.",
+        padding="positions cut off both ends of each axis of the output: one number for all axes, or one each.",
+        padding_mode='"zeros".',
+    )
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        torchs: Any = super()  # the constructor of torch.nn.ConvTranspose1d, 2d or 3d
+        torchs.__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """The input gradient of a convolution; `output_size` resolves which of `stride` sizes is meant."""
         if is_scripting():
@@ -310,12 +384,81 @@ OURS: dict[type[torch.nn.Module], type[_DropIn]] = {
 TORCHS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {ours: torchs for torchs, ours in OURS.items()}
 
 
+# In the `__dict__` of a layer that `convext.convert` changed: its `Change`. Underscores keep TorchScript away from it.
+CHANGE = "__convext_change__"
+_ORIGIN = "__convext_origin__"
+
+
+def drop_in(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """The class that a layer of class `kind` gets where it is converted: `kind` is torch.nn's, or a subclass of it.
+
+        torch.nn.Conv3d              convext.Conv3d
+        Yours(torch.nn.Conv3d)       Yours(Yours, convext.Conv3d)
+
+    Names of the second are looked up in Yours, in ours, and in torch.nn's: it is an instance of Yours and keeps all
+    that Yours overrides, and what that leaves to torch.nn, also through `super()`, is ours.
+    """
+    return OURS.get(kind) or _both(cast(Any, kind))
+
+
+@cache
+def _both(kind: Any) -> type[torch.nn.Module]:
+    """A subclass of `kind` and of ours; one for all layers of that class."""
+    ours = next(OURS[base] for base in kind.__mro__ if base in OURS)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        """Pickles and copies name the class that has a name, of which this one is made anew."""
+        make, arguments, *rest = kind.__reduce_ex__(self, protocol)
+        return (_drop_in_of, (kind,), *rest) if arguments[0] is both else (make, arguments, *rest)
+
+    own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    both: type[torch.nn.Module] = type(kind)(kind.__name__, (kind, ours), {**own, "__reduce_ex__": reduce})
+    return both
+
+
+def _drop_in_of(kind: type[torch.nn.Module]) -> torch.nn.Module:
+    """An empty layer, for pickle to fill."""
+    both: Any = drop_in(kind)
+    return cast(torch.nn.Module, both.__new__(both))
+
+
+def without_parametrizations(kind: type) -> type:
+    """The class of which torch.nn.utils.parametrize made `kind` for one layer, or `kind` itself."""
+    while kind.__module__ == parametrize.__name__:
+        kind = kind.__bases__[0]
+    return kind
+
+
+def with_base(kind: type, old: type, new: type) -> type:
+    """`kind` with `old` replaced by `new` among its ancestors: parametrizations and FSDP subclass a layer's class.
+
+    Undone, it is the same class again, unless parametrizations were added or removed in between.
+    """
+    if kind is old:
+        return new
+    if old not in kind.__mro__ or kind in TORCHS:
+        return kind
+    bases = tuple(with_base(base, old, new) for base in kind.__bases__)
+    origin = vars(kind).get(_ORIGIN)
+    if origin is not None and origin.__bases__ == bases and _own(origin) == _own(kind):
+        return cast(type, origin)
+    return type(kind)(kind.__name__, bases, {**_own(kind), _ORIGIN: kind})
+
+
+def _own(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__", _ORIGIN)}
+
+
 def give_back(layer: Any) -> None:
-    """Makes one of the six layers torch.nn's, in place.
+    """Makes one of the six layers torch.nn's, and a converted layer what it was, in place.
 
     Raises:
         RuntimeError: torch.nn does not have this layer.
     """
+    if type(layer) not in TORCHS and CHANGE in vars(layer):
+        change = vars(layer)[CHANGE]
+        layer.__class__ = with_base(type(layer), change.after, change.before)
+        return
     known = layer.transposed or F.is_torchs(layer.padding, layer.stride, layer._rank)
     if type(layer) not in TORCHS or not known:
         raise RuntimeError(

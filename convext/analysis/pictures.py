@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GREY, HOLE = "#22303c", "#b8c0c8", "#e4572e"
+INK, GREY, PALE, HOLE = "#22303c", "#b8c0c8", "#eceff2", "#e4572e"
 _TAPS = ("#2e86ab", "#f18f01", "#3b8f5a", "#a23b72", "#6c5b9e", "#8a6f3c", "#5f6f7a")
 
 
@@ -109,7 +109,7 @@ def _listed(values: Sequence[int]) -> str:
 
 
 def figure_of_line(line: Line) -> Figure:
-    """Inputs below, outputs above, and a wire for each product, coloured by its tap. Padding is dashed."""
+    """Inputs below, outputs above, and a wire for each product, coloured by its tap. Padding is pale and unnumbered."""
     # The denser row has a cell at each integer, and each cell of the other row stands over the middle of its taps.
     middle = line.dilation * (line.kernel - 1) / 2 - line.padding
     dense = range(line.outputs) if line.transposed else line.read
@@ -122,11 +122,16 @@ def figure_of_line(line: Line) -> Figure:
         axes.plot([place(i, False), place(o, True)], [0, 2], color=_TAPS[t % len(_TAPS)], lw=1.4, zorder=1)
     for i in line.read:
         inside = 0 <= i < line.inputs
-        _cell(axes, place(i, False), 0, str(i) if inside else "0", INK if inside else GREY, dashed=not inside)
+        _cell(axes, place(i, False), 0, str(i) if inside else "", INK if inside else GREY, padding=not inside)
     for o in range(line.outputs):
         _cell(axes, place(o, True), 2, str(o), INK)
+    left = min(place(0, True), place(line.read[0], False)) - 0.8
+    for row, name in ((0, "input"), (2, "output")):
+        axes.text(left, row, name, ha="right", va="center", fontsize=8, color=INK)
     for t in range(line.kernel):
         axes.plot([], [], color=_TAPS[t % len(_TAPS)], lw=2, label=f"tap {t}")
+    if len(line.read) > line.inputs:
+        axes.plot([], [], "o", color=PALE, markeredgecolor=GREY, label="padding: zeros")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     axes.set_title(str(line).replace(": ", "\n"), fontsize=9, color=INK)
     return figure
@@ -256,19 +261,20 @@ def feature_maps(model: nn.Module, layer: str, sample: Tensor) -> Tensor:
 
 
 def figure_of_features(maps: Tensor, count: int = 8, title: str = "") -> Figure:
-    """A sheet of the first `count` of `maps` [C, H, W]; zero is white, and all maps share one scale."""
+    """A sheet of the first `count` of `maps` [C, H, W]; zero is white, and all maps share the scale at the right."""
     shown = maps[:count].float().cpu()
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
     height, width = shown.shape[1:]
-    figure = _figure(2.2 * columns, 2.2 * rows * height / width + 0.5)
+    figure = _figure(2.2 * columns + 0.8, 2.2 * rows * height / width + 0.5)
     limit = shown.abs().max().item() or 1.0
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels:
         axes.set_axis_off()
     for index, (axes, values) in enumerate(zip(panels, shown, strict=False)):
-        axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        drawn = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set_title(f"channel {index}", fontsize=7, color=INK)
+    figure.colorbar(drawn, ax=panels.tolist(), shrink=0.8).ax.tick_params(labelsize=7, labelcolor=INK)
     figure.suptitle(title, fontsize=9, color=INK)
     return figure
 
@@ -302,11 +308,11 @@ def _plain(axes: Axes) -> None:
     axes.set_aspect("equal")
 
 
-def _cell(axes: Axes, x: float, y: float, label: str, color: str, dashed: bool = False) -> None:
+def _cell(axes: Axes, x: float, y: float, label: str, color: str, padding: bool = False) -> None:
     from matplotlib.patches import Circle
 
-    style: Any = "--" if dashed else "-"
-    axes.add_patch(Circle((x, y), 0.4, facecolor="white", edgecolor=color, linestyle=style, lw=1.2, zorder=2))
+    style: Any = {"facecolor": PALE, "linestyle": "--"} if padding else {"facecolor": "white"}
+    axes.add_patch(Circle((x, y), 0.4, edgecolor=color, lw=1.2, zorder=2, **style))
     axes.text(x, y, label, ha="center", va="center", fontsize=8, color=color, zorder=3)
 
 

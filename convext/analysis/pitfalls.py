@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from convext import functional
 from convext.analysis.geometry import Coverage, dead_taps, overlap
-from convext.analysis.receptive import probe, reads
+from convext.analysis.progress import Progress
+from convext.analysis.receptive import centre, probe
 
 # Stacks that are said to be free of gridding read 0.905 of their field or more (dilations 2, 3, 2, 3 read 19 of 21),
 # stacks known for it 0.84 or less (1, 2, 9 read 21 of 25; 2, 2, 2, 2 read 9 of 17).
@@ -44,8 +45,9 @@ class Finding:
 def lint(model: nn.Module, sample: Tensor, causal: bool | None = None) -> list[Finding]:
     """Names the pitfalls of `model`, in the order of its layers. Empty where there are none.
 
-    Runs the model once on `sample` in eval mode. Where two or more layers are dilated, gridding is measured too, by
-    `analysis.reads`: one pass for each position of the receptive field, on a float64 copy on the CPU.
+    Runs the model once on `sample` in eval mode. Where two or more layers are dilated, gridding is measured too, at one
+    output, the central one, which the finding names: by its gradient and as a rule one forward pass more, on a float64
+    copy on the CPU. What takes more than two seconds says on standard error how far it is.
 
     Args:
         model: any module that takes `sample` alone. It is left as it was.
@@ -233,24 +235,31 @@ def _text(values: Sequence[int]) -> str:
 
 def _gridding(model: nn.Module, sample: Tensor, calls: Sequence[_Call]) -> Iterator[Finding]:
     """Holes in what the central output reads, where two or more dilated layers may have made them."""
-    for axis in range(2, sample.dim()):
-        dilated = [
-            (call.name, call.layer.dilation[axis - 2])
-            for call in calls
-            if call.rank == sample.dim() - 2 and call.layer.kernel_size[axis - 2] > 1 < call.layer.dilation[axis - 2]
-        ]
-        if len(dilated) < 2:
-            continue
-        read = reads(model, sample, axis)
+    rank = sample.dim() - 2
+    dilated = [
+        [(c.name, c.layer.dilation[axis]) for c in calls if c.rank == rank and _spreads(c.layer, axis)]
+        for axis in range(rank)
+    ]
+    if all(len(layers) < 2 for layers in dilated):
+        return
+    with Progress("convext.lint looks for gridding", 3 * len(calls)) as progress:
+        found = centre(model, sample, progress.watch)
+    for axis, layers in enumerate(dilated):
+        read = found.field(axis)
         coverage = Coverage(int(read.sum()), len(read))
-        if coverage.ratio < GRIDDING_BELOW:
+        if len(layers) > 1 and coverage.ratio < GRIDDING_BELOW:
+            where = f" of output {', '.join(map(str, found.output))}" if found.output else ""
             yield Finding(
-                "gridding", ", ".join(name for name, _ in dilated),
-                f"dilations {', '.join(str(d) for _, d in dilated)} read {coverage} = {coverage.ratio:.4f} of the "
-                f"receptive field on axis {axis - 2}",
+                "gridding", ", ".join(name for name, _ in layers),
+                f"dilations {', '.join(str(d) for _, d in layers)} read {coverage} = {coverage.ratio:.4f} of the "
+                f"receptive field{where} on axis {axis}",
                 "dilations that fill each other's holes, such as 1, 2, 5, or a layer without dilation",
             )  # fmt: skip
             return
+
+
+def _spreads(layer: Any, axis: int) -> bool:
+    return bool(layer.kernel_size[axis] > 1 < layer.dilation[axis])
 
 
 def _causal_leak(

@@ -45,10 +45,11 @@ class ASPP(nn.Module):
 
 
 class EfficientASPP(nn.Module):
-    """ASPP behind a 1x1 reduction to K/4 channels, with a 1x1 expansion: a fiftieth of the parameters.
+    """ASPP behind a 1x1 reduction to K/4 channels, with a 1x1 expansion: the more parameters less, the larger C / K.
 
     [N, C, H, W] -> [N, K, H, W]; with m = max(K // 4, 1) and n rates: (Cm + m) + n(9m^2 + m) + (nmK + K) parameters;
-    receptive field 2 max(rates) + 1.
+    receptive field 2 max(rates) + 1. Than ASPP's that is 52 times fewer for 2048 -> 256, 10.7 times for 64 -> 64, and
+    2.9 times for 64 -> 256.
 
     The expansion takes what the branches give, len(rates) * m channels. Counted as 3K/4 instead, any K that 4 does not
     divide breaks: K = 6 has branches of 1 channel each, 3 together, and an expansion from 4.

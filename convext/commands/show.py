@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convext.analysis import pictures
@@ -53,6 +54,8 @@ def main(args: argparse.Namespace) -> int:
     try:
         if args.out is None:
             print(_text(args, line))
+        elif not Path(args.out).suffix:
+            raise ValueError(f"--out {args.out} names no format: end it in .svg, .png or .pdf")
         else:
             _figure(args, line).savefig(args.out)
             print(args.out)

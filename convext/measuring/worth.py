@@ -10,7 +10,6 @@ graph. Parameters, buffers, gradients and the state of the random generators are
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from convext.measuring.ratios import Ratio, speedup
 from convext.measuring.sampling import Plan, clock_of, interleaved
-from convext.nn import OURS
+from convext.nn import drop_in, with_base, without_parametrizations
 
 WORTH = 1.02  # the lower end of a layer's interval, to convert it
 LAYER = Plan(sample=1e-3, fewest=7, most=25, enough=0.3)
@@ -127,10 +126,10 @@ def _noting(layers: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, list[_C
 
 def _gain(layer: torch.nn.Module, calls: list[_Call]) -> Gain:
     """Times one layer against its twin of ours, on tensors like those of `calls`."""
-    twin: Any = copy.copy(layer)  # shares its parameters
-    twin.__class__ = OURS[type(layer)]
-    contenders = {"torch": layer.forward, "convext": twin.forward}
-    weights = [p for p in (layer.weight, layer.bias) if isinstance(p, Tensor) and p.requires_grad]
+    contenders = {"torch": layer.forward, "convext": _twin(layer).forward}
+    parametrized = torch.nn.utils.parametrize.is_parametrized(layer)  # its weight is computed in each forward
+    leaves = layer.parameters() if parametrized else (layer.weight, layer.bias)
+    weights = [p for p in leaves if isinstance(p, Tensor) and p.requires_grad]
     operands = [(call, _drawn(call.arguments), _drawn(call.keywords), _drawn(call.gradient)) for call in calls]
 
     def forward(run: Callable[..., Tensor]) -> None:
@@ -157,6 +156,15 @@ def _gain(layer: torch.nn.Module, calls: list[_Call]) -> Gain:
     return Gain(ratio(forward), ratio(step) if trained else None)
 
 
+def _twin(layer: torch.nn.Module) -> torch.nn.Module:
+    """A layer of ours that shares all that `layer` holds. (copy.copy refuses a parametrized one.)"""
+    before = without_parametrizations(type(layer))
+    kind: Any = with_base(type(layer), before, drop_in(before))
+    twin: torch.nn.Module = kind.__new__(kind)
+    twin.__dict__ = layer.__dict__.copy()
+    return twin
+
+
 def _autocast(call: _Call) -> AbstractContextManager[Any]:
     device, dtype, enabled = call.autocast
     return torch.autocast(device, dtype, enabled)
@@ -165,7 +173,7 @@ def _autocast(call: _Call) -> AbstractContextManager[Any]:
 def _alike(layer: Any, calls: list[_Call]) -> str:
     """Equal for layers that do the same work."""
     parameters = [_Lie.of(p) for p in (layer.weight, layer.bias) if p is not None]
-    return repr((type(layer), layer.extra_repr(), parameters, [call.key() for call in calls]))
+    return repr((type(layer), layer, parameters, [call.key() for call in calls]))
 
 
 # ---------------------------------------------------------------------------------------------------- timing a model

@@ -66,7 +66,7 @@ def _run_conv(
 ) -> Tensor:  # fmt: skip
     from convext import functional
 
-    pads = word or tuple(zip(padding[::2], padding[1::2], strict=True))
+    pads: Any = word or tuple(zip(padding[::2], padding[1::2], strict=True))
     function = (functional.conv1d, functional.conv2d, functional.conv3d)[weight.dim() - 3]
     with settings.backend(kernel):
         return function(input, weight, bias, tuple(stride), pads, tuple(dilation), groups)

@@ -330,3 +330,69 @@ def test_unfold_and_a_product_is_a_convolution() -> None:
         assert patches.shape == shape
         product = layer.weight.flatten(1) @ patches + layer.bias[:, None]
         torch.testing.assert_close(product.unflatten(2, layer(x).shape[2:]), layer(x))
+
+
+# ---------------------------------------------------------------- what the central output reads, in few passes
+
+
+class Counted(nn.Module):
+    """Counts what runs through it: items, forward."""
+
+    items = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Counted.items += len(x)
+        return x
+
+
+class Hidden(nn.Module):
+    """Reads where no gradient says so: by a dead ReLU, a weight of zero, a whole number, a maximum."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.how = layers.DilatedConv1d(2, 2, 3, 2), how
+        if how == "zero":
+            nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if self.how == "dead":
+            y = F.relu(y - 1e6)
+        if self.how == "detached":
+            y = y.detach()
+        if self.how == "inference":
+            with torch.no_grad():
+                y = self.conv(x.detach())
+        if self.how == "maximum":
+            y = F.max_pool1d(y, 5, 1, 2)
+        return x + y
+
+
+@pytest.mark.parametrize("how", ["linear", "dead", "zero", "detached", "inference", "maximum"])
+def test_the_centre_reads_what_poison_says(how: str) -> None:
+    """Against the matrix of all outputs and inputs, which asks no gradient."""
+    model, sample = nn.Sequential(Hidden(how), Hidden("linear")), torch.randn(1, 2, 30)
+    found = analysis.receptive.centre(model, sample)
+    assert found.output == (15,)
+    assert torch.equal(found.read[0], analysis.dependence(model, sample)[15])
+
+
+def test_the_centre_on_both_axes_of_an_image() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, (3, 2), stride=2, dilation=(2, 1)), nn.ReLU(), nn.ConvTranspose2d(2, 1, 3, 2))
+    sample = torch.randn(2, 1, 17, 14)
+    found = analysis.receptive.centre(model, sample)
+    for axis in (0, 1):
+        expected = analysis.dependence(model, sample, axis + 2)[found.output[axis]]
+        assert torch.equal(found.read[axis], expected)
+        assert torch.equal(analysis.reads(model, sample, axis + 2), found.field(axis))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_gradient_and_one_pass_say_what_is_read(zero: bool) -> None:
+    """Also where a block starts from a weight of zero, as the last of a residual branch does."""
+    Counted.items = 0
+    model = nn.Sequential(Counted(), layers.DilatedConv2d(1, 4, 3, 2), nn.ReLU(), layers.DilatedConv2d(4, 4, 3, 2))
+    if zero:
+        nn.init.zeros_(model[3].weight)
+    analysis.receptive_field(model, torch.randn(1, 1, 65, 65))
+    assert Counted.items == 2

@@ -251,9 +251,10 @@ def test_separable_dilated_keeps_the_length_under_even_kernels(kernel: int, dila
 
 
 def test_segmentation_head_keeps_the_resolution() -> None:
-    head = blocks.SegmentationHead(64)
-    assert output_shape(head, (1, 64, 33, 31)) == (1, 512, 33, 31)
-    assert [layer.dilation[0] for layer in head if isinstance(layer, Conv2d)] == [2, 4, 8]
+    for chosen, dilations in (({}, [1, 2, 5]), ({"dilations": (2, 4, 8)}, [2, 4, 8])):
+        head = blocks.SegmentationHead(64, **chosen)
+        assert output_shape(head, (1, 64, 33, 31)) == (1, 512, 33, 31)
+        assert [layer.dilation[0] for layer in head if isinstance(layer, Conv2d)] == dilations
 
 
 @pytest.mark.parametrize("net", [blocks.DilatedSegNet, blocks.MobileDilatedSeg])

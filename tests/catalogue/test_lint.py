@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import convext
 from convext import blocks
+from convext.analysis import progress
 from convext.layers import CausalConv1d, DilatedConv1d, DilatedConv2d, PointwiseConv2d
 from convext.nn import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 
@@ -34,6 +38,7 @@ def test_gridding(dilations: tuple[int, ...], numbers: str) -> None:
     finding = only(dilated(*dilations), image())
     assert finding.pitfall == "gridding"
     assert numbers in finding.numbers
+    assert "of the receptive field of output 20, 20 on axis 0" in finding.numbers
     assert finding.where == ", ".join(str(i) for i, d in enumerate(dilations) if d > 1)
 
 
@@ -186,6 +191,7 @@ def test_the_model_is_left_as_it_was() -> None:
     ("model", "sample"),
     [
         (blocks.NetworkInNetwork(2, 4), image(12)),
+        (blocks.SegmentationHead(2, (2, 2, 2)), image(40)),
         (blocks.GradualDilation(2, 3), image(24)),
         (blocks.AntiAliasedDilated(2, 2, 2), image(12)),
         (nn.Sequential(blocks.AntiGriddingBlock(2), blocks.AntiGriddingBlock(2)), image(24)),
@@ -203,3 +209,61 @@ def test_findings_read_as_a_sentence() -> None:
         "checkerboard at the model: kernel 3, stride 2 on axis 0: neighbouring outputs sum 2, 1 inputs."
     )
     assert text.endswith("Remedy: a kernel size that 2 divides, such as 4, or interpolation and a convolution.")
+
+
+class Bottleneck(nn.Module):
+    """As in a dilated ResNet-50, a tenth as wide."""
+
+    runs = 0
+
+    def __init__(self, channels: int, width: int, out: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        sizes = [(channels, width, 1, 1, 1), (width, width, 3, stride, dilation), (width, out, 1, 1, 1)]
+        self.layers = nn.Sequential(*(self.layer(*size) for size in sizes))
+        self.down = self.layer(channels, out, 1, stride, 1) if channels != out else nn.Identity()
+
+    def layer(self, a: int, b: int, kernel: int, stride: int, dilation: int) -> nn.Module:
+        conv = Conv2d(a, b, kernel, stride, dilation * (kernel - 1) // 2, dilation, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        Bottleneck.runs += len(x)
+        return self.down(x) + self.layers(x)
+
+
+def segmentation_net() -> nn.Module:
+    """The 53 convolutions of a ResNet-50 with output stride 8, and a head."""
+    body: list[nn.Module] = [Conv2d(3, 8, 7, 2, 3), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    channels = 8
+    for width, depth, stride, dilation in [(6, 3, 1, 1), (12, 4, 2, 1), (24, 6, 1, 2), (48, 3, 1, 4)]:
+        for i in range(depth):
+            body.append(Bottleneck(channels, width, 4 * width, stride if i == 0 else 1, dilation))
+            channels = 4 * width
+    return nn.Sequential(
+        *body,
+        blocks.ASPP(channels, 8, rates=(1, 2, 3)),
+        PointwiseConv2d(40, 3),
+        nn.Upsample(scale_factor=8, mode="bilinear"),
+    )
+
+
+def test_a_segmentation_network_is_run_twice() -> None:
+    """Once as it is, and once for a gradient: there is nothing that this does not read."""
+    net, sample = segmentation_net(), torch.randn(1, 3, 65, 65)
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 59
+    Bottleneck.runs = 0
+    assert convext.lint(net, sample) == []
+    assert Bottleneck.runs == 16 * 2
+
+
+def test_progress_is_on_standard_error_after_two_seconds(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    convext.lint(dilated(2, 2), image())
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(progress, "SILENT", 0.0)
+    convext.lint(dilated(2, 2), image())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["convext.lint looks for gridding: 1 of about 6 calls of layers"]
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    convext.lint(dilated(2, 2), image())
+    assert re.fullmatch(r".*: 6 of about 6 calls of layers, 0 s left", capsys.readouterr().err.splitlines()[-1])

@@ -87,6 +87,8 @@ def test_pictures(arguments: list[str], tmp_path: Path) -> None:
         (["conv", "--rank", "2"], "add --out"),
         (["features", "--image", "photo.png"], "add --out"),
         (["features", "--out", "maps.png"], "add --image"),
+        (["conv", "--out", "picture"], "--out picture names no format: end it in .svg, .png or .pdf"),
+        (["conv", "--out", "picture.nosuch"], "nosuch"),
         (["features", "--out", "maps.png", "--image", "photo.png", "--model", "convext.blocks:Nothing"], "Nothing"),
     ],
 )
@@ -143,6 +145,24 @@ def test_features_of_an_image_file(kind: str, tmp_path: Path) -> None:
 
 def test_a_sheet_of_feature_maps(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    figure = pictures.figure_of_features(torch.randn(64, 9, 8), title="first layer")
+    maps = torch.randn(64, 9, 8)
+    figure = pictures.figure_of_features(maps, title="first layer")
     assert len([axes for axes in figure.axes if axes.images]) == 8
+    (scale,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert scale.get_ylim() == tuple(sign * maps[:8].abs().max().item() for sign in (-1, 1))
     figure.savefig(tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_line_names_its_rows_and_padding_is_no_index(padding: int, transposed: bool) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    line = Line(5, 3, 2, padding, transposed=transposed)
+    (axes,) = pictures.figure_of_line(line).axes
+    written = [text.get_text() for text in axes.texts]
+    assert sorted(written, key=len)[-2:] == ["input", "output"]
+    assert written.count("0") == 2  # of the inputs, and of the outputs
+    padded = len(line.read) - line.inputs
+    assert written.count("") == padded
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["tap 0", "tap 1", "tap 2", *(["padding: zeros"] if padded else [])]

@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests/cpu python -m pytest -p pytest_prefer_cpu tests/operators tests/layers
 
-Under "aten", where tests send calls through convext's operators, and under "auto", where a layer's call would be torch's own.
-So what holds for torch's kernel under transforms, compilers and tools is asked of ours too.
+Under "aten", by which tests send calls through convext's operators, and under "auto", where a call would be torch's.
+What holds for torch's kernel under transforms, compilers and tools is asked of ours too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def pytest_report_header() -> str:
     return "convext: kernels for CPUs wherever they take a problem"
 
 
-# What says that a call is torch's; and one sample with a single output, of 64 products, which torch happens to get right to half
-# a unit in the last place: no bound for others.
+# What says that a call is torch's; and one sample with a single output, of 64 products, which torch happens to get
+# right to half a unit in the last place: no bound for others.
 _NOT_ASKED = ("tests/layers/test_host_work.py", "test_samples_agree_with_torch[conv3d-float32-")
 
 

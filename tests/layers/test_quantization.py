@@ -98,3 +98,43 @@ def test_graph_mode_quantization_names_the_remedy():
     with pytest.raises(RuntimeError, match=r"call convext\.revert\(model\) first"):
         quantize_fx.prepare_fx(net, mapping, torch.randn(1, 3, 8, 8))
     quantize_fx.prepare_fx(convext.revert(net), mapping, torch.randn(1, 3, 8, 8))
+
+
+class OfYours(nn.Conv2d):
+    """A subclass, which torch's quantization leaves in floating point without a word."""
+
+
+@pytest.fixture
+def quantize_fx():
+    return pytest.importorskip("torch.ao.quantization.quantize_fx", reason="no graph mode in this torch")
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, OfYours])
+@pytest.mark.parametrize("prepare", ["prepare_fx", "prepare_qat_fx"])
+def test_graph_mode_never_quantizes_nothing_without_a_word(prepare, kind, quantize_fx):
+    net = convext.convert(nn.Sequential(kind(3, 4, 3), nn.ReLU())).train(prepare == "prepare_qat_fx")
+    mapping, x = quantization.get_default_qat_qconfig_mapping(), torch.randn(1, 3, 8, 8)
+    with pytest.raises(RuntimeError, match=r"call convext\.revert\(model\) first"):
+        getattr(quantize_fx, prepare)(net, mapping, x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_prepared_for_quantization_stays_torchs(training, engine, quantize_fx):
+    """Converted after `prepare`, a layer would not be found by `convert_fx`, and stay in floating point."""
+    mapping, x = quantization.get_default_qat_qconfig_mapping(engine), torch.randn(1, 3, 8, 8)
+    prepare = quantize_fx.prepare_qat_fx if training else quantize_fx.prepare_fx
+    prepared = prepare(nn.Sequential(nn.Conv2d(3, 4, 3)).train(training), mapping, x)
+    prepared(x)
+    assert "is prepared for quantization" in convext.report(convext.convert(prepared)).left_alone["0"]
+    done = quantize_fx.convert_fx(prepared.eval())
+    assert "quantized" in type(done.get_submodule("0")).__module__
+
+
+def test_a_converted_subclass_is_to_eager_quantization_what_it_was(engine):
+    """torch quantizes no subclass, and says nothing: so it is after convert, where its layers are torch's again."""
+    net = convext.convert(Quantizable(conv=OfYours(3, 4, 3)))
+    prepared = quantization.prepare(net.eval(), inplace=True)
+    assert prepared is net
+    assert type(convext.convert(Quantizable(conv=OfYours(3, 4, 3))).body[0]) is not OfYours
+    net.body[0].qconfig = quantization.get_default_qconfig(engine)
+    assert type(net.body[0]) is OfYours

@@ -263,3 +263,28 @@ def test_such_layers_are_timed(training):
     assert list(gains) == ["first", "second", "third", "up"]
     assert [gain.step is not None for gain in gains.values()] == [training, False, training, training]
     assert all(gain.decisive.value > 0 for gain in gains.values())
+
+
+class Halved(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_subclasses_and_parametrized_layers_are_measured(training):
+    """For real: a weight norm is part of each forward, a spectral norm's buffers stay what they are."""
+    norms = nn.utils.parametrizations
+    net = nn.Sequential(Halved(3, 4, 1), norms.weight_norm(nn.Conv2d(4, 4, 1)), norms.spectral_norm(nn.Conv2d(4, 4, 1)))
+    net.train(training)
+    kinds_before, state = [type(layer) for layer in net], copy.deepcopy(net.state_dict())
+    said = convext.report(convext.convert(net, sample=X, measure=True))
+    assert list(said.gains) == ["0", "1", "2"]
+    assert all((gain.step is None) == (not training) for gain in said.gains.values())
+    assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+    assert [type(layer) for layer in convext.revert(net)] == kinds_before
+
+
+def test_the_report_says_once_what_holds_for_many(clock):
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(5))).eval()
+    said = convext.report(convext.convert(net, sample=X, measure=True))
+    assert str(said).splitlines()[1:] == ["  0, 1, 2 and 2 more: torch's is as fast: 1.00x to 1.00x"]

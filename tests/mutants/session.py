@@ -29,7 +29,15 @@ SESSION = FOLDER / "session.sqlite"
 MODULES = (
     *("problem/conv_problem", "problem/layout", "functional"),
     *(f"operators/{name}" for name in ("forward", "fake", "tracing", "autograd", "plain", "autocast", "vmap")),
-    *("choice/registry", "nn", "conversion", "choice/gpu_table", "providers/aten", "tools/flops"),
+    *(
+        "choice/registry",
+        "nn",
+        "conversion/swap",
+        "conversion/log",
+        "choice/gpu_table",
+        "providers/aten",
+        "tools/flops",
+    ),
 )
 PATHS = [Path("convext") / f"{name}.py" for name in MODULES]
 # The tests that judge: not those of the catalogue and of benchmarks, nor those that build, nor Triton's kernels.

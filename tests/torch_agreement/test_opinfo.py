@@ -26,7 +26,7 @@ CASES = [
         order,
         id=f"{name}-{str(dtype).removeprefix('torch.')}-{order}-{backend}",
         marks=[pytest.mark.long] if backend == "triton" else [],
-    )  # fmt: skip
+    )
     for name in NAMES
     for dtype in sorted(OPS[name].supported_dtypes(DEVICE), key=str)
     for backend in roads(name, dtype)

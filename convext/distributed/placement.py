@@ -1,0 +1,82 @@
+"""Between a DTensor and what a rank holds of it: both ways with gradients, to any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+
+from convext.problem.layout import is_channels_last
+
+Placements = Sequence[Placement]
+
+
+def whole(local: Tensor, mesh: DeviceMesh, placements: Placements, shape: Sequence[int]) -> DTensor:
+    """The DTensor of `shape` of which `local` is this rank's part. Its gradient arrives as it is placed."""
+    return cast(DTensor, _Whole.apply(local, mesh, tuple(placements), torch.Size(shape)))
+
+
+class _Whole(torch.autograd.Function):
+    """`DTensor.from_local`, which takes derivatives of its derivative for zeros where the gradient is moved."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, mesh: DeviceMesh, placements: Any, shape: torch.Size) -> DTensor:
+        ctx.mesh, ctx.placements = mesh, placements
+        strides = _strides(shape, is_channels_last(local))
+        return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=strides)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: DTensor) -> tuple[Tensor, None, None, None]:
+        # A partial sum's gradient is that of the sum, whole on every rank.
+        placements = [Replicate() if p.is_partial() else p for p in ctx.placements]
+        return gradient.redistribute(ctx.mesh, placements).to_local(), None, None, None
+
+
+def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
+    order = (0, *range(2, len(shape)), 1) if channels_last else range(len(shape))
+    strides, extent = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim] = extent
+        extent *= max(shape[dim], 1)
+    return tuple(strides)
+
+
+def everywhere(t: Tensor, mesh: DeviceMesh) -> DTensor:
+    """`t` itself where it is a DTensor; a plain tensor is the same on all ranks, and so will be its gradient."""
+    if isinstance(t, DTensor):
+        return t
+    return whole(t, mesh, [Replicate()] * mesh.ndim, t.shape)
+
+
+def part(t: DTensor, placements: Placements, summed: Sequence[bool]) -> Tensor:
+    """This rank's part of `t`, placed as told.
+
+    `summed` says for each axis of the mesh whether its ranks see shares of the work, so that a gradient of `t` is the
+    sum of theirs.
+    """
+    gradients = [Partial() if s else p for s, p in zip(summed, placements, strict=True)]
+    if tuple(placements) != t.placements:  # else torch would sum the gradient here, where it may stay a partial sum
+        t = t.redistribute(t.device_mesh, placements)
+    return t.to_local(grad_placements=gradients)
+
+
+def space(t: DTensor) -> dict[int, int]:
+    """{dimension of the tensor: axis of the mesh} for dimensions of space that are sharded.
+
+    Raises:
+        RuntimeError: two axes of the mesh shard one dimension.
+    """
+    found: dict[int, int] = {}
+    for axis, placement in enumerate(t.placements):
+        if isinstance(placement, Shard) and placement.dim > 1:
+            if placement.dim in found:
+                raise RuntimeError(
+                    f"expected each axis of space on one axis of the mesh, but got {t.placements} of a tensor of shape "
+                    f"{list(t.shape)}: flatten these axes of the mesh into one"
+                )
+            found[placement.dim] = axis
+    return found

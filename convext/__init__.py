@@ -45,6 +45,7 @@ __all__ = [
     "blocks",
     "causal_conv1d",
     "convert",
+    "distributed",
     "explain",
     "functional",
     "kernels",
@@ -58,8 +59,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The catalogue, imported at first use."""
-    if name in ("analysis", "blocks", "layers"):
+    """The catalogue and what needs torch.distributed, imported at first use."""
+    if name in ("analysis", "blocks", "distributed", "layers"):
         return import_module(f"convext.{name}")
     if name == "lint":
         return import_module("convext.analysis").lint

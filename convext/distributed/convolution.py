@@ -6,17 +6,18 @@ for the faces take the size of the open tensor and the padding before it. Deriva
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from convext import functional, operators
-from convext.distributed.exchange import Exchange
+from convext import operators
+from convext.distributed.geometry import Geometry
 from convext.distributed.indices import Split, split
-from convext.distributed.intervals import Axis, Mode, route, share
-from convext.distributed.placement import everywhere, part, space, whole
+from convext.distributed.intervals import Mode
+from convext.distributed.placement import everywhere, part, whole
+from convext.distributed.windows import local
 from convext.problem import Face, Ints, open_shape
 
 
@@ -49,50 +50,24 @@ def convolve(
     x = part(a, [s.input for s in splits], [s.sums_input for s in splits])
     weight = part(w, [s.weight for s in splits], summed)
     added = None if bias is None else _bias(everywhere(bias, mesh), splits, summed)
-    axes = {
-        2 + i: Axis(face == "dgrad", a.shape[2 + i], size[i], w.shape[2 + i], stride[i], pad[i], dilation[i], mode)
-        for i in range(len(size))
-    }
-    x, rows, before = _window(x, a, axes, name)
+    geometry = Geometry(face == "dgrad", size, w.shape[2:], stride, pad, dilation, groups, mode)
+    mine = local(x, a, geometry.axes(a.shape[2:]), name)
     groups = groups * weight.shape[0] // w.shape[0] if groups > 1 else 1
     channels = weight.shape[0] if face == "fprop" else weight.shape[1] * groups
-    if 0 in (x.shape[0], channels, *rows) or 0 in (x.numel(), weight.numel()):
-        y = _nothing((x.shape[0], channels, *rows), x, weight, added)
+    if 0 in (x.shape[0], channels, *mine.rows, weight.numel()):
+        y = _nothing((x.shape[0], channels, *mine.rows), mine.x, weight, added)
     else:
-        y = operators.convolve(face, x, weight, added, rows, stride, before, dilation, groups, kernel)
+        y = operators.convolve(face, mine.x, weight, added, mine.rows, stride, mine.pad, dilation, groups, kernel)
     return whole(y, mesh, [s.result for s in splits], shape)
-
-
-def _window(x: Tensor, a: DTensor, axes: dict[int, Axis], name: str) -> tuple[Tensor, list[int], list[int]]:
-    """What this rank, which has `x` of `a`, reads of it, how many rows of the result it owns, and the padding left."""
-    mesh, sharded = a.device_mesh, space(a)
-    rows, before = [axis.result for axis in axes.values()], [axis.pad for axis in axes.values()]
-    for dim, axis in axes.items():
-        if dim in sharded:
-            ranks, rank = mesh.size(sharded[dim]), mesh.get_local_rank(sharded[dim])
-            path = route(axis, ranks, rank)
-            x = Exchange(path, dim, mesh.get_group(sharded[dim]), name).gather(x)
-            rows[dim - 2], before[dim - 2] = len(share(axis.result, ranks, rank)), path.window.pad
-    return _padded(x, axes, sharded, before), rows, before
-
-
-def _padded(x: Tensor, axes: dict[int, Axis], sharded: Collection[int], before: list[int]) -> Tensor:
-    """`x` with what is not zeros around those axes that lie on one rank."""
-    pads = [(0, 0)] * len(axes)
-    for dim, axis in axes.items():
-        if dim not in sharded and axis.mode != "zeros":
-            last = (axis.result - 1) * axis.stride + (axis.kernel - 1) * axis.dilation - axis.pad
-            pads[dim - 2], before[dim - 2] = (axis.pad, max(0, last - axis.input + 1)), 0
-    return functional.pad(x, tuple(pads), axes[2].mode) if any(map(any, pads)) else x
 
 
 def _bias(bias: DTensor, splits: Sequence[Split], summed: Sequence[bool]) -> Tensor:
     """This rank's share of the bias. Of ranks whose results are summed, the first one adds it."""
     partial = [axis for axis, s in enumerate(splits) if s.result.is_partial()]
     sums = [s or axis in partial for axis, s in enumerate(summed)]
-    local = part(bias, [s.bias for s in splits], sums)
+    mine = part(bias, [s.bias for s in splits], sums)
     first = all(bias.device_mesh.get_local_rank(axis) == 0 for axis in partial)
-    return local.where(torch.tensor(first, device=local.device), local.new_zeros(()))
+    return mine if first else mine.where(torch.tensor(False, device=mine.device), mine.new_zeros(()))
 
 
 def _nothing(shape: Sequence[int], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

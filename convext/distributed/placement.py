@@ -80,3 +80,8 @@ def space(t: DTensor) -> dict[int, int]:
                 )
             found[placement.dim] = axis
     return found
+
+
+def without_sums(t: DTensor) -> DTensor:
+    """`t` with its partial sums summed."""
+    return t.redistribute(t.device_mesh, [Replicate() if p.is_partial() else p for p in t.placements])

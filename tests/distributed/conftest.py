@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-SECONDS = 60  # after which a rank that waits for another one gives up
+SECONDS = 20  # after which a rank that waits for another one gives up
 
 collect_ignore = []
 if not dist.is_available() or sys.platform == "win32":  # pragma: no cover
@@ -49,18 +49,25 @@ class Ranks:
         with tempfile.TemporaryDirectory() as folder:
             for rank, (_, pipe) in enumerate(self._running[:ranks]):
                 pipe.send((f"file://{folder}/meeting", rank, ranks, seconds, function, arguments))
-            answers = [self._answer(pipe) for _, pipe in self._running[:ranks]]
-        failures = [error for _, error in answers if error is not None]
-        if failures:
-            self.close()
-            raise AssertionError("\n\n".join(failures))
-        return [result for result, _ in answers]
+            return self._answers(ranks)
 
-    def _answer(self, pipe: Connection) -> tuple[Any, str | None]:
-        try:
-            return pipe.recv() if pipe.poll(2 * SECONDS) else (None, "a rank hangs")
-        except EOFError:
-            return None, "a rank has died"
+    def _answers(self, ranks: int) -> list[Any]:
+        """Once a rank has failed, the others, which may wait for it, are asked no more."""
+        ranks_of = {pipe: rank for rank, (_, pipe) in enumerate(self._running[:ranks])}
+        results: dict[int, Any] = {}
+        while len(results) < ranks:
+            ready = wait([pipe for pipe, rank in ranks_of.items() if rank not in results], 3 * SECONDS)
+            failures = [] if ready else ["the ranks hang"]
+            for pipe in ready:
+                try:
+                    results[ranks_of[pipe]], failure = pipe.recv()
+                except EOFError:
+                    failure = "a rank has died"
+                failures += [failure] if failure else []
+            if failures:
+                self.close()
+                raise AssertionError("\n\n".join(failures))
+        return [results[rank] for rank in range(ranks)]
 
     def close(self) -> None:
         """Ends the processes; the next call starts new ones."""

@@ -1,4 +1,4 @@
-"""Inputs sharded in space: every axis, with halos from as many ranks as they reach, in the fewest bytes there can be."""
+"""Inputs sharded in space: every axis, halos from as many ranks as they reach, in the fewest bytes there can be."""
 
 from __future__ import annotations
 

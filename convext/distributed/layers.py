@@ -1,0 +1,131 @@
+"""Layers that take DTensors: torch.nn's, each with the part of the result that its rank owns.
+
+A layer is swapped by giving the module a class of these, as `convext.convert` does: parameters, hooks and state_dict
+stay what they were. With a plain tensor it computes what it computed before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from convext.choice import settings
+from convext.distributed import geometry
+from convext.distributed.convolution import convolve
+from convext.distributed.placement import everywhere, part, whole
+from convext.distributed.plans import Plan
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer is.
+
+    Attributes:
+        name: in its model.
+        plans: one for each axis of the mesh.
+        axes: the names of the axes of the mesh.
+    """
+
+    name: str
+    plans: tuple[Plan, ...]
+    axes: tuple[str, ...]
+
+
+class Sharded(nn.Module):
+    """What these layers share, placed before torch.nn's class in their bases."""
+
+    place: Place
+
+    def forward(self, input: Tensor, *rest: Any) -> Tensor:
+        """The layer's result; of a DTensor a DTensor, sharded as it is."""
+        if not isinstance(input, DTensor):
+            return super().forward(input, *rest)  # type: ignore[no-any-return]
+        self._refuse_gathered(input)
+        try:
+            return self.on_shards(input, *rest)
+        except (RuntimeError, ValueError) as error:
+            if f"layer {self.place.name!r}" in str(error):
+                raise
+            raise type(error)(f"layer {self.place.name!r}: {error}") from error
+
+    def on_shards(self, input: DTensor, *rest: Any) -> Tensor:
+        """The result of a DTensor."""
+        raise NotImplementedError
+
+    def _refuse_gathered(self, input: DTensor) -> None:
+        for axis, (plan, found) in enumerate(zip(self.place.plans, input.placements, strict=True)):
+            planned = plan.placement(input.dim())
+            if isinstance(planned, Shard) and planned.dim > 1 < input.shape[planned.dim] and found.is_replicate():
+                raise RuntimeError(
+                    f"layer {self.place.name!r}: expected an input that is sharded along mesh axis "
+                    f"{self.place.axes[axis]!r}, but got {list(input.shape)} on each of its ranks: something before "
+                    "this layer gathered it, as torch's functions do that DTensor has no rule for; use layers for them"
+                )
+
+
+class Convolution(Sharded):
+    """A convolution, transposed or not, with any `padding_mode`."""
+
+    def on_shards(self, input: DTensor, output_size: Any = None) -> Tensor:
+        layer: Any = self
+        rank = layer.weight.dim() - 2
+        if input.dim() != rank + 2:
+            raise RuntimeError(f"expected [N, C, *{rank} axes of space], but got an input of shape {list(input.shape)}")
+        if output_size is not None:
+            raise RuntimeError("output_size is not supported: give the layer its output_padding")
+        g = geometry.of_layer(self, input.shape)
+        return convolve(
+            g.face, input, layer.weight, layer.bias, g.size, g.stride, g.pad, g.dilation, g.groups, settings.BACKEND,
+            g.mode, self.place.name,
+        )  # fmt: skip
+
+
+class Linear(Sharded):
+    """`torch.nn.Linear`, of what is not sharded along its last axis."""
+
+    def on_shards(self, input: DTensor) -> Tensor:
+        layer: Any = self
+        if any(p.is_partial() or p.is_shard(input.dim() - 1) for p in input.placements):
+            raise RuntimeError(f"expected an input whose last axis is on one rank, but got {input.placements}")
+        alone = [not p.is_shard() for p in input.placements]
+        weight, bias = (None if t is None else shared(t, input, alone) for t in (layer.weight, layer.bias))
+        y = nn.functional.linear(input.to_local(), weight, bias)  # type: ignore[arg-type]
+        return whole(y, input.device_mesh, input.placements, (*input.shape[:-1], y.shape[-1]))
+
+
+class PReLU(Sharded):
+    """`torch.nn.PReLU`, whose weight is one, or one a channel."""
+
+    def on_shards(self, input: DTensor) -> Tensor:
+        layer: Any = self
+        if any(p.is_partial() for p in input.placements) or (layer.num_parameters > 1 and is_by_channels(input)):
+            raise RuntimeError(f"expected an input with all channels on one rank, but got {input.placements}")
+        weight = shared(layer.weight, input, [not p.is_shard() for p in input.placements])
+        y = nn.functional.prelu(input.to_local(), weight)
+        return whole(y, input.device_mesh, input.placements, input.shape)
+
+
+class Flatten(Sharded):
+    """`torch.nn.Flatten`, of what is not sharded along an axis that is flattened."""
+
+    def on_shards(self, input: DTensor) -> Tensor:
+        layer: Any = self
+        first, last = (dim % input.dim() for dim in (layer.start_dim, layer.end_dim))
+        if any(isinstance(p, Shard) and first <= p.dim <= last for p in input.placements):
+            raise RuntimeError(f"expected axes {first} to {last} of the input on one rank, but got {input.placements}")
+        return input.flatten(first, last)
+
+
+def is_by_channels(input: DTensor) -> bool:
+    """Whether channels are shared out."""
+    return any(p.is_shard(1) for p in input.placements)
+
+
+def shared(t: Tensor, input: DTensor, alone: list[bool]) -> Tensor:
+    """A parameter, whole on this rank; `alone` says along which axes of the mesh all ranks do the same work."""
+    t = everywhere(t, input.device_mesh)
+    placements = [Replicate()] * input.device_mesh.ndim
+    return part(t, placements, [not a for a in alone])

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from convext.choice import settings
 from convext.distributed import geometry
 from convext.distributed.convolution import convolve
-from convext.distributed.placement import everywhere, part, whole
+from convext.distributed.placement import everywhere, parameter, part, whole, without_sums
 from convext.distributed.plans import Plan
 
 
@@ -78,20 +78,20 @@ class Convolution(Sharded):
             raise RuntimeError("output_size is not supported: give the layer its output_padding")
         g = geometry.of_layer(self, input.shape)
         return convolve(
-            g.face, input, layer.weight, layer.bias, g.size, g.stride, g.pad, g.dilation, g.groups, settings.BACKEND,
-            g.mode, self.place.name,
+            g.face, input, parameter(layer.weight), parameter(layer.bias), g.size, g.stride, g.pad, g.dilation,
+            g.groups, settings.BACKEND, g.mode, self.place.name,
         )  # fmt: skip
 
 
 class Linear(Sharded):
-    """`torch.nn.Linear`, of what is not sharded along its last axis."""
+    """`torch.nn.Linear`, of all channels and a share of the rest."""
 
     def on_shards(self, input: DTensor) -> Tensor:
         layer: Any = self
-        if any(p.is_partial() or p.is_shard(input.dim() - 1) for p in input.placements):
+        if input.dim() > 2 and any(p.is_shard(input.dim() - 1) for p in input.placements):
             raise RuntimeError(f"expected an input whose last axis is on one rank, but got {input.placements}")
-        alone = [not p.is_shard() for p in input.placements]
-        weight, bias = (None if t is None else shared(t, input, alone) for t in (layer.weight, layer.bias))
+        input = with_all_channels(without_sums(input))
+        weight, bias = (None if t is None else whole_parameter(t, input) for t in (layer.weight, layer.bias))
         y = nn.functional.linear(input.to_local(), weight, bias)  # type: ignore[arg-type]
         return whole(y, input.device_mesh, input.placements, (*input.shape[:-1], y.shape[-1]))
 
@@ -101,22 +101,20 @@ class PReLU(Sharded):
 
     def on_shards(self, input: DTensor) -> Tensor:
         layer: Any = self
-        if any(p.is_partial() for p in input.placements) or (layer.num_parameters > 1 and is_by_channels(input)):
-            raise RuntimeError(f"expected an input with all channels on one rank, but got {input.placements}")
-        weight = shared(layer.weight, input, [not p.is_shard() for p in input.placements])
-        y = nn.functional.prelu(input.to_local(), weight)
+        input = with_all_channels(without_sums(input))
+        y = nn.functional.prelu(input.to_local(), whole_parameter(layer.weight, input))
         return whole(y, input.device_mesh, input.placements, input.shape)
 
 
 class Flatten(Sharded):
-    """`torch.nn.Flatten`, of what is not sharded along an axis that is flattened."""
+    """`torch.nn.Flatten`, of what is not sharded along an axis of space that is flattened."""
 
     def on_shards(self, input: DTensor) -> Tensor:
         layer: Any = self
         first, last = (dim % input.dim() for dim in (layer.start_dim, layer.end_dim))
-        if any(isinstance(p, Shard) and first <= p.dim <= last for p in input.placements):
+        if any(isinstance(p, Shard) and max(2, first) <= p.dim <= last for p in input.placements):
             raise RuntimeError(f"expected axes {first} to {last} of the input on one rank, but got {input.placements}")
-        return input.flatten(first, last)
+        return with_all_channels(without_sums(input)).flatten(first, last)
 
 
 def is_by_channels(input: DTensor) -> bool:
@@ -124,8 +122,12 @@ def is_by_channels(input: DTensor) -> bool:
     return any(p.is_shard(1) for p in input.placements)
 
 
-def shared(t: Tensor, input: DTensor, alone: list[bool]) -> Tensor:
-    """A parameter, whole on this rank; `alone` says along which axes of the mesh all ranks do the same work."""
-    t = everywhere(t, input.device_mesh)
+def with_all_channels(input: DTensor) -> DTensor:
+    """`input` with its channels gathered."""
+    return input.redistribute(input.device_mesh, [Replicate() if p.is_shard(1) else p for p in input.placements])
+
+
+def whole_parameter(t: Tensor, input: DTensor) -> Tensor:
+    """A parameter, whole on this rank. Its gradient is a sum over ranks that have shares of the input."""
     placements = [Replicate()] * input.device_mesh.ndim
-    return part(t, placements, [not a for a in alone])
+    return part(everywhere(parameter(t), input.device_mesh), placements, [p.is_shard() for p in input.placements])

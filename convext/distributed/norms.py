@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from convext.distributed.layers import Sharded, is_by_channels
-from convext.distributed.placement import everywhere, part, whole, without_sums
+from convext.distributed.placement import everywhere, parameter, part, whole, without_sums
 from convext.distributed.reductions import summed
 
 
@@ -34,9 +34,8 @@ class _Norm(Sharded):
         if t is None:
             return None
         placements = [Shard(0) if p.is_shard(1) else Replicate() for p in of.placements]
-        return part(
-            everywhere(t, of.device_mesh), placements, [p.is_shard() and not p.is_shard(1) for p in of.placements]
-        )
+        shares = [p.is_shard() and not p.is_shard(1) for p in of.placements]
+        return part(everywhere(parameter(t), of.device_mesh), placements, shares)
 
 
 class BatchNorm(_Norm):

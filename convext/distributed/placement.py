@@ -27,7 +27,7 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, local: Tensor, mesh: DeviceMesh, placements: Any, shape: torch.Size) -> DTensor:
         ctx.mesh, ctx.placements = mesh, placements
         strides = _strides(shape, is_channels_last(local))
-        return DTensor.from_local(local, mesh, placements, run_check=False, shape=shape, stride=strides)
+        return DTensor.from_local(local.detach(), mesh, placements, run_check=False, shape=shape, stride=strides)
 
     @staticmethod
     def backward(ctx: Any, gradient: DTensor) -> tuple[Tensor, None, None, None]:
@@ -50,6 +50,22 @@ def everywhere(t: Tensor, mesh: DeviceMesh) -> DTensor:
     if isinstance(t, DTensor):
         return t
     return whole(t, mesh, [Replicate()] * mesh.ndim, t.shape)
+
+
+def parameter(t: Any) -> Any:
+    """`t`, whose gradient is summed before it arrives: optimizers do not take partial sums."""
+    return _Parameter.apply(t) if isinstance(t, DTensor) else t
+
+
+class _Parameter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: DTensor) -> Tensor:
+        ctx.mesh, ctx.placements = t.device_mesh, t.placements
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: DTensor) -> DTensor:
+        return gradient.redistribute(ctx.mesh, ctx.placements)
 
 
 def part(t: DTensor, placements: Placements, summed: Sequence[bool]) -> Tensor:

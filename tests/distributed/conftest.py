@@ -52,21 +52,21 @@ class Ranks:
             return self._answers(ranks)
 
     def _answers(self, ranks: int) -> list[Any]:
-        """Once a rank has failed, the others, which may wait for it, are asked no more."""
-        ranks_of = {pipe: rank for rank, (_, pipe) in enumerate(self._running[:ranks])}
+        """Once a rank has failed, the others, which may wait for it, have two seconds left."""
+        waiting = {pipe: rank for rank, (_, pipe) in enumerate(self._running[:ranks])}
         results: dict[int, Any] = {}
-        while len(results) < ranks:
-            ready = wait([pipe for pipe, rank in ranks_of.items() if rank not in results], 3 * SECONDS)
-            failures = [] if ready else ["the ranks hang"]
+        failures: list[str] = []
+        while waiting and (ready := wait(list(waiting), 2 if failures else 3 * SECONDS)):
             for pipe in ready:
+                rank = waiting.pop(pipe)
                 try:
-                    results[ranks_of[pipe]], failure = pipe.recv()
+                    results[rank], failure = pipe.recv()
                 except EOFError:
-                    failure = "a rank has died"
+                    failure = f"rank {rank} has died"
                 failures += [failure] if failure else []
-            if failures:
-                self.close()
-                raise AssertionError("\n\n".join(failures))
+        if failures or waiting:
+            self.close()
+            raise AssertionError("\n\n".join(failures or [f"ranks {sorted(waiting.values())} hang"]))
         return [results[rank] for rank in range(ranks)]
 
     def close(self) -> None:

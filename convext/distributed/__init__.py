@@ -6,8 +6,9 @@
 Imported at first use, for it imports torch.distributed.tensor.
 """
 
+from convext.distributed.explanation import explain
 from convext.distributed.intervals import share
 from convext.distributed.model import assemble, parallelize
 from convext.distributed.plans import BatchParallel, ChannelParallel, SpatialParallel
 
-__all__ = ["BatchParallel", "ChannelParallel", "SpatialParallel", "assemble", "parallelize", "share"]
+__all__ = ["BatchParallel", "ChannelParallel", "SpatialParallel", "assemble", "explain", "parallelize", "share"]

@@ -83,10 +83,11 @@ def largest(layer: nn.Module, input: DTensor) -> ConvProblem:
         raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
     g = geometry.of_layer(layer, input.shape)
     most = max(loads(g, input.shape, tuple(input.device_mesh.shape), plans_of(input)), key=lambda load: load.input)
-    return _problem(layer, g, most, input.dtype, input.device.type)
+    return local_problem(layer, g, most, input.dtype, input.device.type)
 
 
-def _problem(layer: Any, g: Geometry, load: Load, dtype: torch.dtype, device: str) -> ConvProblem:
+def local_problem(layer: Any, g: Geometry, load: Load, dtype: torch.dtype, device: str) -> ConvProblem:
+    """The forward of a convolution on the rank of a load."""
     rest = load.result, g.stride, load.pad, g.dilation, g.groups, dtype, False, device
     return ConvProblem.of(g.face, load.input, tuple(layer.weight.shape), *rest)
 

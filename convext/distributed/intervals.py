@@ -137,6 +137,24 @@ def message(axis: Axis, ranks: int, source: int, target: int) -> tuple[range, ..
     )
 
 
+def holders(axis: Axis, ranks: int, rank: int) -> set[int]:
+    """The ranks that hold what `rank` reads."""
+    chunk = max(1, -(-axis.input // ranks))
+    pieces = window(axis, share(axis.result, ranks, rank)).pieces
+    read = [(start, start + rows - 1) for start, rows in pieces if start is not None]
+    return {holder for first, last in read for holder in range(first // chunk, last // chunk + 1)}
+
+
+@lru_cache(maxsize=1024)
+def readers(axis: Axis, ranks: int) -> tuple[tuple[int, ...], ...]:
+    """For each rank those others that read what it holds."""
+    found: list[list[int]] = [[] for _ in range(ranks)]
+    for rank in range(ranks):
+        for holder in holders(axis, ranks, rank) - {rank}:
+            found[holder].append(rank)
+    return tuple(map(tuple, found))
+
+
 @dataclass(frozen=True)
 class Route:
     """What one rank sends, receives and puts where, so that it holds its window.
@@ -175,13 +193,11 @@ class Route:
 def route(axis: Axis, ranks: int, rank: int) -> Route:
     """The route of `rank` among `ranks` that share an axis."""
     own, needed = share(axis.input, ranks, rank), window(axis, share(axis.result, ranks, rank))
-    others = [other for other in range(ranks) if other != rank]
     sends = {
-        other: tuple(range(rows.start - own.start, rows.stop - own.start) for rows in sent)
-        for other in others
-        if (sent := message(axis, ranks, rank, other))
+        other: tuple(range(rows.start - own.start, rows.stop - own.start) for rows in message(axis, ranks, rank, other))
+        for other in readers(axis, ranks)[rank]
     }
-    received = {other: rows for other in others if (rows := message(axis, ranks, other, rank))}
+    received = {other: message(axis, ranks, other, rank) for other in sorted(holders(axis, ranks, rank) - {rank})}
     receives = {other: sum(map(len, rows)) for other, rows in received.items()}
     parts = tuple(part for piece in needed.pieces for part in _parts(piece, axis, ranks, rank, received))
     return Route(ranks, rank, own, needed, sends, receives, parts)

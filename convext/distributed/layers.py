@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from convext.choice import settings
 from convext.distributed import geometry
 from convext.distributed.convolution import convolve
-from convext.distributed.placement import everywhere, parameter, part, whole, without_sums
+from convext.distributed.placement import everywhere, own, parameter, part, whole, without_sums
 from convext.distributed.plans import Plan
 
 
@@ -92,7 +92,7 @@ class Linear(Sharded):
             raise RuntimeError(f"expected an input whose last axis is on one rank, but got {input.placements}")
         input = with_all_channels(without_sums(input))
         weight, bias = (None if t is None else whole_parameter(t, input) for t in (layer.weight, layer.bias))
-        y = nn.functional.linear(input.to_local(), weight, bias)  # type: ignore[arg-type]
+        y = nn.functional.linear(own(input), weight, bias)  # type: ignore[arg-type]
         return whole(y, input.device_mesh, input.placements, (*input.shape[:-1], y.shape[-1]))
 
 
@@ -102,7 +102,7 @@ class PReLU(Sharded):
     def on_shards(self, input: DTensor) -> Tensor:
         layer: Any = self
         input = with_all_channels(without_sums(input))
-        y = nn.functional.prelu(input.to_local(), whole_parameter(layer.weight, input))
+        y = nn.functional.prelu(own(input), whole_parameter(layer.weight, input))
         return whole(y, input.device_mesh, input.placements, input.shape)
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from convext.distributed.layers import Sharded, is_by_channels
-from convext.distributed.placement import everywhere, parameter, part, whole, without_sums
+from convext.distributed.placement import everywhere, own, parameter, part, whole, without_sums
 from convext.distributed.reductions import summed
 
 
 class _Norm(Sharded):
     def on_shards(self, input: DTensor) -> Tensor:
         input = without_sums(input)
-        y = self.normalized(input.to_local(), input)
+        y = self.normalized(own(input), input)
         return whole(y, input.device_mesh, input.placements, input.shape)
 
     def normalized(self, x: Tensor, of: DTensor) -> Tensor:

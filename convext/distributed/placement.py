@@ -21,7 +21,7 @@ def whole(local: Tensor, mesh: DeviceMesh, placements: Placements, shape: Sequen
 
 
 class _Whole(torch.autograd.Function):
-    """`DTensor.from_local`, which takes derivatives of its derivative for zeros where the gradient is moved."""
+    """`DTensor.from_local`. `_Part` is its derivative, and it is `_Part`'s; torch's own have first derivatives only."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, mesh: DeviceMesh, placements: Any, shape: torch.Size) -> DTensor:
@@ -32,8 +32,26 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: DTensor) -> tuple[Tensor, None, None, None]:
         # A partial sum's gradient is that of the sum, whole on every rank.
-        placements = [Replicate() if p.is_partial() else p for p in ctx.placements]
-        return gradient.redistribute(ctx.mesh, placements).to_local(), None, None, None
+        placements = tuple(Replicate() if p.is_partial() else p for p in ctx.placements)
+        return _Part.apply(_moved(gradient, placements), ctx.placements), None, None, None
+
+
+class _Part(torch.autograd.Function):
+    """`DTensor.to_local`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: DTensor, gradients: Any) -> Tensor:
+        ctx.rest = t.device_mesh, gradients, t.shape
+        return t.to_local().detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _Whole.apply(gradient, *ctx.rest)), None
+
+
+def _moved(t: DTensor, placements: Placements) -> DTensor:
+    """`t`, placed as told. Where it is, torch is not asked: its redistribution would sum a gradient that is partial."""
+    return t if tuple(placements) == t.placements else t.redistribute(t.device_mesh, placements)
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
@@ -74,10 +92,13 @@ def part(t: DTensor, placements: Placements, summed: Sequence[bool]) -> Tensor:
     `summed` says for each axis of the mesh whether its ranks see shares of the work, so that a gradient of `t` is the
     sum of theirs.
     """
-    gradients = [Partial() if s else p for s, p in zip(summed, placements, strict=True)]
-    if tuple(placements) != t.placements:  # else torch would sum the gradient here, where it may stay a partial sum
-        t = t.redistribute(t.device_mesh, placements)
-    return t.to_local(grad_placements=gradients)
+    gradients = tuple(Partial() if s else p for s, p in zip(summed, placements, strict=True))
+    return cast(Tensor, _Part.apply(_moved(t, placements), gradients))
+
+
+def own(t: DTensor) -> Tensor:
+    """This rank's part of `t`, as it is placed."""
+    return part(t, t.placements, [False] * len(t.placements))
 
 
 def space(t: DTensor) -> dict[int, int]:

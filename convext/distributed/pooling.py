@@ -15,7 +15,7 @@ from convext.distributed import geometry
 from convext.distributed.geometry import Geometry
 from convext.distributed.intervals import share
 from convext.distributed.layers import Sharded
-from convext.distributed.placement import space, whole, without_sums
+from convext.distributed.placement import own, space, whole, without_sums
 from convext.distributed.windows import Local, local
 
 _MAX: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -29,7 +29,7 @@ class Pooling(Sharded):
         input = without_sums(input)
         g = geometry.of_layer(self, input.shape)
         axes = g.axes(input.shape[2:])
-        mine = local(input.to_local(), input, axes, self.place.name)
+        mine = local(own(input), input, axes, self.place.name)
         shape = (*mine.x.shape[:2], *mine.rows)
         y = mine.x.sum() + mine.x.new_zeros(shape) if 0 in shape else self.computed(g, mine, mine.after(axes), input)
         return whole(y, input.device_mesh, input.placements, (*input.shape[:2], *g.size))
@@ -59,7 +59,7 @@ class AvgPool(Pooling):
     def _over_all(self, input: DTensor) -> Tensor:
         """One result a channel: a sum over the ranks, and no halos of everything."""
         axes = tuple(range(2, input.dim()))
-        means = input.to_local().sum(axes, keepdim=True) / math.prod(input.shape[2:])
+        means = own(input).sum(axes, keepdim=True) / math.prod(input.shape[2:])
         shared = set(space(input).values())
         sums = [Partial() if axis in shared else p for axis, p in enumerate(input.placements)]
         return without_sums(whole(means, input.device_mesh, sums, (*input.shape[:2], *[1] * len(axes))))

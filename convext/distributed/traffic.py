@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from convext.distributed.geometry import Geometry
@@ -66,6 +67,7 @@ def load(geometry: Geometry, input: Ints, ranks: Ints, plans: Sequence[Plan], at
     return Load(at, (images, input[1], *window), tuple(result), tuple(pad), elements, least, tuple(senders))
 
 
+@lru_cache(maxsize=65536)
 def _read(axis: Axis, ranks: int, rank: int) -> tuple[int, int]:
     """How many rows a rank reads that it holds, and how many it reads."""
     sources = {axis.source(p) for row in share(axis.result, ranks, rank) for p in axis.reads(row)} - {None}

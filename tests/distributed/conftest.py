@@ -19,7 +19,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-SECONDS = 20  # after which a rank that waits for another one gives up
+SECONDS = 20
+Group = list[tuple[multiprocessing.process.BaseProcess, Connection]]
 
 collect_ignore = []
 if not dist.is_available() or sys.platform == "win32":  # pragma: no cover
@@ -27,72 +28,93 @@ if not dist.is_available() or sys.platform == "win32":  # pragma: no cover
 
 
 class Ranks:
-    """Processes that run functions as ranks of a process group."""
+    """Processes that run functions as ranks of a process group, the same group each time: torch remembers meshes."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["torch", "torch.distributed.tensor", "convext"])
-        self._running: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+        self._folder = tempfile.TemporaryDirectory()
+        self._groups: dict[int, Group] = {}
+        self._started = 0
 
-    def __call__(
-        self, ranks: int, function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS
-    ) -> list[Any]:
+    def __call__(self, ranks: int, function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS) -> list:
         """What `function(*arguments)` returns on each of so many ranks. Raises what the first one of them raised.
 
-        `function` is a module's; on all ranks torch's default generator starts from seed 0.
+        `function` is a module's; on all ranks torch's default generator starts from seed 0. A rank that waits for
+        another one gives up after so many seconds; a group for other than the usual ones is a new one.
         """
-        while len(self._running) < ranks:
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            self._running.append((process, ours))
-        with tempfile.TemporaryDirectory() as folder:
-            for rank, (_, pipe) in enumerate(self._running[:ranks]):
-                pipe.send((f"file://{folder}/meeting", rank, ranks, seconds, function, arguments))
-            return self._answers(ranks)
+        usual = seconds == SECONDS
+        group = (self._groups.pop(ranks, None) if usual else None) or self._start(ranks, seconds)
+        for _, pipe in group:
+            pipe.send((function, arguments))
+        kept = False
+        try:
+            answers = _answers(group)
+            kept = usual  # after a time-out a group is of no use
+        finally:
+            if kept:
+                self._groups[ranks] = group
+            else:
+                _end(group)
+        return answers
 
-    def _answers(self, ranks: int) -> list[Any]:
-        """Once a rank has failed, the others, which may wait for it, have two seconds left."""
-        waiting = {pipe: rank for rank, (_, pipe) in enumerate(self._running[:ranks])}
-        results: dict[int, Any] = {}
-        failures: list[str] = []
-        while waiting and (ready := wait(list(waiting), 2 if failures else 3 * SECONDS)):
-            for pipe in ready:
-                rank = waiting.pop(pipe)
-                try:
-                    results[rank], failure = pipe.recv()
-                except EOFError:
-                    failure = f"rank {rank} has died"
-                failures += [failure] if failure else []
-        if failures or waiting:
-            self.close()
-            raise AssertionError("\n\n".join(failures or [f"ranks {sorted(waiting.values())} hang"]))
-        return [results[rank] for rank in range(ranks)]
+    def _start(self, ranks: int, seconds: float) -> Group:
+        self._started += 1
+        meeting, group = f"file://{self._folder.name}/meeting{self._started}", []
+        for rank in range(ranks):
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(theirs, meeting, rank, ranks, seconds), daemon=True)
+            process.start()
+            theirs.close()
+            group.append((process, ours))
+        return group
 
     def close(self) -> None:
-        """Ends the processes; the next call starts new ones."""
-        for process, _ in self._running:
-            process.kill()
-            process.join()
-        self._running.clear()
+        """Ends all processes."""
+        for group in self._groups.values():
+            _end(group)
+        self._folder.cleanup()
 
 
-def _serve(pipe: Connection) -> None:
+def _answers(group: Group) -> list[Any]:
+    """Once a rank has failed, the others, which may wait for it, have two seconds left."""
+    waiting = {pipe: rank for rank, (_, pipe) in enumerate(group)}
+    results: dict[int, Any] = {}
+    failures: list[str] = []
+    while waiting and (ready := wait(list(waiting), 2 if failures else 6 * SECONDS)):
+        for pipe in ready:
+            rank = waiting.pop(pipe)
+            try:
+                results[rank], failure = pipe.recv()
+            except EOFError:
+                failure = f"rank {rank} has died"
+            failures += [failure] if failure else []
+    if failures or waiting:
+        raise AssertionError("\n\n".join(failures or [f"ranks {sorted(waiting.values())} hang"]))
+    return [results[rank] for rank in range(len(group))]
+
+
+def _end(group: Group) -> None:
+    for process, _ in group:
+        process.kill()
+        process.join()
+
+
+def _serve(pipe: Connection, meeting: str, rank: int, ranks: int, seconds: float) -> None:
     torch.set_num_threads(1)
+    timeout = datetime.timedelta(seconds=seconds)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks, timeout=timeout)
     while True:
         try:
-            meeting, rank, ranks, seconds, function, arguments = pipe.recv()
+            function, arguments = pipe.recv()
         except EOFError:
             return
-        timeout = datetime.timedelta(seconds=seconds)
-        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks, timeout=timeout)
         torch.manual_seed(0)
         try:
             answer = function(*arguments), None
         except BaseException:
             answer = None, f"rank {rank} of {ranks}:\n{traceback.format_exc()}"
         pipe.send(answer)
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

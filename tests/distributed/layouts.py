@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, distribute_t
 Tensors = dict[str, Tensor]
 
 
+@cache
 def mesh_of(*shape: int) -> DeviceMesh:
     """A mesh of CPU ranks."""
     return init_device_mesh("cpu", shape, mesh_dim_names=tuple("abc"[: len(shape)]))

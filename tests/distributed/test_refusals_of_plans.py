@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from layouts import mesh_of
 from torch import Tensor, nn
+from torch.distributed.tensor import Replicate
 
 import convext
 from convext.distributed import BatchParallel, SpatialParallel, assemble, parallelize
@@ -55,7 +56,7 @@ class Gathers(nn.Module):
         self.conv = nn.Conv2d(1, 1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(nn.functional.max_pool2d(x, 2))
+        return self.conv(x.redistribute(placements=[Replicate()]))
 
 
 def mistakes() -> None:
@@ -73,7 +74,7 @@ def mistakes() -> None:
     model = parallelize(Gathers(), mesh, SpatialParallel(0))
     with pytest.raises(
         RuntimeError,
-        match=r"layer 'conv': expected an input that is sharded along mesh axis 'a', but got \[1, 1, 6, 6\]",
+        match=r"layer 'conv': expected an input that is sharded along mesh axis 'a', but got \[1, 1, 12, 12\]",
     ):
         model(x)
     with pytest.raises(ValueError, match="conv: ShardedConv2d was parallelized before"):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from convext import operators
+from convext import functional, operators
 from convext.distributed.geometry import Geometry
 from convext.distributed.indices import Split, split
-from convext.distributed.intervals import Mode
+from convext.distributed.intervals import Axis, Mode
 from convext.distributed.placement import everywhere, part, whole
-from convext.distributed.windows import local
+from convext.distributed.windows import Local, local
 from convext.problem import Face, Ints, open_shape
 
 
@@ -51,14 +51,28 @@ def convolve(
     weight = part(w, [s.weight for s in splits], summed)
     added = None if bias is None else _bias(everywhere(bias, mesh), splits, summed)
     geometry = Geometry(face == "dgrad", size, w.shape[2:], stride, pad, dilation, groups, mode)
-    mine = local(x, a, geometry.axes(a.shape[2:]), name)
+    axes = geometry.axes(a.shape[2:])
+    mine = local(x, a, axes, name)
     groups = groups * weight.shape[0] // w.shape[0] if groups > 1 else 1
     channels = weight.shape[0] if face == "fprop" else weight.shape[1] * groups
     if 0 in (x.shape[0], channels, *mine.rows, weight.numel()):
         y = _nothing((x.shape[0], channels, *mine.rows), mine.x, weight, added)
+    elif face == "fprop" and functional._is_torchs_own(mine.x, weight):
+        y = _torchs_own(mine, axes, weight, added, stride, dilation, groups)
     else:
         y = operators.convolve(face, mine.x, weight, added, mine.rows, stride, mine.pad, dilation, groups, kernel)
     return whole(y, mesh, [s.result for s in splits], shape)
+
+
+def _torchs_own(
+    mine: Local, axes: Sequence[Axis], weight: Tensor, bias: Tensor | None, stride: Ints, dilation: Ints, groups: int
+) -> Tensor:
+    """The convolution by functions that ask what is best off CUDA, which is torch's own but for what was measured."""
+    x, pad, rank = mine.x, mine.pad, len(axes)
+    after = tuple(max(0, n) for n in mine.after(axes))
+    if pad != after:
+        x, pad = functional.pad(x, tuple(zip(pad, after, strict=True)), "zeros"), (0,) * rank
+    return functional._CONV[rank](x, weight, bias, stride, pad, dilation, groups)
 
 
 def _bias(bias: DTensor, splits: Sequence[Split], summed: Sequence[bool]) -> Tensor:

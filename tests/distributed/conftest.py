@@ -77,11 +77,11 @@ class Ranks:
 
 
 def _answers(group: Group) -> list[Any]:
-    """Once a rank has failed, the others, which may wait for it, have two seconds left."""
+    """Once a rank has failed, the others, which may wait for it, have ten seconds left."""
     waiting = {pipe: rank for rank, (_, pipe) in enumerate(group)}
     results: dict[int, Any] = {}
     failures: list[str] = []
-    while waiting and (ready := wait(list(waiting), 2 if failures else 6 * SECONDS)):
+    while waiting and (ready := wait(list(waiting), 10 if failures else 6 * SECONDS)):
         for pipe in ready:
             rank = waiting.pop(pipe)
             try:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from convext.choice import registry, settings
 from convext.operators import convolve, traced
+from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
 from convext.problem.layout import is_channels_last
@@ -306,11 +307,12 @@ def _is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     """Whether torch's own function is the best answer, so that nothing stands between it and the caller.
 
     That is: under "auto" off CUDA, unless the weight is frozen (torch's operator would keep the input alive for a
-    weight gradient that nobody wants); and for integers and complex numbers unless kernels are asked for by name.
+    weight gradient that nobody wants) or the input lies on several ranks (torch's has no halos, nor shares of groups);
+    and for integers and complex numbers unless kernels are asked for by name.
     """
     if not input.is_floating_point():
         return settings.BACKEND == "auto" or settings.BACKEND.startswith("aten")
-    if settings.BACKEND != "auto" or input.device.type == "cuda":
+    if settings.BACKEND != "auto" or input.device.type == "cuda" or type(input) in PLACED:
         return False
     frozen = input.requires_grad and not weight.requires_grad and torch.is_grad_enabled()
     return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients

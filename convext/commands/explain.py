@@ -14,6 +14,7 @@ from torch import Tensor
 from convext import functional, nn
 from convext.choice import gpu_table, registry, settings
 from convext.commands import arguments
+from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
 from convext.problem.layout import is_channels_last
 
@@ -23,7 +24,7 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
 
     Args:
         what: one face of a convolution, or a layer (torch's or convext's).
-        input: the layer's input, or its shape.
+        input: the layer's input, or its shape. For a DTensor: what its ranks exchange, and the largest problem of one.
         arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
 
     Returns:
@@ -38,10 +39,22 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         return _explain(what)
     if input is None:
         raise ValueError("explain needs the layer's input, or its shape")
+    if type(input) in PLACED:
+        return _explain_placed(what, input)
     problems = problems_of(what, input, arch)
     transposed = problems[0].face == "dgrad"
     faces = [_explain(problem, transposed) for problem in problems]
     return "\n\n".join([*_padded_copy(what, problems[0]), *faces, _gradients(problems)])
+
+
+def _explain_placed(layer: torch.nn.Module, input: Any) -> str:
+    """Of an input that lies on several ranks. The module that knows it imports what has made such an input."""
+    from convext.distributed import explanation
+
+    told = explanation.explain(layer, input.shape, input.device_mesh, explanation.plans_of(input), input.dtype)
+    forward = explanation.largest(layer, input)
+    problems = [forward, *(replace(forward, face=face) for face in FACES if face != forward.face)]
+    return "\n\n".join([told, *(_explain(problem, forward.face == "dgrad") for problem in problems)])
 
 
 def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:

@@ -18,6 +18,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
 from convext.operators.forward import compute, compute_both
+from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.operators.schema import BOTH, LIBRARY, OPS
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, Face, Ints, open_shape
@@ -163,6 +164,8 @@ def convolve(
         ValueError: `kernel` names one that does not take the problem.
     """
     if not is_plain(a, b, bias):
+        if type(a) in PLACED and face != "wgrad":
+            return PLACED[type(a)](face, a, b, bias, size, stride, pad, dilation, groups, kernel)
         return cast(Tensor, OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
     if reverse_mode(a, b, bias):
         return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))

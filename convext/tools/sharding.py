@@ -6,6 +6,10 @@ A mesh axis may split one index. Operands that have the index are sharded along 
 result is sharded along it too, or, where it has not got the index, partial: a sum over the ranks. The batch n can
 always be split, the channels k and c where there are no groups.
 
+These rules serve calls of the operators themselves, `torch.ops.convext.fprop`. They cannot change a call's arguments,
+and a rank's share of the groups or of space is a call with other ones: layers and functions go by
+`convext.distributed.convolution`, above the operators.
+
 torch.distributed.tensor is not imported here: its import is what has this module's `register` called (teaching.py).
 """
 
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, Face
 
 if TYPE_CHECKING:
@@ -28,11 +33,20 @@ Placements = tuple[list[Any], list[Any]]  # of the results, and of all arguments
 
 def register() -> None:
     """Gives torch.distributed.tensor the rules of the operators."""
+    from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.experimental import register_sharding
 
     for face in FACES:
         register_sharding(getattr(torch.ops.convext, face).default)(_rules(face))
     register_sharding(torch.ops.convext.dgrad_wgrad.default)(_both)
+    PLACED[DTensor] = _above
+
+
+def _above(*arguments: Any) -> torch.Tensor:
+    """Imported at the first call: `convext.distributed` imports what is being imported while `register` runs."""
+    from convext.distributed.convolution import convolve
+
+    return convolve(*arguments)
 
 
 def _rules(face: Face) -> Callable[..., list[Placements]]:

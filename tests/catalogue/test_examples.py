@@ -53,3 +53,13 @@ def test_separable_network(tmp_path: Path) -> None:
     assert number(r"denoised ([\d.]+) dB", said) > 2 + number(r"noise: ([\d.]+) dB", said)
     assert said.count("a norm folded away") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["denoised.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what limits a process's memory is Linux's")
+def test_volume(tmp_path: Path) -> None:
+    said = run("volume.py", tmp_path)
+    assert "one process: " in said
+    assert "can't allocate memory" in said
+    assert "one process trained" not in said
+    assert number(r"([\d.]+) in step 3", said) < number(r"4 processes: mean squared error ([\d.]+)", said)
+    assert "halos: 6,291,456 bytes in all, least possible 6,291,456" in said

@@ -1,0 +1,62 @@
+"""A rank's window of a DTensor: own rows and halos along each axis of space, and the problem that they pose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from convext import functional
+from convext.distributed.exchange import Exchange
+from convext.distributed.intervals import Axis, route, share
+from convext.distributed.placement import space
+
+
+@dataclass(frozen=True)
+class Local:
+    """A rank's problem.
+
+    Attributes:
+        x: what it reads, [N, C, *space], of its share of images and channels.
+        rows: of the result, one value an axis of space: those that it owns.
+        pad: the layer's padding before `x` on each axis.
+    """
+
+    x: Tensor
+    rows: tuple[int, ...]
+    pad: tuple[int, ...]
+
+    def after(self, axes: Sequence[Axis]) -> tuple[int, ...]:
+        """How far its last rows read beyond `x` on each axis."""
+        each = zip(axes, self.rows, self.pad, self.x.shape[2:], strict=True)
+        return tuple((rows - 1) * a.stride + (a.kernel - 1) * a.dilation + 1 - pad - n for a, rows, pad, n in each)
+
+
+def local(x: Tensor, of: DTensor, axes: Sequence[Axis], name: str) -> Local:
+    """The problem of this rank, which holds `x` of a tensor. Exchanges halos along each axis that is sharded, one after
+    the other: corners come with the second one's.
+
+    Raises:
+        RuntimeError: two axes of the mesh shard one dimension; an exchange failed.
+    """
+    mesh, sharded = of.device_mesh, space(of)
+    rows, pad = [axis.result for axis in axes], [axis.pad for axis in axes]
+    for dim, mesh_axis in sorted(sharded.items()):
+        axis, ranks, rank = axes[dim - 2], mesh.size(mesh_axis), mesh.get_local_rank(mesh_axis)
+        path = route(axis, ranks, rank)
+        x = Exchange(path, dim, mesh.get_group(mesh_axis), name).gather(x)
+        rows[dim - 2], pad[dim - 2] = len(share(axis.result, ranks, rank)), path.window.pad
+    x = _padded(x, axes, sharded, pad)
+    return Local(x, tuple(rows), tuple(pad))
+
+
+def _padded(x: Tensor, axes: Sequence[Axis], sharded: Collection[int], pad: list[int]) -> Tensor:
+    """`x` with what is not zeros around those axes that lie on one rank, whose `pad` is none then."""
+    around = [(0, 0)] * len(axes)
+    for i, axis in enumerate(axes):
+        if 2 + i not in sharded and axis.mode != "zeros":
+            last = (axis.result - 1) * axis.stride + (axis.kernel - 1) * axis.dilation - axis.pad
+            around[i], pad[i] = (axis.pad, max(0, last - axis.input + 1)), 0
+    return functional.pad(x, tuple(around), axes[0].mode) if any(map(any, around)) and x.numel() else x

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convext.causal.arguments import check_shape
 from convext.causal.sequences import final_states
 from convext.problem.epilogue import activation_named
 
@@ -81,9 +82,15 @@ class ShortConvolution(nn.Conv1d):
         """
         from convext import causal_conv1d as C
 
+        if x.dim() != 3:
+            raise RuntimeError(f"expected x of shape [batch, length, channels], but got {list(x.shape)}")
+        if cache is not None:
+            sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+            check_shape(cache, "cache", (sequences, x.shape[2], self.kernel_size[0]))
         if mask is not None:
             if cu_seqlens is not None:
                 raise ValueError("mask and cu_seqlens cannot be given at the same time")
+            check_shape(mask, "mask", x.shape[:2])
             x = x * mask.unsqueeze(-1).to(x.dtype)
         if cache is not None and not torch.is_grad_enabled() and _one_each(x, cu_seqlens):
             return self.step(x, residual, cache, output_final_state)

@@ -143,3 +143,16 @@ def test_gradients_reach_everything():
 def test_an_unknown_activation_is_named():
     with pytest.raises(ValueError, match="'mish'"):
         convext.ShortConvolution(6, 4, activation="mish")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": torch.zeros(5, 6)}, r"x of shape \[batch, length, channels\], but got \[5, 6\]"),
+        ({"cache": torch.zeros(2, 6, 3)}, r"cache of shape \[2, 6, 4\], but got \[2, 6, 3\]"),
+        ({"mask": torch.ones(2, 4)}, r"mask of shape \[2, 5\], but got \[2, 4\]"),
+    ],
+)
+def test_mistakes_are_named(arguments, words):
+    with pytest.raises(RuntimeError, match=words):
+        convext.ShortConvolution(6, 4)(**{"x": torch.zeros(2, 5, 6), **arguments})

@@ -46,11 +46,8 @@ __all__ = [
     "blocks",
     "causal_conv1d",
     "convert",
-<<<<<<< HEAD
-    "everywhere",
-=======
     "distributed",
->>>>>>> dist
+    "everywhere",
     "explain",
     "functional",
     "kernels",
@@ -63,15 +60,14 @@ __all__ = [
 ]
 
 
-<<<<<<< HEAD
-# The catalogue is imported at first use, which type checkers cannot see.
+# The catalogue, and what needs torch.distributed, are imported at first use, which type checkers cannot see.
 if TYPE_CHECKING:
-    from convext import analysis, blocks, layers
+    from convext import analysis, blocks, distributed, layers
     from convext.analysis import lint
 else:
 
     def __getattr__(name):
-        if name in ("analysis", "blocks", "layers"):
+        if name in ("analysis", "blocks", "distributed", "layers"):
             return import_module(f"convext.{name}")
         if name == "lint":
             return import_module("convext.analysis").lint
@@ -83,14 +79,3 @@ else:
 def __dir__() -> list[str]:
     """What is for users: not what this file imports for itself."""
     return [*__all__, *(name for name in globals() if name.startswith("__") and name != "__getattr__")]
-=======
-def __getattr__(name: str) -> Any:
-    """The catalogue and what needs torch.distributed, imported at first use."""
-    if name in ("analysis", "blocks", "distributed", "layers"):
-        return import_module(f"convext.{name}")
-    if name == "lint":
-        return import_module("convext.analysis").lint
-    if name in _FORMER:
-        return sys.modules[f"{__name__}.{name}"]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
->>>>>>> dist

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from convext.causal import ops
+from convext.causal import arguments, ops
 from convext.causal.reference import causal_conv1d_ref, causal_conv1d_update_ref, causal_conv1d_varlen_states_ref
 from convext.causal.sequences import final_states
 from convext.causal.stand_in import install
 from convext.choice import settings
+from convext.operators.plain import is_plain
 from convext.problem.epilogue import activation_named
 
 __all__ = [
@@ -77,6 +78,11 @@ def causal_conv1d_fn(
         RuntimeError: shapes, dtypes, devices or offsets that do not fit. Offsets on a GPU are not looked at.
     """
     name = activation_named(activation)
+    if return_final_states and final_states_out is not None:
+        rows = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        arguments.check_like(
+            x, final_states_out, "final_states_out", (rows, x.shape[1], (weight.shape[1] - 1) * dilation)
+        )
     y = ops.convolve(
         x, weight, bias, residual, initial_states, seq_idx, cu_seqlens, dilation, name, settings.BACKEND
     )  # fmt: skip
@@ -125,10 +131,15 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -
 
     Args:
         x: [length, channels].
-        cu_seqlens: [sequences + 1], from 0 to the length.
+        cu_seqlens: [sequences + 1], within the length: sequence i lies from cu_seqlens[i] to cu_seqlens[i + 1].
         state_len: elements of a state.
 
     Returns:
         [sequences, channels, state_len], zeros before the beginning of a sequence that is shorter.
+
+    Raises:
+        RuntimeError: shapes, dtypes, devices or offsets that do not fit. Offsets on a GPU are not looked at.
     """
+    values = cu_seqlens.device.type == "cpu" and is_plain(x, cu_seqlens)
+    arguments.check_varlen(x, cu_seqlens, state_len, values)
     return final_states(x.t().unsqueeze(0), state_len, None, None, cu_seqlens)

@@ -26,14 +26,14 @@ def check_forward(
         raise RuntimeError(f"expected x of shape [batch, channels, length], but got {list(x.shape)}")
     _check_weight(x, w, bias, dilation)
     if residual is not None:
-        _check_like(x, residual, "residual", x.shape)
+        check_like(x, residual, "residual", x.shape)
     if seq_idx is not None:
         _check_index(x, seq_idx, "seq_idx", (x.shape[0], x.shape[2]))
     if cu_seqlens is not None:
         _check_packed(x, seq_idx, cu_seqlens)
     if states is not None:
         rows = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        _check_like(x, states, "initial_states", (rows, x.shape[1], (w.shape[1] - 1) * dilation))
+        check_like(x, states, "initial_states", (rows, x.shape[1], (w.shape[1] - 1) * dilation))
 
 
 def _check_packed(x: Tensor, seq_idx: Tensor | None, cu_seqlens: Tensor) -> None:
@@ -64,6 +64,11 @@ def check_update(
             f"expected conv_state of shape [{rows}, {channels}, at least {span}] for a kernel of {w.shape[1]} taps "
             f"with dilation {dilation}, but got {list(state.shape)}"
         )
+    if any(
+        symbols.holds(step == 0) and symbols.holds(size > 1)
+        for step, size in zip(state.stride(), state.shape, strict=True)
+    ):
+        raise RuntimeError(f"expected a conv_state of its own memory, but got one that is expanded: {state.stride()}")
     if cache_seqlens is not None:
         _check_index(x, cache_seqlens, "cache_seqlens", (batch,))
     if indices is not None:
@@ -73,11 +78,36 @@ def check_update(
 def check_offsets(cu_seqlens: Tensor, length: int) -> None:
     """Raises RuntimeError where offsets on a CPU are not 0 <= .. <= length, in order."""
     offsets = cu_seqlens.tolist()
+    _check_order(offsets)
+    if offsets[0] != 0 or offsets[-1] != length:
+        raise RuntimeError(f"expected cu_seqlens from 0 to the length {length}, but got {offsets[0]} to {offsets[-1]}")
+
+
+def check_varlen(x: Tensor, cu_seqlens: Tensor, state_len: int, values: bool) -> None:
+    """Raises RuntimeError where the arguments name no sequences in x [length, channels].
+
+    Args:
+        values: whether to look at the offsets, too.
+    """
+    if x.dim() != 2:
+        raise RuntimeError(f"expected x of shape [length, channels], but got {list(x.shape)}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise RuntimeError(f"expected cu_seqlens of shape [sequences + 1], but got {list(cu_seqlens.shape)}")
+    _check_index(x, cu_seqlens, "cu_seqlens", cu_seqlens.shape)
+    if state_len < 0:
+        raise RuntimeError(f"expected a state_len of at least 0, but got {state_len}")
+    if values:
+        offsets = cu_seqlens.tolist()
+        _check_order(offsets)
+        if offsets[0] < 0 or offsets[-1] > x.shape[0]:
+            between = f"between 0 and the length {x.shape[0]}"
+            raise RuntimeError(f"expected cu_seqlens {between}, but got {offsets[0]} to {offsets[-1]}")
+
+
+def _check_order(offsets: list[int]) -> None:
     for i, (a, b) in enumerate(pairwise(offsets)):
         if a > b:
             raise RuntimeError(f"expected cu_seqlens not to decrease, but element {i} is {a}, element {i + 1} is {b}")
-    if offsets[0] != 0 or offsets[-1] != length:
-        raise RuntimeError(f"expected cu_seqlens from 0 to the length {length}, but got {offsets[0]} to {offsets[-1]}")
 
 
 def check_rows(indices: Tensor, rows: int) -> None:
@@ -122,18 +152,18 @@ def _check_kind(x: Tensor, t: Tensor, name: str) -> None:
     _check_device(x, t, name)
 
 
-def _check_like(x: Tensor, t: Tensor, name: str, shape: Sequence[int]) -> None:
+def check_like(x: Tensor, t: Tensor, name: str, shape: Sequence[int]) -> None:
     _check_kind(x, t, name)
-    _check_shape(t, name, shape)
+    check_shape(t, name, shape)
 
 
 def _check_index(x: Tensor, t: Tensor, name: str, shape: Sequence[int]) -> None:
     if t.dtype not in INDEX_DTYPES:
         raise RuntimeError(f"expected {name} to be int32 or int64, but got {t.dtype}")
     _check_device(x, t, name)
-    _check_shape(t, name, shape)
+    check_shape(t, name, shape)
 
 
-def _check_shape(t: Tensor, name: str, shape: Sequence[int]) -> None:
+def check_shape(t: Tensor, name: str, shape: Sequence[int]) -> None:
     if t.dim() != len(shape) or any(symbols.holds(a != b) for a, b in zip(t.shape, shape, strict=True)):
         raise RuntimeError(f"expected {name} of shape {list(shape)}, but got {list(t.shape)}")

@@ -19,26 +19,29 @@ from convext.providers.cpu import library
 
 PROVIDERS = ("triton", "cpu", "aten")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MOST_SPAN = {"triton": 16, "cpu": 1 << 20}  # in the registers of a lane; in scratch
 Dtypes = tuple[torch.dtype, ...]  # of x, weight and, where there is one, bias
 
 
 @cache
-def provider(device: str, dtypes: Dtypes, backend: str) -> str:
+def provider(device: str, dtypes: Dtypes, span: int, backend: str) -> str:
     """The provider that computes a call.
 
     Args:
         device: "cpu", "cuda", ..
         dtypes: of x, weight and bias.
+        span: positions before its own that a result reads and a kernel keeps: (taps - 1) * dilation, in a step 0.
         backend: what `convext.backend` takes.
 
     Raises:
         ValueError: `backend` refuses, with its reason.
     """
     if backend == "auto":
-        return next(name for name in PROVIDERS if _wanted(name, device) and refusal(name, device, dtypes) is None)
+        wanted = (name for name in PROVIDERS if _wanted(name, device))
+        return next(name for name in wanted if refusal(name, device, dtypes, span) is None)
     if backend not in PROVIDERS:
         raise ValueError(f"backend {backend!r} has no causal convolution; {', '.join(PROVIDERS)} have")
-    if reason := refusal(backend, device, dtypes):
+    if reason := refusal(backend, device, dtypes, span):
         raise ValueError(f"backend {backend!r} does not take this causal convolution: {reason}")
     return backend
 
@@ -48,7 +51,7 @@ def _wanted(name: str, device: str) -> bool:
     return name != "triton" or device == "cuda"
 
 
-def refusal(name: str, device: str, dtypes: Dtypes) -> str | None:
+def refusal(name: str, device: str, dtypes: Dtypes, span: int) -> str | None:
     """Why a provider does not take a call, in one sentence, or None."""
     if name == "aten":
         return None
@@ -56,6 +59,8 @@ def refusal(name: str, device: str, dtypes: Dtypes) -> str | None:
         return f"computes {', '.join(map(str, DTYPES))}, not {unknown[0]}"
     if torch.float64 in dtypes[1:] and dtypes[0] != torch.float64:
         return f"sums in float32 for x of {dtypes[0]}, and weight or bias is float64"
+    if span > MOST_SPAN[name]:
+        return f"keeps the {MOST_SPAN[name]} positions before its own, and these taps span {span}"
     if name == "cpu":
         return f"tensors are on {device}; CPU kernels run on cpu" if device != "cpu" else library.unavailable()
     if find_spec("triton") is None:

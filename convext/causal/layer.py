@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convext.causal.arguments import check_shape
 from convext.causal.sequences import final_states
 from convext.problem.epilogue import activation_named
 
@@ -57,6 +58,7 @@ class ShortConvolution(nn.Conv1d):
         cache: Tensor | None = None,
         output_final_state: bool = False,
         cu_seqlens: Tensor | None = None,
+        chunk_indices: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """y and the final states.
@@ -65,11 +67,11 @@ class ShortConvolution(nn.Conv1d):
             x: [batch, length, channels]; it is not changed.
             residual: of x's shape, added behind the activation.
             mask: [batch, length]: x counts where it is not zero.
-            cache: [sequences, channels, kernel_size], the last elements before x. A step of one element a sequence
-                updates it in place.
+            cache: [sequences, channels, kernel_size], the last elements before x. Where no gradients are recorded, one
+                element of each sequence updates it in place; everything else leaves it as it is.
             output_final_state: whether to return the last elements, as a cache.
             cu_seqlens: [sequences + 1]: x packs sequences in a batch of 1.
-            kwargs: what flash-linear-attention takes beside these, left aside.
+            chunk_indices, kwargs: what flash-linear-attention takes beside these, left aside.
 
         Returns:
             (y of x's shape, [sequences, channels, kernel_size] or None).
@@ -80,13 +82,18 @@ class ShortConvolution(nn.Conv1d):
         """
         from convext import causal_conv1d as C
 
+        if x.dim() != 3:
+            raise RuntimeError(f"expected x of shape [batch, length, channels], but got {list(x.shape)}")
+        if cache is not None:
+            sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+            check_shape(cache, "cache", (sequences, x.shape[2], self.kernel_size[0]))
         if mask is not None:
             if cu_seqlens is not None:
                 raise ValueError("mask and cu_seqlens cannot be given at the same time")
+            check_shape(mask, "mask", x.shape[:2])
             x = x * mask.unsqueeze(-1).to(x.dtype)
-        sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        if cache is not None and x.shape[0] * x.shape[1] == sequences:
-            return self.step(x, residual, cache)
+        if cache is not None and not torch.is_grad_enabled() and _one_each(x, cu_seqlens):
+            return self.step(x, residual, cache, output_final_state)
         channels_first = x.transpose(1, 2)
         y = C.causal_conv1d_fn(
             channels_first,
@@ -102,13 +109,18 @@ class ShortConvolution(nn.Conv1d):
             states = final_states(channels_first, self.kernel_size[0], cache, None, cu_seqlens)
         return y.transpose(1, 2), states
 
-    def step(self, x: Tensor, residual: Tensor | None, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """One element of each sequence: the cache is updated in place. Shapes as in `forward`."""
+    def step(
+        self, x: Tensor, residual: Tensor | None, cache: Tensor | None, output_final_state: bool = False,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """One element of each sequence: the cache, by default zeros, is updated in place. Shapes as in `forward`."""
         from convext import causal_conv1d as C
 
         elements = x.reshape(-1, x.shape[-1])
+        if cache is None:
+            cache = x.new_zeros(*elements.shape, self.kernel_size[0])
         y = C.causal_conv1d_update(elements, cache, self.weight.squeeze(1), self.bias, self.activation).view(x.shape)
-        return y if residual is None else y + residual, cache
+        return y if residual is None else y + residual, cache if output_final_state else None
 
     @property
     def state_size(self) -> int:
@@ -117,3 +129,10 @@ class ShortConvolution(nn.Conv1d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}"
+
+
+def _one_each(x: Tensor, cu_seqlens: Tensor | None) -> bool:
+    """Whether each sequence of x [batch, length, channels] has one element."""
+    if cu_seqlens is None:
+        return x.shape[1] == 1
+    return x.shape[0] * x.shape[1] == cu_seqlens.shape[0] - 1 and bool((cu_seqlens.diff() == 1).all())

@@ -41,10 +41,10 @@ Gradients = composition.Gradients
 # ---------------------------------------------------------------------------------------------------- forward
 
 
-def _implementation(x: Tensor, w: Tensor, bias: Tensor | None, kernel: str) -> Any:
-    """The module with `forward`, `backward` and `update` that computes a call."""
+def _implementation(x: Tensor, w: Tensor, bias: Tensor | None, span: int, kernel: str) -> Any:
+    """The module with `forward`, `backward` and `update` that computes a call; `span` as in `choice.provider`."""
     dtypes = (x.dtype, w.dtype) if bias is None else (x.dtype, w.dtype, bias.dtype)
-    provider = choice.provider(x.device.type, dtypes, kernel)
+    provider = choice.provider(x.device.type, dtypes, span, kernel)
     if x.numel() == 0:
         return composition
     if provider == "triton":
@@ -62,7 +62,7 @@ def _compute(
     arguments.check_forward(x, w, bias, residual, states, seq_idx, cu_seqlens, dilation)
     if cu_seqlens is not None and cu_seqlens.device.type == "cpu":
         arguments.check_offsets(cu_seqlens, x.shape[2])
-    run = _implementation(x, w, bias, kernel).forward
+    run = _implementation(x, w, bias, (w.shape[1] - 1) * dilation, kernel).forward
     y = run(x, w, bias, residual, states, seq_idx, cu_seqlens, dilation, activation)
     return layout.dense(y, layout.is_channels_last(x))
 
@@ -70,7 +70,7 @@ def _compute(
 def _compute_gradients(grad: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, *tail: Any) -> Gradients:
     """Below autograd: every road ends here."""
     *where, kernel = tail
-    run = _implementation(x, w, bias, kernel).backward
+    run = _implementation(x, w, bias, (w.shape[1] - 1) * where[3], kernel).backward
     by_x, *others = run(grad, x, w, bias, *where)
     return layout.dense(by_x, layout.is_channels_last(x)), *map(Tensor.contiguous, others)  # type: ignore[return-value]
 
@@ -82,7 +82,7 @@ def _compute_update(
     """Below autograd: every road ends here. The compiled kernel checks its arguments itself, and is asked first: of a
     token of a few microseconds, checks in Python would be a third."""
     try:
-        run = _implementation(x, w, bias, kernel)
+        run = _implementation(x, w, bias, 0, kernel)
         if run is not native:
             _check_update(x, state, w, bias, cache_seqlens, indices, dilation)
         return run.update(x, state, w, bias, cache_seqlens, indices, dilation, activation)

@@ -37,7 +37,7 @@ def activation_named(name: str | None) -> str:
     Raises:
         ValueError: none of these.
     """
-    if name not in _SPELLINGS:
+    if not (name is None or isinstance(name, str)) or name not in _SPELLINGS:
         raise ValueError(f"activation must be None, 'silu' ('swish'), 'gelu' or 'relu', but got {name!r}")
     return _SPELLINGS[name]
 

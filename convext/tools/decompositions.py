@@ -7,6 +7,8 @@ asked here, they would be symbolic no more.
 
     fprop   y = conv(pad(x), w)
     dgrad   x = pad(full transposed convolution of y and w), where a negative pad crops
+
+A causal convolution is decomposed into its fprop, or the gather that several sequences a row need, and its activation.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext.operators import schema  # noqa: F401  defines the operators
+from convext.causal import composition, ops  # noqa: F401  defines the operators
+from convext.operators import schema  # noqa: F401  likewise
 from convext.problem import Ints
 
 
@@ -59,7 +62,12 @@ def _flat(begin: Any, end: Any) -> list[Any]:
     return [v for b, e in zip(reversed(begin), reversed(end), strict=True) for v in (b, e)]
 
 
+def causal_conv1d(*arguments: Any) -> Tensor:
+    return composition.forward(*arguments[:-1])  # all but which kernel
+
+
 TABLE: dict[torch._ops.OpOverload, Callable[..., Tensor]] = {
     torch.ops.convext.fprop.default: fprop,
     torch.ops.convext.dgrad.default: dgrad,
+    torch.ops.convext.causal_conv1d.default: causal_conv1d,
 }

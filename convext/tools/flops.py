@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from convext.problem import FACES, OPEN, OPERANDS, Face, Ints
+from convext.problem import FACES, OPEN, OPERANDS, Face, Ints, epilogue
 
 
 def _flops(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: Any) -> int:
@@ -26,6 +26,21 @@ def _flops_of_both(y: Ints, w: Ints, x: Ints, *args: Any, **kwargs: Any) -> int:
     return _flops("dgrad", y, w, out_shape=x) + _flops("wgrad", x, y, out_shape=w)
 
 
+def _flops_of_taps(x: Ints, w: Ints, *args: Any, **kwargs: Any) -> int:
+    """A causal convolution: a product for each tap of each result."""
+    return 2 * math.prod(x) * w[1]
+
+
+def _flops_of_step(x: Ints, state: Ints, w: Ints, *args: Any, **kwargs: Any) -> int:
+    return _flops_of_taps(x, w)
+
+
+def _flops_of_taps_backward(y: Ints, x: Ints, w: Ints, *args: Any, **kwargs: Any) -> int:
+    """Those of dgrad and of wgrad, and of the sum that an activation is derived at, which is formed again."""
+    activation = args[-2]
+    return (2 if activation == epilogue.IDENTITY else 3) * _flops_of_taps(x, w)
+
+
 def register() -> None:
     """Gives torch's counter the formulas."""
     from torch.utils.flop_counter import register_flop_formula
@@ -33,3 +48,6 @@ def register() -> None:
     for face in FACES:
         register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
     register_flop_formula(torch.ops.convext.dgrad_wgrad)(_flops_of_both)
+    register_flop_formula(torch.ops.convext.causal_conv1d)(_flops_of_taps)
+    register_flop_formula(torch.ops.convext.causal_conv1d_backward)(_flops_of_taps_backward)
+    register_flop_formula(torch.ops.convext.causal_conv1d_update)(_flops_of_step)

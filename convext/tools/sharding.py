@@ -4,7 +4,8 @@
 
 A mesh axis may split one index. Operands that have the index are sharded along it, the others are replicated; the
 result is sharded along it too, or, where it has not got the index, partial: a sum over the ranks. The batch n can
-always be split, the channels k and c where there are no groups.
+always be split, the channels k and c where there are no groups. Causal convolutions, a filter a channel, are split by
+batch or by channel. Steps of one have no rule: they write a state, which would be that of another placement.
 
 These rules serve calls of the operators themselves, `torch.ops.convext.fprop`. They cannot change a call's arguments,
 and a rank's share of the groups or of space is a call with other ones: layers and functions go by
@@ -39,6 +40,8 @@ def register() -> None:
     for face in FACES:
         register_sharding(getattr(torch.ops.convext, face).default)(_rules(face))
     register_sharding(torch.ops.convext.dgrad_wgrad.default)(_both)
+    register_sharding(torch.ops.convext.causal_conv1d.default)(_causal)
+    register_sharding(torch.ops.convext.causal_conv1d_backward.default)(_causal_backward)
     PLACED[DTensor] = _above
 
 
@@ -75,6 +78,50 @@ def _both(y: Any, w: Any, x: Any, stride: Any, pad: Any, dilation: Any, groups: 
         results = [_place("x", index), _place("w", index)]
         found.append((results, [*(_operand(role, index) for role in "ywx"), *settings]))
     return found
+
+
+def _causal(
+    x: Any, w: Any, bias: Any, residual: Any, states: Any, seq_idx: Any, cu_seqlens: Any,
+    dilation: int, activation: str, kernel: str,
+) -> list[Placements]:  # fmt: skip
+    found: list[Placements] = []
+    for index in _causal_indices(cu_seqlens):
+        like_x, like_w = _causal_places(index)
+        row = _shard(0) if index == "n" else _everywhere()
+        tensors = (x, like_x), (w, like_w), (bias, like_w), (residual, like_x), (states, like_x), (seq_idx, row)
+        places = [None if t is None else place for t, place in (*tensors, (cu_seqlens, _everywhere()))]
+        found.append(([like_x], [*places, *[None] * 3]))
+    return found
+
+
+def _causal_backward(
+    grad: Any, x: Any, w: Any, bias: Any, states: Any, seq_idx: Any, cu_seqlens: Any,
+    dilation: int, activation: str, kernel: str,
+) -> list[Placements]:  # fmt: skip
+    """Gradients by w and bias are partial where the batch is split; those of what is None, empty, are everywhere."""
+    found: list[Placements] = []
+    forward = _causal(x, w, bias, None, states, seq_idx, cu_seqlens, dilation, activation, kernel)
+    for index, ([like_x], [*places]) in zip(_causal_indices(cu_seqlens), forward, strict=True):
+        del places[3]  # the residual's
+        by_w = torch.distributed.tensor.Partial() if index == "n" else places[1]
+        by_bias, by_states = (_everywhere() if t is None else place for t, place in ((bias, by_w), (states, like_x)))
+        found.append(([like_x, by_w, by_bias, by_states], [like_x, *places]))
+    return found
+
+
+def _causal_indices(cu_seqlens: Any) -> tuple[str, ...]:
+    """What may be split: nothing, channels, and the batch unless it packs sequences in one row."""
+    return ("", "c") if cu_seqlens is not None else ("", "c", "n")
+
+
+def _causal_places(index: str) -> tuple[Any, Any]:
+    """Of x [batch, channels, length], and of w [channels, taps]."""
+    like_x = _shard("nc".index(index)) if index else _everywhere()
+    return like_x, _shard(0) if index == "c" else _everywhere()
+
+
+def _everywhere() -> Any:
+    return torch.distributed.tensor.Replicate()
 
 
 def _indices(groups: int) -> str:

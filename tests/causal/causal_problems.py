@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convext.causal_conv1d import causal_conv1d_fn
+
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda z: z, "silu": lambda z: z / (1 + torch.exp(-z)), "swish": F.silu, "gelu": F.gelu, "relu": F.relu,
 }  # fmt: skip
@@ -83,3 +85,46 @@ def assert_near(result: Tensor, exact: Tensor, dtype: torch.dtype, terms: int = 
     assert result.dtype == dtype
     unit = torch.finfo(dtype).eps + terms * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     torch.testing.assert_close(result.double(), exact, rtol=2 * unit, atol=2 * unit)
+
+
+def draw(batch, channels, length, width, dtype=torch.float32, w_dtype=None, dilation=1, rows=None):
+    """x, w, bias and states; rounded to their dtypes, so that an oracle sees the same numbers."""
+    x = torch.randn(batch, channels, length).to(dtype)
+    w, bias = (torch.randn(shape).to(w_dtype or dtype) for shape in ((channels, width), (channels,)))
+    return x, w, bias, torch.randn(rows or batch, channels, (width - 1) * dilation).to(dtype)
+
+
+def check(x, w, bias, states, lengths, *, layout="length", activation="silu", dilation=1, residual=None, **where):
+    """Values, final states and gradients of one call."""
+    packed = "cu_seqlens" in where
+    exact = [t if t is None else t.double().requires_grad_() for t in (x, w, bias, states, residual)]
+    y, final = oracle(
+        *exact[:4], lengths=lengths, dilation=dilation, activation=activation, residual=exact[4], packed=packed
+    )
+    upstream = torch.randn(y.shape).to(x.dtype)
+    upstream_of_states = torch.randn(final.shape).to(x.dtype)
+    wanted = [t for t in exact if t is not None]
+    loss = (y * upstream.double()).sum() + (final * upstream_of_states.double()).sum()
+    by_exact = torch.autograd.grad(loss, wanted, allow_unused=True)
+
+    x = in_layout(x, layout)
+    ours = [t if t is None else t.detach().requires_grad_() for t in (x, w, bias, states, residual)]
+    result, result_final = causal_conv1d_fn(
+        *ours[:3], initial_states=ours[3], return_final_states=True, activation=activation,
+        residual=ours[4], dilation=dilation, **where,
+    )  # fmt: skip
+    width = w.shape[1]
+    assert_near(result, y.detach(), x.dtype, 8 * width)
+    assert torch.equal(result_final.double(), final.detach())
+    loss = (result * upstream).sum() + (result_final * upstream_of_states).sum()
+    by_ours = torch.autograd.grad(loss, [t for t in ours if t is not None], allow_unused=True)
+    for t, a, b in zip(wanted, by_ours, by_exact, strict=True):
+        count = 8 * width if t.dim() == 3 else 8 * x.shape[0] * x.shape[2]
+        assert (a is None) == (b is None) or b.eq(0).all()
+        if a is not None and b is not None:
+            assert a.shape == b.shape
+            assert_near(a, b, a.dtype, count)
+
+
+def whole(batch: int, length: int) -> list[list[int]]:
+    return [[length]] * batch

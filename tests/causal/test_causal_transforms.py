@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import convext
 from convext.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from convext.providers.cpu import library
+from convext.tools import decompositions
 
 CASES = {
     "a sequence a row": {},
@@ -129,6 +130,14 @@ def test_exported():
     torch.testing.assert_close(program.module()(x), layer(x)[0])
 
 
+def test_exported_for_those_who_know_torchs_operators_alone():
+    layer = convext.ShortConvolution(5, 4)
+    program = torch.export.export(layer, (torch.randn(2, 7, 5),)).run_decompositions(decompositions.TABLE)
+    assert not [node for node in program.graph.nodes if "convext" in str(node.target)]
+    x = torch.randn(2, 7, 5)
+    torch.testing.assert_close(program.module()(x)[0], layer(x)[0])
+
+
 @pytest.mark.parametrize("layout", ["length", "channels"])
 def test_opcheck(provider, layout):
     x = torch.randn(2, 5, 6)
@@ -147,40 +156,45 @@ def test_opcheck(provider, layout):
     )
 
 
-class Allocations(TorchDispatchMode):
-    """Bytes of the tensors that operators return, but for views."""
-
-    def __init__(self):
-        super().__init__()
-        self.storages = {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for t in torch.utils._pytree.tree_leaves(result):
-            if isinstance(t, torch.Tensor):
-                self.storages[t.untyped_storage()._cdata] = t.untyped_storage()
-        return result
+def allocations(call):
+    """(its result, the bytes of every tensor that was allocated meanwhile, inside operators too)."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call()
+    events = profile.profiler.kineto_results.events()
+    return result, [e.nbytes() for e in events if e.name() == "[memory]" and e.nbytes() > 0]
 
 
+@pytest.mark.skipif(library.unavailable() is not None, reason="torch's operators, which take its place, make copies")
 @pytest.mark.parametrize("layout", ["length", "channels"])
 def test_nothing_is_padded_transposed_or_concatenated(layout):
-    """A forward makes y, a backward dx, dweight and dbias, and no other tensor of a size that counts."""
+    """A forward makes y, a backward dx, a step y, and no other tensor of a size that counts."""
     x = torch.randn(1, 64, 512) if layout == "length" else torch.randn(1, 512, 64).transpose(1, 2)
-    w, bias = torch.randn(64, 4, requires_grad=True), torch.randn(64, requires_grad=True)
+    w, bias, states = torch.randn(64, 4, requires_grad=True), torch.randn(64, requires_grad=True), torch.randn(1, 64, 3)
     x.requires_grad_()
-    given = {t.untyped_storage()._cdata for t in (x, w, bias)}
-
-    def large(mode):
-        return [s for key, s in mode.storages.items() if key not in given and s.nbytes() >= x.nbytes // 8]
-
-    with Allocations() as forward:
-        y = causal_conv1d_fn(x, w, bias, activation="silu")
-    assert len(large(forward)) == 1
+    y, forward = allocations(lambda: causal_conv1d_fn(x, w, bias, None, states, activation="silu"))
+    assert [n for n in forward if n >= x.nbytes // 8] == [y.nbytes]
     grad = torch.randn_like(y)
-    given |= {grad.untyped_storage()._cdata, y.untyped_storage()._cdata}
-    with Allocations() as backward:
-        torch.autograd.grad(y, (x, w, bias), grad)
-    assert len(large(backward)) == 1
+    _, backward = allocations(lambda: torch.autograd.grad(y, (x, w, bias), grad))
+    assert [n for n in backward if n >= x.nbytes // 8] == [x.nbytes]
+    token, state = torch.randn(2, 4096), torch.randn(2, 4096, 4)
+    w, bias = torch.randn(4096, 4), torch.randn(4096)
+    _, step = allocations(lambda: causal_conv1d_update(token, state, w, bias, "silu"))
+    assert step == [token.nbytes]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_more_than_two_billion_elements_apart(rows):
+    """Rows, or channels, of memory that is not touched in between."""
+    far = 2**31 + 7
+    x = (
+        torch.empty(far + 64, dtype=torch.bfloat16)
+        .as_strided((rows, 3 - rows, 9), (far, far, 1))
+        .copy_(torch.randn(rows, 3 - rows, 9))
+    )
+    w = torch.randn(3 - rows, 4)
+    z = torch.nn.functional.conv1d(x.double(), w.double().unsqueeze(1), padding=3, groups=3 - rows)[..., :9]
+    y = causal_conv1d_fn(x, w, activation="silu")
+    torch.testing.assert_close(y.double(), torch.nn.functional.silu(z), rtol=1e-2, atol=1e-2)
 
 
 def test_autocast_leaves_float32_weights_alone():

@@ -83,6 +83,44 @@ def test_a_step_of_packed_sequences():
     assert torch.equal(cache[:, :, -1], x[0])
 
 
+def test_as_many_elements_as_sequences_are_no_step():
+    """Where one sequence is empty, and another has two."""
+    layer = convext.ShortConvolution(6, 4)
+    x, cache = torch.randn(1, 2, 6), torch.randn(2, 6, 4)
+    before = cache.clone()
+    with torch.no_grad():
+        y, after = layer(x, cache=cache, output_final_state=True, cu_seqlens=torch.tensor([0, 0, 2]))
+    torch.testing.assert_close(y, exact(layer, x, before[:, :, 1:], [[0, 2]], packed=True))
+    assert torch.equal(cache, before)
+    assert torch.equal(after, torch.stack([before[0], torch.cat([before[1, :, 2:], x[0].t()], 1)]))
+
+
+def test_a_step_that_is_learned_from_leaves_its_cache():
+    layer = convext.ShortConvolution(6, 4)
+    x, cache = torch.randn(2, 1, 6), torch.randn(2, 6, 4, requires_grad=True)
+    before = cache.detach().clone()
+    y, after = layer(x, cache=cache, output_final_state=True)
+    (by_cache,) = torch.autograd.grad(y.sum() + after.square().sum(), cache)
+    leaf = before.clone().requires_grad_()
+    moved = torch.cat([leaf[:, :, 1:], x.transpose(1, 2)], 2)
+    (expected,) = torch.autograd.grad(exact(layer, x, leaf[:, :, 1:]).sum() + moved.square().sum(), leaf)
+    torch.testing.assert_close(by_cache, expected)
+    assert torch.equal(cache, before)
+
+
+def test_a_step_by_itself():
+    layer = convext.ShortConvolution(6, 4, bias=True)
+    x, residual, cache = torch.randn(2, 1, 6), torch.randn(2, 1, 6), torch.randn(2, 6, 4)
+    expected = exact(layer, x, cache[:, :, 1:].clone()) + residual
+    y, returned = layer.step(x, residual, cache)
+    torch.testing.assert_close(y, expected)
+    assert returned is None
+    assert torch.equal(cache[:, :, -1], x[:, 0])
+    y, cache = layer.step(x, None, None, output_final_state=True)
+    torch.testing.assert_close(y, exact(layer, x))
+    assert torch.equal(cache, torch.cat([torch.zeros(2, 6, 3), x.transpose(1, 2)], 2))
+
+
 def test_a_mask_hides_and_changes_nothing():
     layer = convext.ShortConvolution(6, 4)
     x, mask = torch.randn(2, 9, 6), torch.ones(2, 9).long()
@@ -105,3 +143,16 @@ def test_gradients_reach_everything():
 def test_an_unknown_activation_is_named():
     with pytest.raises(ValueError, match="'mish'"):
         convext.ShortConvolution(6, 4, activation="mish")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": torch.zeros(5, 6)}, r"x of shape \[batch, length, channels\], but got \[5, 6\]"),
+        ({"cache": torch.zeros(2, 6, 3)}, r"cache of shape \[2, 6, 4\], but got \[2, 6, 3\]"),
+        ({"mask": torch.ones(2, 4)}, r"mask of shape \[2, 5\], but got \[2, 4\]"),
+    ],
+)
+def test_mistakes_are_named(arguments, words):
+    with pytest.raises(RuntimeError, match=words):
+        convext.ShortConvolution(6, 4)(**{"x": torch.zeros(2, 5, 6), **arguments})

@@ -160,6 +160,34 @@ MISTAKES = {
         lambda: causal_conv1d_update(X[:, :, 0], STATE, W, conv_state_indices=torch.tensor([-2, 1])),
         "element 0 is -2",
     ),
+    "a state that is expanded": (
+        lambda: causal_conv1d_update(X[:, :, 0], STATE[:1].expand(2, 6, 4), W),
+        r"of its own memory, but got one that is expanded: \(0, 4, 1\)",
+    ),
+    "final states of other sizes": (
+        lambda: causal_conv1d_fn(X, W, return_final_states=True, final_states_out=STATE),
+        r"final_states_out of shape \[2, 6, 3\], but got \[2, 6, 4\]",
+    ),
+    "final states of another dtype": (
+        lambda: causal_conv1d_fn(X, W, return_final_states=True, final_states_out=STATE[:, :, 1:].double()),
+        "final_states_out to be torch.float32, as x is, but got torch.float64",
+    ),
+    "packed states of three dimensions": (
+        lambda: causal_conv1d_varlen_states(X, torch.tensor([0, 8]), 3),
+        r"x of shape \[length, channels\], but got \[2, 6, 8\]",
+    ),
+    "packed states of offsets that decrease": (
+        lambda: causal_conv1d_varlen_states(X[0].t(), torch.tensor([0, 5, 3]), 3),
+        "not to decrease, but element 1 is 5, element 2 is 3",
+    ),
+    "packed states beyond the end": (
+        lambda: causal_conv1d_varlen_states(X[0].t(), torch.tensor([0, 9]), 3),
+        "between 0 and the length 8, but got 0 to 9",
+    ),
+    "packed states of no length": (
+        lambda: causal_conv1d_varlen_states(X[0].t(), torch.tensor([0, 8]), -1),
+        "state_len of at least 0, but got -1",
+    ),
     "a dilation of 0": (lambda: causal_conv1d_fn(X, W, dilation=0), "dilation of at least 1, but got 0"),
     "one dimension": (lambda: causal_conv1d_update(X[0, 0], STATE, W), r"\[batch, channels.*\[8\]"),
 }
@@ -181,3 +209,5 @@ def test_an_unknown_activation_is_named():
     ):
         with pytest.raises(ValueError, match="'relu', but got 'mish'"):
             call()
+    with pytest.raises(ValueError, match=r"but got \['silu'\]"):
+        causal_conv1d_fn(X, W, activation=["silu"])

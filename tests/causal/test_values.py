@@ -2,17 +2,10 @@
 
 import pytest
 import torch
-from causal_problems import ACTIVATIONS, FLOATS, LAYOUTS, assert_near, in_layout, oracle, seq_idx_of
+from causal_problems import ACTIVATIONS, FLOATS, LAYOUTS, check, draw, in_layout, seq_idx_of, whole
 from torch import Tensor
 
 from convext.causal_conv1d import causal_conv1d_fn
-
-
-def draw(batch, channels, length, width, dtype=torch.float32, w_dtype=None, dilation=1, rows=None):
-    """x, w, bias and states; rounded to their dtypes, so that an oracle sees the same numbers."""
-    x = torch.randn(batch, channels, length).to(dtype)
-    w, bias = (torch.randn(shape).to(w_dtype or dtype) for shape in ((channels, width), (channels,)))
-    return x, w, bias, torch.randn(rows or batch, channels, (width - 1) * dilation).to(dtype)
 
 
 def few(provider: str, layout: str, channels: int) -> int:
@@ -20,51 +13,27 @@ def few(provider: str, layout: str, channels: int) -> int:
     return 3 if provider == "triton" and layout != "channels" else channels
 
 
+def refuses(provider: str, width: int, dilation: int = 1) -> bool:
+    """Whether the taps span more than the kernel keeps; then it is asked, and has to say so."""
+    span = (width - 1) * dilation
+    if provider != "triton" or span <= 16:
+        return False
+    with pytest.raises(ValueError, match=f"keeps the 16 positions before its own, and these taps span {span}"):
+        causal_conv1d_fn(torch.randn(1, 2, 3), torch.randn(2, width), dilation=dilation)
+    return True
+
+
 def leaves(tensors):
     """Copies that want gradients, with their strides."""
     return [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
 
 
-def check(x, w, bias, states, lengths, *, layout="length", activation="silu", dilation=1, residual=None, **where):
-    """Values, final states and gradients of one call."""
-    packed = "cu_seqlens" in where
-    exact = [t if t is None else t.double().requires_grad_() for t in (x, w, bias, states, residual)]
-    y, final = oracle(
-        *exact[:4], lengths=lengths, dilation=dilation, activation=activation, residual=exact[4], packed=packed
-    )
-    upstream = torch.randn(y.shape).to(x.dtype)
-    upstream_of_states = torch.randn(final.shape).to(x.dtype)
-    wanted = [t for t in exact if t is not None]
-    loss = (y * upstream.double()).sum() + (final * upstream_of_states.double()).sum()
-    by_exact = torch.autograd.grad(loss, wanted, allow_unused=True)
-
-    x = in_layout(x, layout)
-    ours = [t if t is None else t.detach().requires_grad_() for t in (x, w, bias, states, residual)]
-    result, result_final = causal_conv1d_fn(
-        *ours[:3], initial_states=ours[3], return_final_states=True, activation=activation,
-        residual=ours[4], dilation=dilation, **where,
-    )  # fmt: skip
-    width = w.shape[1]
-    assert_near(result, y.detach(), x.dtype, 8 * width)
-    assert torch.equal(result_final.double(), final.detach())
-    loss = (result * upstream).sum() + (result_final * upstream_of_states).sum()
-    by_ours = torch.autograd.grad(loss, [t for t in ours if t is not None], allow_unused=True)
-    for t, a, b in zip(wanted, by_ours, by_exact, strict=True):
-        count = 8 * width if t.dim() == 3 else 8 * x.shape[0] * x.shape[2]
-        assert (a is None) == (b is None) or b.eq(0).all()
-        if a is not None and b is not None:
-            assert a.shape == b.shape
-            assert_near(a, b, a.dtype, count)
-
-
-def whole(batch: int, length: int) -> list[list[int]]:
-    return [[length]] * batch
-
-
 @pytest.mark.parametrize("layout", ["length", "channels"])
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7, 8, 31])
 def test_widths_and_lengths(provider, width, layout):
-    for length in sorted({1, width, 4 * width, 37}) if provider == "triton" else range(1, 4 * width + 2):
+    if refuses(provider, width):
+        return
+    for length in sorted({1, width, 4 * width + 1}) if provider == "triton" else range(1, 4 * width + 2):
         x, w, bias, states = draw(2, few(provider, layout, 19), length, width)
         check(x, w, bias, states if length % 3 else None, whole(2, length), layout=layout)
 
@@ -85,12 +54,16 @@ def test_mixed_dtypes(provider, dtype, w_dtype, layout):
         with pytest.raises(ValueError, match="float64"):
             causal_conv1d_fn(torch.randn(1, 2, 3).to(dtype), torch.randn(2, 4).double())
         return
-    check(*draw(2, few(provider, layout, 33), 29, 4, dtype, w_dtype), whole(2, 29), layout=layout)
+    x, w, bias, states = draw(2, few(provider, layout, 33), 29, 4, dtype, w_dtype)
+    for bias_dtype in {w_dtype} if provider == "triton" else {w_dtype, dtype, torch.float32}:
+        check(x, w, bias.to(bias_dtype), states, whole(2, 29), layout=layout)
 
 
 @pytest.mark.parametrize("layout", ["length", "channels"])
 @pytest.mark.parametrize(("width", "dilation"), [(2, 3), (3, 2), (4, 5), (5, 16)])
 def test_dilation(provider, width, dilation, layout):
+    if refuses(provider, width, dilation):
+        return
     for length in (3, 40):
         x, w, bias, states = draw(2, few(provider, layout, 18), length, width, dilation=dilation)
         check(x, w, bias, states, whole(2, length), layout=layout, dilation=dilation)
@@ -184,8 +157,10 @@ def test_the_same_bits_every_time(provider, layout):
         finally:
             torch.set_num_threads(before)
 
-    for a, b in zip(run(1), run(2), strict=True):
-        assert torch.equal(a, b)
+    first = run(1)
+    for threads in (1, 2, 7):
+        for a, b in zip(run(threads), first, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_only_what_is_wanted_has_a_gradient(provider):

@@ -51,6 +51,13 @@ PROBLEMS = {
         lambda t: CF.conv1d(t["x"].detach(), t["w"], None, padding=1) + 0 * t["x"].sum(),
         lambda t: F.conv1d(t["x"].detach(), t["w"], None, padding=1) + 0 * t["x"].sum(),
     ),
+    "causal": (
+        {"x": (4, 4, 7), "w": (4, 3), "bias": (4,), "states": (4, 4, 2)},
+        lambda t: convext.causal_conv1d.causal_conv1d_fn(
+            t["x"], t["w"], t["bias"], initial_states=t["states"], activation="silu"
+        ),
+        lambda t: F.silu(F.conv1d(torch.cat([t["states"], t["x"]], 2), t["w"].unsqueeze(1), t["bias"], groups=4)),
+    ),
 }
 
 

@@ -57,3 +57,18 @@ def test_flops_of_a_problem_are_those_of_the_operator():
     with FlopCounterMode(display=False) as counter:
         torch.ops.convext.fprop(torch.randn(2, 4, 7), torch.randn(6, 2, 3), None, [5], [1], [0], [1], 2, "aten")
     assert counter.get_total_flops() == problem.flops == 2 * 2 * 6 * 5 * 2 * 3
+
+
+@pytest.mark.parametrize(("activation", "backward"), [(None, 2), ("silu", 3)])
+def test_flops_of_causal_convolutions(activation, backward):
+    """A backward pass has the terms of both gradients, and forms the activation's argument again."""
+    x, w = torch.randn(2, 5, 9, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    once = 2 * 2 * 5 * 9 * 4
+    with FlopCounterMode(display=False) as counter:
+        y = convext.causal_conv1d.causal_conv1d_fn(x, w, activation=activation)
+        assert counter.get_total_flops() == once
+        y.sum().backward()
+    assert counter.get_total_flops() == (1 + backward) * once
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        convext.causal_conv1d.causal_conv1d_update(x[:, :, 0], torch.zeros(2, 5, 4), w, activation=activation)
+    assert counter.get_total_flops() == 2 * 2 * 5 * 4

@@ -19,8 +19,6 @@ from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.reduce import add_in_order
 from convext.triton_kernels.tiles import MULTIPROCESSORS, known
 
-MOST_TAPS = 32  # that a thread's registers hold
-
 
 @dataclass(frozen=True)
 class Tile:

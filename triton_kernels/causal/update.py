@@ -54,7 +54,7 @@ def update(
     else:
         for i in range(state_length):
             later = i + length
-            value = tl.load(state + later * state_strides[2], mask=live & (later < state_length), other=0.0)
-            element = (later - state_length) * x_strides[2]
-            value += tl.load(x + element, mask=live & (later >= state_length), other=0.0)
-            tl.store(state + i * state_strides[2], value, mask=live)
+            stays = later < state_length
+            old = tl.load(state + later * state_strides[2], mask=live & stays, other=0.0)
+            new = tl.load(x + (later - state_length) * x_strides[2], mask=live & (later >= state_length), other=0.0)
+            tl.store(state + i * state_strides[2], tl.where(stays, old, new), mask=live)

@@ -20,11 +20,12 @@ inline int64_t larger(int64_t a, int64_t b) {
 
 // How a call is cut: the same for every number of threads.
 struct Cut {
-  int64_t span;                   // positions that a state holds
-  int64_t channels, blocks;       // of a block, and how many
-  int64_t pitch;                  // from position to position in scratch
-  int64_t window;                 // positions
-  int64_t padded;                 // channels of the prepared weights
+  int64_t span;              // positions that a state holds
+  int64_t channels, blocks;  // of a block, and how many
+  int64_t pitch;             // from position to position in scratch
+  int64_t window;            // positions
+  int64_t padded;            // channels of the prepared weights
+  int64_t front;             // elements of scratch before a window's own `span`: its positions begin on a cache line
   int64_t length, weights, sums;  // elements of the scratch: of each of two windows, of weights, of sums
 };
 
@@ -38,7 +39,8 @@ inline Cut cut_of(const CausalProblem& p) {
   cut.pitch = cut.channels;
   cut.window = larger(p.channels_innermost ? 32 : 1024, cut.span);
   cut.padded = (p.channels + lanes - 1) / lanes * lanes + wide;
-  cut.length = (cut.span + cut.window) * cut.pitch + lanes;
+  cut.front = (lanes - cut.span * cut.pitch % lanes) % lanes;
+  cut.length = ((cut.front + (cut.span + cut.window) * cut.pitch) / lanes + 2) * lanes;
   cut.weights = cut.sums = (p.taps + 1) * lanes;
   return cut;
 }
@@ -68,11 +70,12 @@ struct CausalJob {
   int64_t first, channels;  // of the block
 
   CausalJob(const CausalCall& c, void* scratch) : call(c) {
-    x = static_cast<A*>(scratch);
+    A* const begin = static_cast<A*>(scratch);
+    x = begin + cut.front;
     by_z = x + cut.length;
-    weights = by_z + cut.length;
+    weights = begin + 2 * cut.length;
     sums = weights + cut.weights;
-    for (int64_t i = 0; i < 2 * cut.length; ++i) x[i] = A(0);  // lanes that hold nothing are multiplied too
+    for (int64_t i = 0; i < 2 * cut.length; ++i) begin[i] = A(0);  // lanes that hold nothing are multiplied too
   }
 
   // ------------------------------------------------------------------------------------------------------ blocks

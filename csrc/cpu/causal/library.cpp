@@ -192,6 +192,8 @@ void causal_update(std::string isa, Tensor y, Tensor x, Tensor state, Tensor w, 
   call.state_length = state.size(2);
   call.x = rows_of("x", x, all, x), call.y = rows_of("y", y, all, x);
   call.state = rows_of("conv_state", state, {indices ? state.size(0) : all[0], channels, call.state_length}, x);
+  for (int64_t axis = 0; axis < 3; ++axis)
+    check(state.stride(axis) > 0 || state.size(axis) <= 1, "a state of its own memory, but it is expanded");
   call.weights = weights_of(w, bias, channels);
   std::vector<int64_t> rows(all[0]), seen;
   for (int64_t b = 0; b < all[0]; ++b) rows[b] = b;

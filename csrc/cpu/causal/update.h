@@ -43,7 +43,7 @@ struct CausalUpdate {
   void step(int64_t b, int64_t c, int64_t valid) const {
     T* y = at(call.y, b, c);
     for (int64_t i = 0; i < call.length; ++i)
-      write(y + i * call.y.stride[2], call.y.stride[1], activated<A>(p.activation, sums(b, c, i, valid)), valid);
+      write(y + i * call.y.stride[2], call.y.stride[1], activated<A, T>(p.activation, sums(b, c, i, valid)), valid);
     move_on(b, c, valid);
   }
 
@@ -79,7 +79,7 @@ struct CausalUpdate {
     else
       add_taps<0>(weights, before + length - span, x, z, valid);
     for (int64_t i = 0; i < valid; i += lanes)
-      write(y + i, 1, activated<A>(p.activation, load(z + i)), smaller(lanes, valid - i));
+      write(y + i, 1, activated<A, T>(p.activation, load(z + i)), smaller(lanes, valid - i));
     if (length == 0) return;
     __builtin_memmove(state, state + 1, (valid * length - 1) * sizeof(T));
     for (int64_t i = 0; i < valid; ++i) state[(i + 1) * length - 1] = from[i];

@@ -70,7 +70,7 @@ inline void walk_forward(Activation activation, const Weighted<A, TAPS> weights,
                          const T* residual, T* y) {
   for_activation(activation, [&](Activation known) __attribute__((always_inline)) {
     for (int64_t i = 0; i < w.vectors; ++i) {
-      Vector<A> value = activated<A>(known, sum_of_taps(weights, x + i * w.step, w.reach));
+      Vector<A> value = activated<A, T>(known, sum_of_taps(weights, x + i * w.step, w.reach));
       if (residual) value += widen_valid<A>(residual + i * w.memory, w.valid);
       narrow_valid<A>(y + i * w.memory, value, w.valid);
     }

@@ -64,9 +64,9 @@ CONVEXT_INLINE void narrow(double* to, Vector<double> value) {
 
 // To nearest, ties to even.
 CONVEXT_INLINE void narrow(bfloat16* to, Vector<float> value) {
-  const Bits bits = (Bits)value, nan = (Bits)(value != value);
+  const Bits bits = (Bits)value;
   const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  store_bits(to, (nan & 0x7fc0) | (~nan & rounded));
+  store_bits(to, value == value ? rounded : Bits{} + 0x7fc0);
 }
 
 // To nearest, ties to even. A subnormal result is rounded by an addition that leaves its bits in the lowest places.

@@ -54,6 +54,16 @@ bool is_float(const std::string& type) {
   return type == "f32" || type == "f64";
 }
 
+// .ftz: a float32 that is subnormal counts as zero, with its sign.
+template <class Op>
+struct Flushed {
+  static float zero(float a) { return std::fpclassify(a) == FP_SUBNORMAL ? std::copysign(0.0f, a) : a; }
+  template <class... T>
+  static float of(T... operands) {
+    return zero(Op::of(zero(operands)...));
+  }
+};
+
 // Two float32 side by side in 64 bits.
 template <class Op>
 struct Paired {
@@ -139,6 +149,12 @@ struct Divide {
     return T(a / b);
   }
 };
+struct DivideFloats {
+  template <class T>
+  static T of(T a, T b) {
+    return a / b;
+  }
+};
 struct Remainder {
   template <class T>
   static T of(T a, T b) {
@@ -192,6 +208,10 @@ struct Absolute {
     else
       return a < 0 ? Negate::of(a) : a;
   }
+};
+
+struct PowerOfTwo {
+  static float of(float a) { return std::exp2(a); }
 };
 
 struct And {
@@ -448,17 +468,37 @@ void decode_fused_multiply_add(Decoder& D) {
     return;
   }
   operands(D, type_size(type), 3);
-  D.I.run = type == "f32x2" ? each_lane<Paired<FusedMultiplyAdd>, uint64_t, uint64_t, uint64_t, uint64_t>
-                            : by_float<FusedMultiplyAdd, 3>(type);
+  if (type == "f32" && D.take("ftz"))
+    D.I.run = each_lane<Flushed<FusedMultiplyAdd>, float, float, float, float>;
+  else
+    D.I.run = type == "f32x2" ? each_lane<Paired<FusedMultiplyAdd>, uint64_t, uint64_t, uint64_t, uint64_t>
+                              : by_float<FusedMultiplyAdd, 3>(type);
   need(D, type);
 }
 
-template <class Op>
+// .full is within two units in the last place; here it is .rn, the nearest.
 void decode_quotient(Decoder& D) {
   const std::string type = D.take_type();
+  const bool rounded = D.take("rn") || (type == "f32" && D.take("full"));
   operands(D, type_size(type), 2);
-  if (is_integer(type)) D.I.run = by_integer<Op, 2, Signed::MATTERS>(type);
+  if (is_integer(type) && !rounded) D.I.run = by_integer<Divide, 2, Signed::MATTERS>(type);
+  if (is_float(type) && rounded) D.I.run = by_float<DivideFloats, 2>(type);
   need(D, type);
+}
+
+void decode_remainder(Decoder& D) {
+  const std::string type = D.take_type();
+  operands(D, type_size(type), 2);
+  if (is_integer(type)) D.I.run = by_integer<Remainder, 2, Signed::MATTERS>(type);
+  need(D, type);
+}
+
+// An approximation, here the nearest.
+void decode_power_of_two(Decoder& D) {
+  const std::string type = D.take_type();
+  if (type != "f32" || !D.take("approx") || !D.take("ftz")) D.refuse("only .approx.ftz.f32 is known");
+  operands(D, 4, 1);
+  D.I.run = each_lane<Flushed<PowerOfTwo>, float, float>;
 }
 
 template <class Op>
@@ -475,9 +515,12 @@ template <class Op>
 void decode_sign(Decoder& D) {
   const std::string type = D.take_type();
   operands(D, type_size(type), 1);
-  D.I.run = is_float(type)   ? by_float<Op, 1>(type)
-            : type[0] == 's' ? by_integer<Op, 1, Signed::MATTERS>(type)
-                             : nullptr;
+  if (type == "f32" && D.take("ftz"))
+    D.I.run = each_lane<Flushed<Op>, float, float>;
+  else
+    D.I.run = is_float(type)   ? by_float<Op, 1>(type)
+              : type[0] == 's' ? by_integer<Op, 1, Signed::MATTERS>(type)
+                               : nullptr;
   need(D, type);
 }
 
@@ -557,10 +600,11 @@ void add_arithmetic(Decoders& all) {
   all["mul"] = decode_multiply;
   all["mad"] = decode_multiply_add;
   all["fma"] = decode_fused_multiply_add;
-  all["div"] = decode_quotient<Divide>;
-  all["rem"] = decode_quotient<Remainder>;
+  all["div"] = decode_quotient;
+  all["rem"] = decode_remainder;
   all["min"] = decode_extreme<Minimum>;
   all["max"] = decode_extreme<Maximum>;
+  all["ex2"] = decode_power_of_two;
   all["neg"] = decode_sign<Negate>;
   all["abs"] = decode_sign<Absolute>;
   all["and"] = decode_logic<And, 2>;

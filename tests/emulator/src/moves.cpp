@@ -177,6 +177,9 @@ struct Cast {
     return To(a);
   }
 };
+struct RoundEven {  // to an integer
+  static float of(float a) { return std::nearbyint(a); }
+};
 // Towards zero, saturated to the range; NaN becomes 0.
 template <class To>
 struct Truncate {
@@ -200,6 +203,7 @@ Execute float_conversion(const std::string& key) {
       {"rna.tf32.f32", each_lane<ToTf32, uint32_t, float>},
       {".f64.f32", each_lane<Cast<double>, double, float>},
       {"rn.f32.f64", each_lane<Cast<float>, float, double>},
+      {"rni.f32.f32", each_lane<RoundEven, float, float>},
       {"rn.f32.s32", each_lane<Cast<float>, float, int32_t>},
       {"rn.f32.u32", each_lane<Cast<float>, float, uint32_t>},
       {"rn.f64.s32", each_lane<Cast<double>, double, int32_t>},
@@ -216,7 +220,7 @@ bool is_integer(const std::string& type) {
 }
 
 void decode_convert(Decoder& D) {
-  const std::string from = D.take_type(), to = D.take_type(), rounding = D.take_one({"rn", "rna", "rzi"});
+  const std::string from = D.take_type(), to = D.take_type(), rounding = D.take_one({"rn", "rna", "rni", "rzi"});
   Instruction& I = D.I;
   if (to == "bf16x2" || to == "f16x2") {
     if (from != "f32" || rounding != "rn") D.refuse("only from .f32 by .rn");

@@ -150,7 +150,7 @@ def every() -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def _commit() -> str:
+def commit() -> str:
     """What the sample turns with: the commit, or what EMULATOR_COMMIT says."""
     if "EMULATOR_COMMIT" in os.environ:
         return os.environ["EMULATOR_COMMIT"]
@@ -163,8 +163,8 @@ def _commit() -> str:
 @cache
 def sample() -> tuple[Case, ...]:
     """At least EACH cases for each kernel on each architecture, and one for each of its faces."""
-    commit = _commit()
-    ranked = sorted(every(), key=lambda case: hashlib.sha256(f"{commit} {case}".encode()).digest())
+    turn = commit()
+    ranked = sorted(every(), key=lambda case: hashlib.sha256(f"{turn} {case}".encode()).digest())
     taken: list[Case] = []
     faces, times = set[tuple[str, Face]](), Counter[str]()
     for arch in ARCHITECTURES:

@@ -6,8 +6,10 @@
 namespace emulator {
 namespace {
 
-int bytes_of(int type) {  // CUtensorMapDataType; 0 for those that are not emulated
-  constexpr int bytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4};
+constexpr int TFLOAT32 = 11;
+
+int bytes_of(int type) {  // CUtensorMapDataType; 0 for those that are not emulated, which flush subnormal numbers
+  constexpr int bytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 0, 4, 0};
   return type >= 0 && type < int(sizeof bytes / sizeof *bytes) ? bytes[type] : 0;
 }
 
@@ -55,6 +57,7 @@ std::string encode(int type, unsigned rank, uint64_t address, const uint64_t* si
   made.element = uint8_t(bytes_of(type));
   made.swizzle = uint8_t(swizzle ? 16 << swizzle : 16);
   made.nan_fill = fill == 1;
+  made.to_tf32 = type == TFLOAT32;
   made.strides[0] = made.element;
   for (unsigned i = 0; i < rank; i++) {
     made.sizes[i] = sizes[i];

@@ -15,6 +15,7 @@ struct TensorMap {
   uint16_t box[5] = {1, 1, 1, 1, 1};
   uint8_t rank = 0, element = 0, swizzle = 16;  // bytes of an element and of a swizzle; 16 is none
   bool nan_fill = false;
+  bool to_tf32 = false;  // elements are rounded on their way
   uint32_t box_bytes() const {
     uint32_t bytes = element;
     for (int i = 0; i < rank; i++) bytes *= box[i];

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "decode.h"
+#include "numbers.h"
 #include "tensor_map.h"
 
 namespace emulator {
@@ -46,6 +47,16 @@ void load_tile(Warp& warp, const Instruction& I, Mask mask) {
   warp.knowledge.seen[size_t(warp.id)]++;
 }
 
+// float32 to the nearest TF32, ties to even; NaN and Inf stay as they are.
+void round_line(uint8_t* begin, const uint8_t* end) {
+  for (; begin < end; begin += 4) {
+    uint32_t bits;
+    std::memcpy(&bits, begin, 4);
+    if ((bits >> 23 & 255) != 255) bits = round_even(bits, 13) & ~0x1fffu;
+    std::memcpy(begin, &bits, 4);
+  }
+}
+
 // One line of the box along the innermost axis; what lies outside of the tensor is `fill`.
 void read_line(const TileLoad& load, uint64_t address, bool inside, uint8_t* line) {
   const TensorMap& map = *load.map;
@@ -59,6 +70,7 @@ void read_line(const TileLoad& load, uint64_t address, bool inside, uint8_t* lin
     std::memcpy(line + i * element, global_for_read(*load.warp, *load.instruction, -1, from, bytes), size_t(bytes));
     i += bytes / element;
   }
+  if (map.to_tf32) round_line(line + begin * element, line + std::max(begin, end) * element);
 }
 
 void decode_load_tile(Decoder& D) {

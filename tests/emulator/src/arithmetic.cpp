@@ -262,6 +262,19 @@ struct ExtractBits {
   }
 };
 
+struct InsertBits {
+  template <class T>
+  static T of(T a, T b, uint32_t at, uint32_t length) {
+    constexpr uint32_t bits = 8 * sizeof(T);
+    at &= 255, length &= 255;
+    for (uint32_t i = 0; i < length && at + i < bits; i++) {
+      const T bit = T(1) << (at + i);
+      b = (a >> i & 1) ? b | bit : b & ~bit;
+    }
+    return b;
+  }
+};
+
 struct Permute {
   static uint32_t of(uint32_t a, uint32_t b, uint32_t selectors) {
     const uint64_t bytes = uint64_t(b) << 32 | a;
@@ -542,6 +555,16 @@ void decode_extract(Decoder& D) {
   need(D, type);
 }
 
+void decode_insert(Decoder& D) {
+  const std::string type = D.take_type();
+  D.expect(5);
+  D.I.d[0] = D.destination(D.operand(0), type_size(type));
+  for (size_t i = 0; i < 4; i++) D.I.s[i] = D.source(D.operand(i + 1), i < 2 ? type_size(type) : 4);
+  if (type == "b32") D.I.run = each_lane<InsertBits, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+  if (type == "b64") D.I.run = each_lane<InsertBits, uint64_t, uint64_t, uint64_t, uint32_t, uint32_t>;
+  need(D, type);
+}
+
 void decode_permute(Decoder& D) {
   const std::string type = D.take_type();
   operands(D, 4, 3);
@@ -571,6 +594,7 @@ void add_arithmetic(Decoders& all) {
   all["shr"] = decode_shift<ShiftRight>;
   all["shf"] = decode_funnel;
   all["bfe"] = decode_extract;
+  all["bfi"] = decode_insert;
   all["prmt"] = decode_permute;
   all["setp"] = decode_compare;
 }

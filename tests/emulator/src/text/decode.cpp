@@ -1,4 +1,4 @@
-#include "decode.h"
+#include "text/decode.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <set>
 
-#include "numbers.h"
+#include "instructions/numbers.h"
 
 namespace emulator {
 namespace {

@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).parent
 OPCODES = [line.split()[0] for line in (HERE / "opcodes.txt").read_text().splitlines() if not line.startswith("#")]
-TESTS = "".join(path.read_text() for path in sorted(HERE.glob("test_*.py")) if path.name != Path(__file__).name)
+TESTS = "".join(path.read_text() for path in sorted(HERE.parent.rglob("test_*.py")) if path.name != Path(__file__).name)
 
 
 def named(opcode: str) -> bool:

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "decode.h"
-#include "numbers.h"
-#include "tensor_map.h"
+#include "driver/tensor_map.h"
+#include "instructions/numbers.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

@@ -1,7 +1,7 @@
 // What lanes of a warp tell each other: shfl.sync, vote.sync, elect.sync (PTX ISA 9.7.9.6 and 9.7.13).
 #include <cstring>
 
-#include "decode.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

@@ -19,7 +19,7 @@ from convext.problem import FACES, ConvProblem, Face, output_size, reference
 from convext.problem.layout import dense
 from convext.providers.cuda import igemm, native, stencil
 
-CSRC = Path(__file__).parents[3] / "csrc"
+CSRC = Path(__file__).parents[4] / "csrc"
 FLAGS = ["-DCONVEXT_CPU_TENSORS", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 ARITHMETIC = (
     (igemm, torch.float32, "tf32"), (igemm, torch.float32, "tf32x3"), (igemm, torch.float16, "ieee"),

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "memory.h"
-#include "ptx.h"
+#include "machine/memory.h"
+#include "text/ptx.h"
 
 namespace emulator {
 

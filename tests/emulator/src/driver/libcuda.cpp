@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "cubin.h"
-#include "driver.h"
-#include "machine.h"
-#include "tensor_map.h"
+#include "driver/cubin.h"
+#include "driver/driver.h"
+#include "driver/tensor_map.h"
+#include "machine/machine.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 

@@ -1,8 +1,8 @@
-#include "memory.h"
+#include "machine/memory.h"
 
 #include <algorithm>
 
-#include "machine.h"
+#include "machine/machine.h"
 
 namespace emulator {
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "machine.h"
+#include "machine/machine.h"
 
 namespace emulator {
 

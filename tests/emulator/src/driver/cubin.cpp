@@ -1,4 +1,4 @@
-#include "cubin.h"
+#include "driver/cubin.h"
 
 #include <cstring>
 #include <vector>

@@ -1,7 +1,7 @@
 // The rules of cuTensorMapEncodeTiled, as the manual of the driver API has them.
-#include "tensor_map.h"
+#include "driver/tensor_map.h"
 
-#include "machine.h"
+#include "machine/machine.h"
 
 namespace emulator {
 namespace {

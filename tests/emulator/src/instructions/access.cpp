@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "decode.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

@@ -1,5 +1,5 @@
 // Barriers, mbarriers and fences (PTX ISA 9.7.13 and 9.7.14). Who waits is settled by the scheduler, in run.cpp.
-#include "decode.h"
+#include "text/decode.h"
 
 namespace emulator {
 

@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "decode.h"
-#include "numbers.h"
+#include "instructions/numbers.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

@@ -1,4 +1,4 @@
-"""Each kind of mistake is noticed in a compiled kernel where it matters. `python tests/mutants.py` plants many more."""
+"""Each kind of mistake is noticed in a compiled kernel where it matters. tests/project/mutants.py plants many more."""
 
 from __future__ import annotations
 

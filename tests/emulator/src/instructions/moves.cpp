@@ -3,8 +3,8 @@
 #include <cstring>
 #include <limits>
 
-#include "decode.h"
-#include "numbers.h"
+#include "instructions/numbers.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

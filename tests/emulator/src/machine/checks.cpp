@@ -9,7 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "machine.h"
+#include "machine/machine.h"
 
 namespace emulator {
 

@@ -1,6 +1,6 @@
 """Mistakes planted in compiled kernels, one statement each: what checks, or a wrong result, have to notice.
 
-    python tests/mutants.py     from tests/emulator: plants them in CASES, prints those that live and a table
+    python tests/project/mutants.py     from tests/emulator: plants them in CASES, prints those that live and a table
 
 Many that live change nothing: a guard that is true throughout, one of two barriers in a row, a wait for groups that are
 empty, rows of a tile that are padding.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where pytest is not the one that starts this
+sys.path.insert(0, str(Path(__file__).parents[2]))  # where pytest is not the one that starts this
 
 import torch
 from cases import Case, every

@@ -4,8 +4,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "decode.h"
-#include "numbers.h"
+#include "instructions/numbers.h"
+#include "text/decode.h"
 
 namespace emulator {
 namespace {

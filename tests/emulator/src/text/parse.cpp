@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "ptx.h"
+#include "text/ptx.h"
 
 namespace emulator {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "machine.h"
+#include "machine/machine.h"
 
 namespace emulator {
 

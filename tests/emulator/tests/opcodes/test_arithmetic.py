@@ -85,12 +85,12 @@ TABLE = [
     ("bfe.u32", U32, [(U32, [0xABCD1234, 0xABCD1234, 5]), (U32, [8, 28, 0]), (U32, [8, 8, 0])], [0x12, 0xA, 0]),
     # the sign of the field fills the rest; beyond the register, the register's
     ("bfe.s32", I32, [(I32, [0x80, 0x40, LEAST]), (U32, [4, 4, 28]), (U32, [4, 4, 8])], [-8, 4, -8]),
-    # 8 bits of a into b from bit 4, from bit 28 those that fit, none
-    ("bfi.b32", U32, [(U32, [0xFAB, 0xFAB, 7]), (U32, [0xFFFFF00F, 0, 5]), (U32, [4, 28, 3]), (U32, [8, 8, 0])],
+    # 8 bits of a in place of b's from bit 4 on, from bit 28 on those that fit, none
+    ("bfi.b32", U32, [(U32, [0xFAB, 0xFAB, 7]), (U32, [0xFFFFFFFF, 0, 5]), (U32, [4, 28, 3]), (U32, [8, 8, 0])],
      [0xFFFFFABF, 0xB0000000, 5]),
     # bytes of {b, a} by number, 7 the highest; with bit 3 set, the byte's sign
-    ("prmt.b32", U32, [(U32, [0x03020100] * 2), (U32, [0x87060504] * 2), (U32, [0x3210, 0x7F40])],
-     [0x03020100, 0x87FF0400]),
+    ("prmt.b32", U32, [(U32, [0x03020100] * 3), (U32, [0x87060504] * 3), (U32, [0x3210, 0x7F40, 0xE9F5])],
+     [0x03020100, 0x87FF0400, 0x0000FF05]),
 ]  # fmt: skip
 
 

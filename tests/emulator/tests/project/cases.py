@@ -62,6 +62,7 @@ CONVOLUTIONS = (
     Convolution("depthwise 3-D", 2, 3, 3, 3, (5, 6, 7), (3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1)),
     Convolution("pointwise, odd", 2, 17, 19, 1, (7, 9), (1, 1), (1, 1), (0, 0), (1, 1)),
     Convolution("pointwise in vectors", 2, 64, 48, 1, (7, 8), (1, 1), (1, 1), (0, 0), (1, 1)),
+    Convolution("pointwise, more steps than stages", 1, 328, 40, 1, (3, 5), (1, 1), (1, 1), (0, 0), (1, 1)),
     Convolution("groups of 3 and 2", 2, 12, 8, 4, (9, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
     Convolution("groups of 8", 2, 32, 32, 4, (6, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
     Convolution("dense, odd and dilated", 2, 9, 7, 1, (13, 12), (3, 3), (1, 1), (2, 2), (2, 2)),

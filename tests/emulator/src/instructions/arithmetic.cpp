@@ -139,6 +139,16 @@ struct Divide {
     return T(a / b);
   }
 };
+struct DivideFloats {  // div.full may err by two units in the last place; this rounds
+  static float of(float a, float b) {
+    const float quotient = a / b;
+    return std::isnan(quotient) ? bits_as<float>(0x7fffffffu) : quotient;
+  }
+};
+struct Exponential {  // ex2.approx.ftz may err by 2^-22; this rounds, and takes subnormal numbers for zeros
+  static float flushed(float a) { return std::fabs(a) < 0x1p-126f ? std::copysign(0.0f, a) : a; }
+  static float of(float a) { return flushed(float(std::exp2(double(flushed(a))))); }
+};
 struct Remainder {
   template <class T>
   static T of(T a, T b) {
@@ -466,8 +476,22 @@ void decode_fused_multiply_add(Decoder& D) {
   need(D, type);
 }
 
+void decode_full_quotient(Decoder& D) {
+  if (D.take_type() != "f32") D.refuse("only .full of .f32 is known");
+  operands(D, 4, 2);
+  D.I.run = each_lane<DivideFloats, float, float, float>;
+}
+
+void decode_exponential(Decoder& D) {
+  const bool flushing = D.take("approx") && D.take("ftz");
+  if (!flushing || D.take_type() != "f32") D.refuse("only .approx.ftz of .f32 is known");
+  operands(D, 4, 1);
+  D.I.run = each_lane<Exponential, float, float>;
+}
+
 template <class Op>
 void decode_quotient(Decoder& D) {
+  if (D.take("full")) return decode_full_quotient(D);
   const std::string type = D.take_type();
   operands(D, type_size(type), 2);
   if (is_integer(type)) D.I.run = by_integer<Op, 2, Signed::MATTERS>(type);
@@ -593,6 +617,7 @@ void add_arithmetic(Decoders& all) {
   all["shl"] = decode_shift<ShiftLeft>;
   all["shr"] = decode_shift<ShiftRight>;
   all["shf"] = decode_funnel;
+  all["ex2"] = decode_exponential;
   all["bfe"] = decode_extract;
   all["bfi"] = decode_insert;
   all["prmt"] = decode_permute;

@@ -291,6 +291,7 @@ class Parser {
     if (starts_with(text, ".reg")) return declare(text);
     if (starts_with(text, ".pragma")) return;
     if (starts_with(text, ".shared")) return shared(text, entry_.shared);
+    if (starts_with(text, ".local")) return;  // a stack: whoever names it is refused
     if (text[0] == '.') throw InvalidPtx("the directive is not emulated: " + text.substr(0, 80));
     instruction(text);
   }

@@ -43,7 +43,9 @@ def refused(text: str, words: str, code: int = 218) -> None:
         ("ld.global.b32 %r1, %d1;", r"an address was expected"),
         ("ld.param.b32 %r1, [data+6];", r"it reads beyond its parameter"),
         ("bra NOWHERE;", r"no label NOWHERE"),
-        (".local .b32 x;", r"the directive is not emulated"),
+        (".texref x;", r"the directive is not emulated"),
+        (".local .align 1 .b8 stack[2]; mov.b64 %d1, stack;", r"stack is not known"),
+        (".local .b32 x; ld.local.b32 %r1, [x];", r"the opcode ld\.local\.b32 is not emulated"),
         ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r1,%r2,%r3,%r4}, {%r1}, {%r1,%r2}, {%r1,%r2,%r3,%r4};",
          r"\.s8 are not known here"),
         ("cvt.rz.f16.f32 %h1, %r1;", r"not emulated"),
@@ -70,6 +72,14 @@ def test_unknown_opcodes(statement: str, words: str) -> None:
 )
 def test_malformed_text(text: str, words: str) -> None:
     refused(text, words)
+
+
+def test_a_stack_that_nothing_uses() -> None:
+    """Triton 3.8 declares one in a few kernels, and leaves it alone."""
+    text = OK.replace(".reg .pred", ".local .align 1 .b8 __local_depot0[2]; .reg .b64 %SP; .reg .pred")
+    data = np.zeros(4, np.uint32)
+    Function(text)(data)
+    assert data[0] == 5
 
 
 def test_targets() -> None:

@@ -22,7 +22,10 @@ SHAPES = [(vector, kind) for vector in ("", ".v2", ".v4") for kind in ("b16", "u
 SHAPES.remove((".v4", "b64"))  # 32 bytes: no such access
 
 
-@pytest.mark.parametrize("space", [".shared", ".global", ".global.wb", ""], ids=["shared", "global", "wb", "generic"])
+SPACES = {"shared": ".shared", "cta": ".shared::cta", "global": ".global", "wb": ".global.wb", "generic": ""}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize(("vector", "kind"), SHAPES)
 def test_there_and_back(vector: str, kind: str, space: str) -> None:
     """Lane l writes `count` elements; lane l reads those of lane 31 - l, the bytes at their place."""
@@ -41,7 +44,7 @@ def test_there_and_back(vector: str, kind: str, space: str) -> None:
       sub.s32 %r32, 31, %t0; mul.wide.u32 %d32, %r32, {stride};
       mov.u64 %d33, memory;
     """
-    base = "%d33" if space == ".shared" else "%d30"
+    base = "%d33" if space.startswith(".shared") else "%d30"
     body += f"add.s64 %d34, {base}, %d31; add.s64 %d35, {base}, %d32;"
     body += f"st{space}{vector}.{kind} [%d34], {listed}; bar.sync 0; ld{load}{vector}.{kind} {back}, [%d35];"
     body += "ld.param.b64 %d36, [out];" + "".join(
@@ -56,7 +59,7 @@ def test_there_and_back(vector: str, kind: str, space: str) -> None:
     out = np.zeros((32, count), dtype)
     Function(kernel)(buffer, out, shared=1024)
     np.testing.assert_array_equal(out, (100 * np.arange(31, -1, -1)[:, None] + np.arange(count)).astype(dtype))
-    if space != ".shared":
+    if not space.startswith(".shared"):
         expected = (100 * np.arange(32)[:, None] + np.arange(count)).astype(dtype)
         np.testing.assert_array_equal(buffer[: 32 * count].reshape(32, count), expected)
 

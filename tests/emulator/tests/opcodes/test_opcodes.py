@@ -21,7 +21,7 @@ def named(opcode: str) -> bool:
     templates = {
         r"setp\..*": "setp.{name}.{kind}",
         r"wgmma\.mma_async.*": "wgmma.mma_async.sync.aligned.{shape}.f32.{kind}.{kind}",
-        r"(ld|st)\.(global|shared)(\.wb)?(\.v[24])?\.[buf](16|32|64)": "SHAPES",
+        r"(ld|st)\.(global|shared|shared::cta)(\.wb)?(\.v[24])?\.[buf](16|32|64)": "SHAPES",
         r"(ld|st)\.[uf](16|32)": "SHAPES",
         r"ldmatrix\..*\.shared\.b16": "ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16",
         r"stmatrix\..*\.shared\.b16": "stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16",

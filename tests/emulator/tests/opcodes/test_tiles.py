@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -49,6 +50,7 @@ def loaded(
     at: tuple[int, ...],
     expected: int | None = None,
     wait: str = WAIT,
+    renamed: Sequence[tuple[str, str]] = (),
     **kwargs: object,
 ) -> np.ndarray:
     """The bytes that a box brings to shared memory, as elements of the array's type. Axes outermost first."""
@@ -60,6 +62,9 @@ def loaded(
         words=bytes_ // 4, wait=wait,
         coordinates="".join(f"mov.b32 {name}, {value};" for name, value in zip(names, at[::-1], strict=True)),
     )  # fmt: skip
+    for name, other in renamed:
+        assert name in body
+        body = body.replace(name, other)
     out = np.zeros(bytes_ // 4, U32)
     descriptor = tensor_map(array, box, **kwargs)  # type: ignore[arg-type]
     text = program(body, ".param .align 64 .b8 map[128], .param .u64 out, .param .u64 data")
@@ -98,6 +103,21 @@ def test_boxes(shape: tuple[int, ...], box: tuple[int, ...], at: tuple[int, ...]
     """Every rank, over every edge: what lies outside is zero."""
     array = numbered(*shape)
     np.testing.assert_array_equal(loaded(array, box, at), cut(array, box, at))
+
+
+def test_other_names() -> None:
+    """Triton 3.6 writes mbarrier.arrive.expect_tx.shared.b64, mbarrier.try_wait.parity.shared.b64 and
+    cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes or
+    cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes: in a cluster of one block the same.
+    """
+    renamed = [
+        ("expect_tx.shared::cta.b64", "expect_tx.shared.b64"), ("parity.shared::cta.b64", "parity.shared.b64"),
+        (".shared::cta.global.mbarrier", ".shared::cluster.global.mbarrier"),
+    ]  # fmt: skip
+    array = numbered(3, 5, 24)
+    np.testing.assert_array_equal(
+        loaded(array, (2, 4, 8), (1, 2, 3), renamed=renamed), cut(array, (2, 4, 8), (1, 2, 3))
+    )
 
 
 def test_tf32_is_rounded() -> None:

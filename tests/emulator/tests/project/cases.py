@@ -1,6 +1,7 @@
 """Every Triton record on small odd problems: what there is to run, and a sample that leaves no kernel out.
 
-A case is a record, a problem (face, dtype, layout, architecture) and, for igemm, whether boxes are asked for.
+A case is a record, a problem (face, dtype, layout, architecture) and, for igemm and pointwise, whether a wide tile is
+asked for: igemm's for boxes, and one of several warps for pointwise, which gives problems as small as these one warp.
 The launches of a case are known without running it, so the sample takes, for each kernel on each architecture, those of
 its cases that rank first by a hash of their name and the commit: another commit runs others.
 """
@@ -26,11 +27,15 @@ from convext.problem import FACES, ConvProblem, Face, layout, output_size
 from convext.triton_kernels.igemm import record as igemm
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.launch import collecting
+from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
+from convext.triton_kernels.reduce import add_in_order
 from convext.triton_kernels.tiles import Tile
 
 ARCHITECTURES = (80, 90, 120)
 EACH = 3  # cases of the sample for each kernel on each architecture
 BOX_TILE = Tile(64, 64, 64, 4, 2)  # 64 columns, which are the rows of a WGMMA
+POINTWISE_TILE = Tile(64, 64, 128, 4, 3)
+WIDE = {"triton.igemm": "boxes", "triton.pointwise": "in 4 warps"}
 ARITHMETIC = (
     (torch.float32, "ieee"), (torch.float32, "tf32"), (torch.float32, "tf32x3"), (torch.float16, "ieee"),
     (torch.bfloat16, "ieee"), (torch.float64, "ieee"),
@@ -77,13 +82,13 @@ class Case:
     record: str
     problem: ConvProblem
     convolution: str
-    boxes: bool = False
+    wide: bool = False
 
     def __str__(self) -> str:
         p = self.problem
         order = "NHWC" if p.channels_last else "NCHW"
         words = [f"sm_{p.arch}", self.record, p.face, str(p.dtype).removeprefix("torch."), p.precision, order]
-        return " ".join([*words, *(["boxes"] if self.boxes else []), self.convolution])
+        return " ".join([*words, *([WIDE[self.record]] if self.wide else []), self.convolution])
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor | None]:
         a, b = check.operands(self.problem)
@@ -91,20 +96,35 @@ class Case:
         return a, b, bias
 
     def run(self, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-        if not self.boxes:
-            return _records()[self.record].run(self.problem, a, b, bias)
         p = self.problem
+        if not self.wide:
+            return _records()[self.record].run(p, a, b, bias)
+        if self.record == "triton.pointwise":
+            return self._pointwise(a, b, bias)
         a, b = layout.dense(a, channels_last=True), layout.dense(b, channels_last=True)
         result = layout.empty(p.open_shape, p.channels_last, a)
         return igemm.compute(p, a, b, bias, result, igemm_tiles.planned(p, BOX_TILE, 1, True))
 
+    def _pointwise(self, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        p = self.problem
+        result = layout.empty(p.open_shape, p.channels_last, a)
+        if p.face != "wgrad":
+            channels_launch(p, a, b, bias, result, POINTWISE_TILE)()
+            return result
+        launch, partial = pixels_launch(p, a, b, result, POINTWISE_TILE)
+        launch()
+        if partial is not None:
+            add_in_order(partial, result)
+        return result
+
     def kernels(self) -> set[str]:
-        """Architecture and name of the kernels that it launches, and whether TMA brings in their operands."""
+        """Architecture and name of the kernels that it launches, and what is asked of their tile."""
         with collecting() as launches:
             self.run(*self.operands())
         return {
             f"sm_{self.problem.arch} {launch.kernel.fn.__module__}.{launch.kernel.fn.__name__}"  # type: ignore[attr-defined]
             + (" by TMA" if any(type(a).__name__ == "TensorDescriptor" for a in launch.arguments) else "")
+            + (" " + WIDE[self.record] if self.wide else "")
             for launch in launches
         }
 
@@ -146,8 +166,8 @@ def every() -> tuple[Case, ...]:
                 if record.why_not(problem) is not None:
                     continue
                 cases.append(Case(record.name, problem, name))
-                if record.name == "triton.igemm" and _boxed(problem):
-                    cases.append(Case(record.name, problem, name, boxes=True))
+                if record.name == "triton.pointwise" or (record.name == "triton.igemm" and _boxed(problem)):
+                    cases.append(Case(record.name, problem, name, wide=True))
     return tuple(cases)
 
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # where pytest is not the on
 import torch
 from cases import Case, every
 from gpu_emulator.triton_device import emulated
+from tolerance import bound
 
 from convext.problem import reference
 
@@ -123,7 +124,7 @@ CASES = (
     "sm_80 triton.banded wgrad bfloat16 ieee NCHW depthwise 9x9",
     "sm_80 triton.grouped dgrad float16 ieee NCHW groups of 3 and 2",
     "sm_80 triton.igemm wgrad float32 tf32x3 NCHW dense, odd and dilated",
-    "sm_90 triton.pointwise fprop float16 ieee NHWC pointwise, more steps than stages",
+    "sm_90 triton.pointwise fprop float16 ieee NHWC in 4 warps pointwise, more steps than stages",
     "sm_90 triton.banded fprop bfloat16 ieee NCHW depthwise 9x9",
     "sm_90 triton.grouped fprop bfloat16 ieee NHWC groups of 8",
     "sm_90 triton.igemm fprop bfloat16 ieee NHWC boxes dense in vectors",
@@ -142,7 +143,8 @@ def outcome(case: Case, mutant: Mutant | None) -> str:
     with emulated(case.problem.arch):
         a, b, bias = case.operands()
     oracle = reference.compute(case.problem, a, b, bias)
-    allowed = 0.02 * oracle.abs().max().item()
+    products = "ieee" if case.record == "triton.stencil" else case.problem.precision
+    allowed = bound(case.problem, a, b, bias, oracle, products)
     for seed in SEEDS:
         with emulated(case.problem.arch, seed, mutant.apply if mutant else lambda name, ptx: ptx):
             try:

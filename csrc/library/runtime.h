@@ -1,7 +1,8 @@
 // Where the library meets torch: everything goes through libtorch's stable ABI, so one binary serves every torch from
 // 2.10 on, without Python, ATen or a matching compiler.
 //
-// The same sources, built for the host by the tests, register in a namespace of their own for CPU tensors.
+// The same sources, built by the tests for the host or for an emulated device, register in a namespace of their own for
+// CPU tensors.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -11,7 +12,7 @@
 
 #include "shared/launch.h"
 
-#ifdef CONVEXT_HOST_BUILD
+#ifdef CONVEXT_CPU_TENSORS
 #define CONVEXT_NAMESPACE convext_host
 #define CONVEXT_DISPATCH_KEY CPU
 #else
@@ -22,7 +23,7 @@
 
 namespace convext {
 
-#ifdef CONVEXT_HOST_BUILD
+#ifdef CONVEXT_CPU_TENSORS
 
 constexpr const char* DEVICE = "cpu";
 inline bool on_device(const torch::stable::Tensor& t) {

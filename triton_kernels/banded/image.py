@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.index import inside, unravel
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -99,7 +100,7 @@ def image_kernel(
         row_exists = (x_row + step).to(tl.uint32) < tl.cast(x_size[0], tl.uint32)
         windows = tl.load(x_at, mask=row_exists[:, None] & column_exists, other=0.0)
         weights = tl.load(band_at)
-        acc = tl.dot(windows, weights.T, acc, input_precision=PRECISION)
+        acc = add_product(windows, weights.T, acc, PRECISION)
         x_at += x_strides[2] * X_UNIT
         band_at += BW * WINDOW
 

@@ -27,6 +27,7 @@ import triton.language as tl
 
 from convext.triton_kernels.banded.image import box_of_patches, place
 from convext.triton_kernels.index import inside, unravel
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def weight_kernel(
         y_box = place(image, row, y_strides, Y_UNIT, INDEX) + column
         windows = tl.load(x_at + x_box, mask=x_seen, other=0.0)
         patches = tl.load(y_at + y_box, mask=y_seen, other=0.0)
-        acc = tl.dot(windows.T, patches, acc, input_precision=PRECISION)
+        acc = add_product(windows.T, patches, acc, PRECISION)
 
     # Diagonals become rows: row j of a window's columns takes, of each patch column b, what a = j + b + shift holds.
     j = a

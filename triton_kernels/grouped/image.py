@@ -23,6 +23,7 @@ import triton.language as tl
 from convext.triton_kernels.igemm.image import FAR_OUTSIDE, in_bounds, offset_of
 from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, phases_of, pixels_of_a_box
 from convext.triton_kernels.index import unravel
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -149,7 +150,7 @@ def packed_image_kernel(
             a_at_tap = a_at + offset_of(0, i0, i1, i2, a_strides, INDEX) * UNIT
             a_tile = tl.load(a_at_tap, mask=s_seen[:, None] & a_seen[None, :], other=0.0)
         w_tile = tl.load(w_at + offset_of(0, t0, t1, t2, w_strides, INDEX) * W_UNIT, mask=w_seen, other=0.0)
-        acc = tl.dot(w_tile, a_tile, acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = add_product(w_tile, a_tile, acc, PRECISION)
         u0, u1, u2, _ = next_step(u0, u1, u2, 0, 1, begin1, end1, begin2, end2)
 
     if bias is not None:

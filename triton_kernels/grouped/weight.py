@@ -21,6 +21,7 @@ from convext.triton_kernels.grouped.image import channels_of
 from convext.triton_kernels.igemm.image import offset_of
 from convext.triton_kernels.igemm.lines import boxes_of_a_part, pixels_of_a_box
 from convext.triton_kernels.index import unravel
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -71,7 +72,7 @@ def packed_weight_kernel(
         x_box = offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
         y_tile = tl.load(y_at + y_box, mask=k_seen[:, None] & seen[None, :], other=0.0)
         x_tile = tl.load(x_at + x_box, mask=seen[:, None] & c_seen[None, :], other=0.0)
-        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = add_product(y_tile, x_tile, acc, PRECISION)
 
     w += tl.cast(part, tl.int64) * w_elements
     w_at = offset_of(k, t0, t1, t2, w_strides, INDEX)[:, None] + (c_within * w_channel)[None, :]

@@ -10,8 +10,9 @@ tap, is a box too, shifted by the tap; what lies outside the tensor arrives as z
                            |      +------+ .. | box, tap (i, j)
                            +------------------+            ROWS = BATCH * BOX0 * BOX1 * BOX2 pixels
 
-The weights are the first factor: so both stay in shared memory, from where WGMMA reads them. The flat list of taps and
-channels, without those that read padding only, and its parts are those of image_kernel.
+The weights are the first factor: so both stay in shared memory, from where WGMMA reads them; in TF32, TMA has rounded
+them on the way (products.py). The flat list of taps and channels, without those that read padding only, and its parts
+are those of image_kernel.
 """
 
 import triton

@@ -22,6 +22,7 @@ import triton.language as tl
 
 from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, phases_of
 from convext.triton_kernels.index import unravel
+from convext.triton_kernels.products import add_product
 
 FAR_OUTSIDE = tl.constexpr(-(1 << 30))  # an index that no tap brings inside
 
@@ -172,7 +173,7 @@ def image_kernel(
                 mask=(o < channels_read)[:, None] & d_seen[None, :],
                 other=0.0,
             )  # [COLUMNS, DEPTH]
-            acc = tl.dot(w_tile, a_tile, acc, input_precision=PRECISION, out_dtype=ACC)
+            acc = add_product(w_tile, a_tile, acc, PRECISION)
         else:
             a_tile = tl.load(
                 a_group + a_row[:, None] + a_depth[None, :], mask=a_seen[:, None] & d_seen[None, :], other=0.0
@@ -182,7 +183,7 @@ def image_kernel(
                 mask=d_seen[:, None] & (o < channels_read)[None, :],
                 other=0.0,
             )  # [DEPTH, COLUMNS]
-            acc = tl.dot(a_tile, w_tile, acc, input_precision=PRECISION, out_dtype=ACC)
+            acc = add_product(a_tile, w_tile, acc, PRECISION)
         u0, u1, u2, depth_tile = next_step(u0, u1, u2, depth_tile, depth_tiles, begin1, end1, begin2, end2)
 
     y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * UNIT

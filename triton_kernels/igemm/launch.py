@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -24,6 +25,7 @@ from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, descriptor_strides, offset_type
 from convext.triton_kernels.pixels import power_of_two
+from convext.triton_kernels.products import TMA_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Recipe:
             tensors = (a, b, target)
         elif self.descriptors:
             operands = zip((a, b), self.descriptors, strict=True)
-            tensors = (target, bias, *(TensorDescriptor(t, *description) for t, description in operands))
+            rounded = {"round_f32_to_tf32": True} if TMA_ROUNDS and a.dtype == torch.float32 else {}
+            tensors = (target, bias, *(TensorDescriptor(t, *description, **rounded) for t, description in operands))
         else:
             tensors = (a, b, bias, target)
         tile, arguments = self.plan.tile, (*tensors, *self.numbers)

@@ -17,6 +17,7 @@ from functools import lru_cache
 
 from convext.problem import ConvProblem
 from convext.triton_kernels.index import three_axes
+from convext.triton_kernels.products import TMA_ROUNDS
 from convext.triton_kernels.tiles import Tile, known, legal, multiprocessors
 
 # Where channels lie side by side, and groups of them fill at least the 4 bytes of one asynchronous copy.
@@ -108,8 +109,9 @@ def tiles_for(problem: ConvProblem, scalar: bool) -> tuple[Tile, ...]:
 
 
 def scalar_tiles(arch: int, row: str) -> tuple[Tile, ...]:
-    """SCALAR_TILES, without the largest where it spills: on 12.0, with elements of two registers each."""
-    return SCALAR_TILES[1:] if arch >= 120 and row in ("tf32x3", "float64") else SCALAR_TILES
+    """SCALAR_TILES without what spills on 12.0: the largest with elements of two registers each, 64x32 in TF32."""
+    spilling = {"tf32x3": 0, "float64": 0, "tf32": 1}.get(row) if arch >= 120 else None
+    return tuple(tile for i, tile in enumerate(SCALAR_TILES) if i != spilling)
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def why_not_boxes(problem: ConvProblem) -> str | None:
         return f"with stride {p.stride}, the pixels of a box read pixels that lie apart"
     if p.dtype.itemsize == 8 or (p.dtype.itemsize == 4 and (p.face == "dgrad" or p.precision != "tf32")):
         return f"{p.face} of {p.dtype} in {p.precision} multiplies from registers"
+    if p.dtype.itemsize == 4 and not TMA_ROUNDS:
+        return "TF32 operands are rounded, by TMA from Triton 3.7 on"
     if p.c % channels or p.k % channels or p.c // p.groups % channels:
         return f"{p.c} and {p.k} channels in {p.groups} groups, of which not all begin at multiples of 16 bytes"
     return None

@@ -21,6 +21,7 @@ import triton.language as tl
 from convext.triton_kernels.igemm.image import offset_of
 from convext.triton_kernels.igemm.lines import boxes_of_a_part, pixels_of_a_box
 from convext.triton_kernels.index import unravel
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -89,7 +90,7 @@ def weight_kernel(
         else:
             mask = seen[:, None] & (c < c_channels)[None, :]
             x_tile = tl.load(x_group + x_offset[:, None] + x_c[None, :], mask=mask, other=0.0)
-        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=ACC)  # [ROWS, PIXELS] [PIXELS, COLUMNS]
+        acc = add_product(y_tile, x_tile, acc, PRECISION)  # [ROWS, PIXELS] [PIXELS, COLUMNS]
         b2 += 1
         next_row = b2 == boxes[2]
         b2 = tl.where(next_row, 0, b2)

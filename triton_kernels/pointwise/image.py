@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -49,7 +50,7 @@ def multiply(
         inside = d < depth - first
         w_tile = tl.load(w_at, mask=in_rows[:, None] & inside[None, :], other=0.0)
         source_tile = tl.load(source_at, mask=inside[:, None] & in_pixels[None, :], other=0.0)
-        acc = tl.dot(w_tile, source_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+        acc = add_product(w_tile, source_tile, acc, PRECISION)
         w_at += BD * w_depth
         source_at += BD * source_step
     if bias is not None:

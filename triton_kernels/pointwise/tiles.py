@@ -42,16 +42,16 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
         "float64": (Tile(64, 64, 128, 4, 2), Tile(32, 64, 128, 4, 2), Tile(16, 16, 128, 1, 3)),
     },
 }
-# WGMMA takes TF32 operands from shared memory along their depth only: where they lie otherwise they pass through
-# registers, of which 128x128 in 4 warps has too few.
-TILES[90]["tf32"] = (TILES[90]["any"][0], *TILES[90]["any"][2:])
+# TF32 operands pass through registers on their way to WGMMA, where they are rounded: 128x128 in 4 warps has too few,
+# and 64x128 for half as deep a step.
+TILES[90]["tf32"] = (TILES[90]["any"][0], TILES[90]["any"][2], Tile(64, 128, 64, 4, 4), *TILES[90]["any"][4:])
 # WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
 TILES[120] = TILES[80] | {
     "any": (*TILES[80]["any"][:4], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][5:]),
     "ieee": (Tile(64, 64, 64, 8, 3), *TILES[80]["ieee"][1:]),
 }
-# In TF32, on 8.0 more stages of 32x64 would spill, and so would 64x64 on 12.0.
-TILES[80]["tf32"] = (*TILES[80]["any"][:5], Tile(32, 64, 128, 4, 2), *TILES[80]["any"][6:])
+# In TF32, on 8.0 128x64 would spill, and 32x64 with deeper steps; on 12.0 64x64.
+TILES[80]["tf32"] = (*TILES[80]["any"][:3], TILES[80]["any"][4], Tile(32, 64, 64, 4, 4), *TILES[80]["any"][6:])
 TILES[120]["tf32"] = (*TILES[120]["any"][:4], *TILES[120]["any"][5:])
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
+from convext.triton_kernels.products import add_product
 
 
 @triton.jit
@@ -55,6 +56,6 @@ def accumulate(
         else:
             x_mask = inside[:, None] & in_columns[None, :]
             x_tile = tl.load(x_at[None, :] + x_pixel[:, None], mask=x_mask, other=0.0)
-        acc = tl.dot(y_tile, x_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+        acc = add_product(y_tile, x_tile, acc, PRECISION)
     target_at = ((part * groups + group) * rows + r)[:, None] * columns + c[None, :]
     tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])

@@ -26,6 +26,7 @@
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #define CONVEXT_UNROLL
+#define CONVEXT_CPU_TENSORS  // the library takes CPU tensors: csrc/library/runtime.h
 #define CONVEXT_DYNAMIC_SHARED(name) unsigned char* name = ::convext::host::dynamic_shared()
 #define CONVEXT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 

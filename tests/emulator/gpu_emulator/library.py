@@ -33,20 +33,20 @@ def missing() -> str | None:
 
 def build() -> Path:
     """The folder with libcuda.so.1 in it."""
-    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.h")))
+    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.rglob("*.h")))
 
     def compiled(source: Path) -> Path:
         content = headers + source.read_bytes() + " ".join(FLAGS).encode()
         result = CACHE / f"{source.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
         if not result.exists():
             partial = result.with_suffix(f".{os.getpid()}.o")
-            subprocess.run(["g++", *FLAGS, "-c", str(source), "-o", str(partial)], check=True)
+            subprocess.run(["g++", *FLAGS, f"-I{SOURCES}", "-c", str(source), "-o", str(partial)], check=True)
             partial.rename(result)  # whole or not there: other processes build too
         return result
 
     CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sorted(SOURCES.glob("*.cpp"))))
+        objects = list(pool.map(compiled, sorted(SOURCES.rglob("*.cpp"))))
     names = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
     library = CACHE / names / "libcuda.so.1"
     if not library.exists():

@@ -1,0 +1,106 @@
+"""The kernels of csrc, as nvcc compiles them, through their own checks and launchers, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from cases import ARCHITECTURES, CONVOLUTIONS
+from gpu_emulator import cuda_device, library
+from tolerance import bound
+from torch import Tensor
+
+from convext.commands import check
+from convext.problem import FACES, ConvProblem, Face, output_size, reference
+from convext.problem.layout import dense
+from convext.providers.cuda import igemm, native, stencil
+
+CSRC = Path(__file__).parents[4] / "csrc"
+FLAGS = ["-DCONVEXT_CPU_TENSORS", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+ARITHMETIC = (
+    (igemm, torch.float32, "tf32"), (igemm, torch.float32, "tf32x3"), (igemm, torch.float16, "ieee"),
+    (igemm, torch.bfloat16, "ieee"), (stencil, torch.float32, "ieee"), (stencil, torch.float16, "ieee"),
+    (stencil, torch.bfloat16, "ieee"),
+)  # fmt: skip
+pytestmark = pytest.mark.skipif(bool(cuda_device.missing()), reason=str(cuda_device.missing()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _library() -> None:
+    library.load()
+    native.load_host_build(cuda_device.build(CSRC, FLAGS))
+
+
+def problems(face: Face, dtype: torch.dtype, precision: str) -> Iterator[tuple[str, ConvProblem]]:
+    """All of them, in both layouts, with their names."""
+    for c, channels_last in product(CONVOLUTIONS, (False, True)):
+        output = c.output or output_size(c.input, c.kernel, c.stride, c.pad, c.pad, c.dilation)
+        problem = ConvProblem(
+            face, c.n, c.c, c.k, c.groups, c.input, c.kernel, output, c.stride, c.pad, c.dilation, dtype,
+            channels_last, "cpu", 0, precision,
+        )  # fmt: skip
+        words = [face, str(dtype).removeprefix("torch."), precision, "NHWC" if channels_last else "NCHW", c.name]
+        yield " ".join(words), problem
+
+
+CASES = {
+    f"{record.__name__.rpartition('.')[2]} {name}": (record, problem)
+    for (record, dtype, precision), face in product(ARITHMETIC, FACES)
+    for name, problem in problems(face, dtype, precision)
+    if record.why_not(problem) is None
+}
+BOTH = {
+    name: problem
+    for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    for name, problem in problems("dgrad", dtype, "ieee")
+    if stencil.why_not_both(problem) is None
+}
+
+
+@pytest.fixture
+def _on_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One of the devices, for which the compiled code is the same: they differ in what a launch may ask for."""
+    with cuda_device.emulated(ARCHITECTURES[len(request.node.name) % len(ARCHITECTURES)]):
+        yield
+
+
+def assert_agrees(
+    problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, products: str
+) -> None:
+    check.assert_described(problem, result)
+    oracle = reference.compute(problem, a, b, bias)
+    assert (result.double() - oracle).abs().max().item() <= bound(problem, a, b, bias, oracle, products)
+
+
+@pytest.mark.usefixtures("_on_device")
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_float64(name: str) -> None:
+    record, problem = CASES[name]
+    a, b = check.operands(problem)
+    bias = None if problem.face == "wgrad" else torch.randn(problem.open_shape[1]).to(problem.dtype)
+    before = library.launches()
+    result = record.run(problem, a, b, bias)
+    assert library.launches() > before
+    assert_agrees(problem, a, b, bias, result, problem.precision)
+
+
+@pytest.mark.usefixtures("_on_device")
+@pytest.mark.parametrize("name", BOTH)
+def test_both_gradients_agree_with_float64(name: str) -> None:
+    problem = BOTH[name]
+    (y, w), x = check.operands(problem), dense(torch.randn(problem.x_shape).to(problem.dtype), problem.channels_last)
+    dx, dw = stencil.run_both(problem, y, w, x)
+    assert_agrees(problem, y, w, None, dx, "ieee")
+    assert_agrees(replace(problem, face="wgrad", channels_last=False), x, y, None, dw, "ieee")
+
+
+def test_a_finding_names_the_line_of_the_source() -> None:
+    """Operands outside of the device's memory: the launch fails, with kernel, file, line and address."""
+    _, outside = next(problems("fprop", torch.float32, "ieee"))
+    a, b = check.operands(outside)
+    with cuda_device.emulated(90), pytest.raises(RuntimeError, match=r"launch failed.*ILLEGAL_ADDRESS.*\.cuh:\d+"):
+        stencil.run(outside, a, b, None)

@@ -14,13 +14,16 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test test-all emulate grid mutants bench lint clean
+.PHONY: test test-all emulate grid mutants bench docs lint clean
 
 test: $(STAMP)
-	$(PYTEST) tests
+	$(PYTEST) -m "not long" tests
 
-# What every commit has to pass: also the compiled Triton kernels, a sample of their cases, on an emulated GPU.
-test-all: test
+# What every commit has to pass: also what takes minutes; what is asked of every operator and layer, asked of the kernels for
+# CPUs; the compiled Triton kernels, a sample of their cases, on an emulated GPU; the documentation.
+test-all: test docs
+	$(PYTEST) -m long tests
+	PYTHONPATH=tests/cpu $(PYTEST) -p pytest_prefer_cpu -m "not long" tests/operators tests/layers tests/torch_agreement
 	$(PYTEST) tests/emulator
 
 # Everything that tests/emulator samples, and the suite of the Triton kernels on each of its devices.
@@ -40,6 +43,10 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m convext bench $(ARGS)
+
+# The documentation's pages; a warning is an error.
+docs: $(STAMP)
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -19,6 +19,7 @@ from convext.benchmarks.measuring.runner import PATIENCE, Plan, run
 from convext.benchmarks.reporting import compare, table
 from convext.benchmarks.reporting.results import Row, Writer, default_path, describe, gpu_state
 from convext.choice.registry import arch
+from convext.commands import arguments
 from convext.problem.roofline import Peaks
 
 OUT = Path("out")
@@ -28,37 +29,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `bench`. Without any it times all layers on the best device there is."""
     what = parser.add_argument_group("what is timed")
     what.add_argument("--layers", nargs="+", metavar="WORD", help="those with a word in their id, name or family")
-    what.add_argument("--set", choices=["all", "models", "anchors"], default="all", help="real networks', or published")
+    what.add_argument("--set", choices=["all", "models", "anchors"], help="real networks', or published (default: all)")
     what.add_argument("--sweep", choices=list(SWEEPS), help="a grid of sizes instead: fprop, or --work")
     what.add_argument("--work", nargs="+", choices=WORK, help="faces, and the training step (default: all)")
     what.add_argument("--dtype", choices=list(DTYPES), help="of all layers, whatever the tables say")
     what.add_argument("--compiled", action="store_true", help="torch.compile's paths, flag-gems too: seconds for each")
-    what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    what.add_argument("--minutes", type=float, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)")
+    what.add_argument("--device", type=arguments.device, metavar="{cpu,cuda}", help="default: cuda where there is one")
     what.add_argument(
-        "--patience", type=float, default=PATIENCE, metavar="SECONDS",
-        help="kill what hangs in one check or sample (default: %(default)s)",
+        "--minutes", type=arguments.positive, help="begin no case after this (default: 3.5 on a CPU, 7.5 on a GPU)"
+    )
+    what.add_argument(
+        "--patience", type=arguments.positive, metavar="SECONDS",
+        help=f"kill what hangs in one check or sample (default: {PATIENCE})",
     )  # fmt: skip
-    what.add_argument("--warm", type=int, metavar="N", help="first compile, in N processes, for half of --minutes")
-    what.add_argument("--out", type=Path, default=OUT, help="folder for results and pictures (default: %(default)s)")
+    what.add_argument(
+        "--warm", type=arguments.count, metavar="N", help="first compile, in N processes, for half of --minutes"
+    )
+    what.add_argument("--out", type=Path, help=f"folder for results and pictures (default: {OUT})")
     other = parser.add_argument_group("instead of timing layers").add_mutually_exclusive_group()
-    other.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two results files")
-    other.add_argument("--report", type=Path, metavar="RESULTS", help="page and pictures of a results file")
+    other.add_argument(
+        "--compare", nargs=2, type=arguments.existing, metavar=("BEFORE", "AFTER"), help="two results files"
+    )
+    other.add_argument(
+        "--report", type=arguments.existing, metavar="RESULTS", help="page and pictures of a results file"
+    )
     other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
     other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
-    parser.add_argument("--fail-below", type=float, metavar="RATIO", help="with --compare: fail where speed fell below")
+    parser.add_argument(
+        "--fail-below", type=arguments.positive, metavar="RATIO", help="with --compare: fail where speed fell below"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Does what the arguments ask for; returns 0, or 1 where a result disagreed or a comparison failed."""
+    _refuse_what_is_not_read(args)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.compare:
-        before, after = args.compare
-        return compare.main(before, after, args.fail_below)
-    if args.report:
-        from convext.benchmarks.reporting import report
+    try:
+        if args.compare:
+            before, after = args.compare
+            return compare.main(before, after, args.fail_below)
+        if args.report:
+            from convext.benchmarks.reporting import report
 
-        return report.main(args.report, args.out)
+            return report.main(args.report, args.out or OUT)
+    except ValueError as error:
+        args.refuse(str(error))
     if args.overhead:
         from convext.benchmarks.measuring import overhead
 
@@ -66,14 +81,35 @@ def main(args: argparse.Namespace) -> int:
     if args.networks:
         from convext.benchmarks.measuring import networks
 
-        return networks.main(device)
+        return networks.main(device, args.minutes)
     return _bench(args, device)
+
+
+# What is read by a mode that times no layers; it would ignore the rest.
+_READ = {
+    "compare": {"fail_below"},
+    "report": {"out"},
+    "overhead": set[str](),
+    "networks": {"device", "minutes"},
+}
+_OF_LAYERS = ("layers", "set", "sweep", "work", "dtype", "compiled", "device", "minutes", "patience", "warm", "out")
+
+
+def _refuse_what_is_not_read(args: argparse.Namespace) -> None:
+    """Ends with a line where an option would be ignored."""
+    mode = next((mode for mode in _READ if getattr(args, mode)), None)
+    if args.sweep and args.layers:
+        args.refuse("--layers picks from the tables, --sweep times a grid of its own: give one of them")
+    for name in (*_OF_LAYERS, "fail_below"):
+        if getattr(args, name) not in (None, False) and name not in (_READ[mode] if mode else _OF_LAYERS):
+            option = f"--{name.replace('_', '-')}"
+            args.refuse(f"--{mode} does not read {option}" if mode else f"{option} is for --compare")
 
 
 def _bench(args: argparse.Namespace, device: str) -> int:
     if device == "cpu":
         torch.set_num_threads(1)  # as in the processes that measure
-    plan = Plan.of(device)
+    plan, out = Plan.of(device), args.out or OUT
     if args.minutes is not None:
         plan = replace(plan, minutes=args.minutes)
     layers = sweep_layers(args.sweep) if args.sweep else _layers(args.set, args.layers)
@@ -82,16 +118,16 @@ def _bench(args: argparse.Namespace, device: str) -> int:
         layers = [replace(layer, dtype=plan.dtype) for layer in layers]
     cases = plan.cases(layers, args.work or (("fprop",) if args.sweep else WORK))
     if not cases:
-        raise SystemExit(f"no layer has one of {args.layers} in its id, name or family")
+        args.refuse(f"no layer has one of {args.layers} in its id, name or family")
     peaks = peaks_of(device, {case.dtype for case in cases}, int(plan.bytes) if device == "cpu" else 2**30)
-    path = default_path(args.out, device)
+    path = default_path(out, device)
     if args.warm and plan.device == "cuda":  # on a CPU nothing is compiled
         jobs = distinct(calls_of(cases, arch(torch.device("cuda", torch.cuda.current_device()))))
         print(f"{warm(jobs, args.warm, 30 * plan.minutes)} of {len(jobs)} launches are compiled")
     rows, interrupted = _run(cases, plan, peaks, args, path)
     _show(rows, cases, plan, peaks)
     print(f"results: {path}")
-    _report(path, args.out)
+    _report(path, out)
     if interrupted:
         print("interrupted: the results so far are written")
         return 130
@@ -116,7 +152,7 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
     interrupted = False
     with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases)) as progress:
         try:
-            for row in run(cases, plan, peaks, args.compiled, args.patience):
+            for row in run(cases, plan, peaks, args.compiled, args.patience or PATIENCE):
                 writer.row(row)
                 rows.append(row)
                 progress.step(f"{row.name} {row.work}")
@@ -132,11 +168,8 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
 
 
 def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
-    table.show(
-        ("layer", "family", "cut to", *table.COLUMNS),
-        table.lines(rows),
-        f"{peaks.name}: time of convext, speed relative to the best of torch's, share of the ideal time",
-    )
+    table.show(("layer", *table.COLUMNS), table.lines(rows), f"{peaks.name}: convext's speed relative to torch's")
+    print(table.LEGEND)
     table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
     if plan.device == "cpu":
         print(*table.whose(rows), sep="\n")

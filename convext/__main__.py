@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
+import convext
 from convext.choice import plugins
 
 # Each command's module exports add_arguments(parser) and main(args) -> exit status, and is imported when it is called.
@@ -20,19 +22,24 @@ _COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Runs one command and returns its exit status: 2 for what the user cannot have meant, in one line."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m convext", description=__doc__)
+    plugins.load()
+    parser = argparse.ArgumentParser(prog="convext", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (module, help) in _COMMANDS.items():
         command = commands.add_parser(name, help=help, description=help)
         if argv[:1] == [name]:
             implementation = importlib.import_module(module)
             implementation.add_arguments(command)
-            command.set_defaults(main=implementation.main)
+            command.set_defaults(main=implementation.main, refuse=command.error)
     args = parser.parse_args(argv)
-    plugins.load()
-    return int(args.main(args))
+    try:
+        return int(args.main(args))
+    except BrokenPipeError:  # `| head` has read enough; nothing is left to say at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell names the end by SIGPIPE
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from convext.benchmarks.cases.small_networks import NETWORKS
 from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import cudnn_benchmark
 from convext.benchmarks.reporting.stats import Spread
-from convext.benchmarks.reporting.table import Cell, microseconds, show
+from convext.benchmarks.reporting.table import Cell, Progress, microseconds, show
 from convext.measuring.ratios import speedup
 
 TORCHVISION = (
@@ -144,8 +145,8 @@ def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], wo
     return [*cells, Cell(f"{ratio.value:.2f}x", ratio.verdict)]
 
 
-def main(device: str) -> int:
-    """Prints a table; 1 where a network disagreed."""
+def main(device: str, minutes: float | None = None) -> int:
+    """Prints a table of the networks begun within `minutes`; 1 where a network disagreed, 130 after Ctrl-C."""
     found = builders()
     if len(found) == len(NETWORKS):
         print("small networks only: pip install torchvision timm")
@@ -153,7 +154,15 @@ def main(device: str) -> int:
         torch.set_num_threads(1)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     body: list[list[Cell]] = []
-    for name, network in found.items():
-        body += compare(name, network, device, dtype)
+    begin, left, interrupted = time.monotonic(), list(found), False
+    with Progress(len(found)) as progress:
+        try:
+            while left and (minutes is None or time.monotonic() < begin + 60 * minutes):
+                body += compare(left[0], found[left[0]], device, dtype)
+                progress.step(left.pop(0))
+        except KeyboardInterrupt:
+            interrupted = True
     show(("network", "work", "torch", "convext", "speed"), body, f"batch {BATCH[device]}, {dtype}")
-    return int(any(line[-1].kind == "failed" for line in body))
+    if left:
+        print(f"{len(left)} of {len(found)} networks were not timed (--minutes gives more time): {', '.join(left)}")
+    return 130 if interrupted else int(any(line[-1].kind == "failed" for line in body))

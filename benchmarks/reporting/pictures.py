@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from convext.benchmarks.cases.sweep import SWEEPS, position
 from convext.benchmarks.reporting.results import Row
@@ -56,21 +57,24 @@ def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
             ratios = [_ratio(row) or math.nan for row in timed]
             mean = geomean(ratios, [row.count for row in timed])
             x = j + (i - (len(COLUMNS) - 1) / 2) * width
-            bar = axes.bar(
-                x, mean - 1, width * 0.92, bottom=1, color=WORK_COLOURS[name], label=name if j == 0 else None
-            )
+            bar = axes.bar(x, mean - 1, width * 0.92, bottom=1, color=WORK_COLOURS[name])
             if mean < 1:
                 bar[0].set(edgecolor=LOSS, linewidth=1.5)
             axes.plot([x] * len(ratios), ratios, ".", color="#222222", markersize=3, alpha=0.5)
     axes.axhline(1, color="black", linewidth=1)
     axes.set_xticks(range(len(families)), families)
+    low, high = axes.get_ylim()
+    ticks = [2.0**i for i in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(_times))
+    axes.set_ylim(min(low, 0.5), max(high, 2.0))  # a machine's noise is not to look like a mountain range
     axes.set_ylabel("speed relative to the best of torch's")
     axes.set_title(
         f"Speed by family, {device}\nbars: geometric mean over layers by count; red edge: slower", fontsize=10
     )
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, ncols=len(COLUMNS), fontsize=8, frameon=False, loc="upper left")
+    handles = [Patch(color=colour, label=name) for name, colour in WORK_COLOURS.items()]
+    axes.legend(handles=handles, ncols=len(COLUMNS), fontsize=8, frameon=False, loc="upper left")
     axes.margins(y=0.18)
     axes.grid(axis="y", alpha=0.25)
     return figure
@@ -181,6 +185,11 @@ LAYERS: dict[str, Draw] = {"speed_by_family": speed_by_family, "share_of_ideal":
 SWEEP: dict[str, Draw] = {"sweep": sweep_map}
 
 
-def pictures(rows: Sequence[Row]) -> dict[str, Draw]:
-    """What is drawn of some rows, by name."""
-    return SWEEP if all(position(row.layer) for row in rows) else LAYERS
+def pictures(rows: Sequence[Row], kind: str) -> dict[str, Draw]:
+    """What is drawn of some rows, measured on a "cuda" or a "cpu", by name.
+
+    A CPU's ideal time comes from a product that was timed between others' work: no share of it is drawn.
+    """
+    if all(position(row.layer) for row in rows):
+        return SWEEP
+    return {name: draw for name, draw in LAYERS.items() if kind == "cuda" or draw is not share_of_ideal}

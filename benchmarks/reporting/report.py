@@ -1,4 +1,4 @@
-"""One self-contained HTML page, and its pictures as PNG files, from one results file."""
+"""A self-contained HTML page of what was measured, its pictures as PNG files, and a page of what is predicted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from convext.benchmarks.reporting.table import Cell
 from convext.problem import Face
 from convext.problem.roofline import H100
 
+PREDICTED = "predicted-h100.html"
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 82rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
@@ -25,7 +26,7 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
 th { position: sticky; top: 0; background: white }
 td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
-td.failed { color: white; background: #c0392b }
+td.failed { color: white; background: #c0392b } td small { color: #777; font-weight: normal }
 img { max-width: min(100%, 62rem); display: block } .note, .facts { max-width: 60rem }
 .note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 .wide { overflow-x: auto } .facts { color: #555 }
@@ -33,14 +34,14 @@ img { max-width: min(100%, 62rem); display: block } .note, .facts { max-width: 6
 
 
 def main(path: Path, out: Path) -> int:
-    """Writes `out`/<name>.html and <name>-<picture>.png for the results in `path`, and says where."""
+    """Writes <name>.html, <name>-<picture>.png and predicted-h100.html into `out` for `path`, and says where."""
     from convext.benchmarks.reporting import pictures
 
     results = Results.read(path)
     out.mkdir(parents=True, exist_ok=True)
     images = {}
     if any(row.ratio() for row in results.rows):
-        for name, draw in pictures.pictures(results.rows).items():
+        for name, draw in pictures.pictures(results.rows, results.run["kind"]).items():
             figure = draw(results.rows, str(results.run["device"]))
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130)
@@ -49,6 +50,7 @@ def main(path: Path, out: Path) -> int:
             (out / f"{path.stem}-{name}.png").write_bytes(buffer.getvalue())
     page = out / f"{path.stem}.html"
     page.write_text(_page(results, images))
+    (out / PREDICTED).write_text(_document("An H100: predicted, not measured", _predictions()))
     print(f"report: {page}")
     return 0
 
@@ -56,10 +58,7 @@ def main(path: Path, out: Path) -> int:
 def _page(results: Results, images: dict[str, bytes]) -> str:
     run, rows = results.run, results.rows
     cpu = run["kind"] == "cpu"
-    parts = [
-        f"<h1>convext against torch on {html.escape(str(run['device']))}</h1>",
-        f"<p class=facts>{html.escape(_facts(results))}</p>",
-    ]
+    parts = [f"<p class=facts>{html.escape(_facts(results))}</p>"]
     if cpu:
         parts.append(
             "<p class=note>Measured on a CPU: no GPU kernel ran. Batches and maps were cut. "
@@ -71,21 +70,27 @@ def _page(results: Results, images: dict[str, bytes]) -> str:
         parts.append("<p class=note>The run was interrupted: these are the results so far.</p>")
     elif results.end.get("left_out"):
         parts.append(f"<p class=note>{len(results.end['left_out'])} cases were not begun: the time was over.</p>")
+    parts += _section("Speed by family, geometric means", ("family", *table.COLUMNS), table.families(rows))
+    parts += _section("Speed by network, geometric means", ("network", *table.COLUMNS), _networks(rows))
+    parts += _section("Losses", ("layer", "work", "layout", "speed in this layout"), _losses(rows))
     parts += [
         f'<img alt="{name.replace("_", " ")}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
         for name, image in images.items()
     ]
-    parts += _section("Geometric means by family", ("family", *table.COLUMNS), table.families(rows))
-    parts += _section("Geometric means by network", ("network", *table.COLUMNS), _networks(rows))
-    parts += _section("Losses", ("layer", "work", "layout", "speed in this layout"), _losses(rows))
     parts += _section(
         "Not timed: disagreed with float64, or raised", ("what",), ([Cell(t, "failed")] for t in table.failures(rows))
     )
     parts += _section("Published times, as reported elsewhere", ("layer", "published", "here"), _published(rows))
-    parts += _section("Every layer", ("layer", "family", "cut to", *table.COLUMNS), table.lines(rows))
-    parts += _predictions()
-    title = html.escape(f"convext on {run['device']}")
-    return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}\n"
+    parts += _section("Every layer", ("layer", *table.COLUMNS), table.lines(rows))
+    parts.append(f"<p class=facts>{html.escape(table.LEGEND)}</p>")
+    parts.append(f'<p class=facts><a href="{PREDICTED}">What an H100 should take</a>: predicted, not measured.</p>')
+    return _document(f"convext against torch on {run['device']}", parts)
+
+
+def _document(title: str, parts: Sequence[str]) -> str:
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+    view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
+    return f"{head}{view}<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}\n"
 
 
 def _facts(results: Results) -> str:
@@ -111,8 +116,13 @@ def _section(title: str, headers: Sequence[str], body: Iterable[Sequence[Cell]])
     if not lines:
         return []
     head = "".join(f"<th>{html.escape(h)}" for h in headers)
-    text = "".join("<tr>" + "".join(f'<td class="{c.kind}">{html.escape(c.text)}' for c in line) for line in lines)
+    text = "".join("<tr>" + "".join(map(_cell, line)) for line in lines)
     return [f"<h2>{html.escape(title)}</h2>", f"<div class=wide><table><tr>{head}{text}</table></div>"]
+
+
+def _cell(cell: Cell) -> str:
+    note = f"<br><small>{html.escape(cell.note)}</small>" if cell.note else ""
+    return f'<td class="{cell.kind}">{html.escape(cell.text)}{note}'
 
 
 def _networks(rows: Sequence[Row]) -> Iterable[list[Cell]]:
@@ -144,7 +154,7 @@ def _published(rows: Sequence[Row]) -> Iterable[list[Cell]]:
             yield [
                 Cell(f"{row.layer} {row.family}"),
                 Cell(f"{row.published} [{row.name}]"),
-                Cell(here.text + note, here.kind),
+                Cell(here.text, here.kind, here.note + note),
             ]
 
 
@@ -157,7 +167,7 @@ def _predictions() -> list[str]:
     body = []
     for layer, faces in predictions(model_layers()):
         backward: Face = "fprop" if layer.transposed else "dgrad"
-        name = Cell(f"{layer.id} {layer.name}"[:36])
+        name = Cell(f"{layer.id} {layer.name}")
         gradients = (_predicted(faces[face]) for face in (backward, "wgrad"))
         body.append([name, Cell(layer.family), *_forward(faces[layer.forward]), *gradients])
     note = (
@@ -168,8 +178,7 @@ def _predictions() -> list[str]:
         'copies that they need. In brackets: layers that "auto" leaves to torch until measured. Gradients: predicted '
         "time, ideal time's share of it, and what takes longest. Red: more than twice the ideal time.</p>"
     )
-    heading, lines = _section("An H100: prediction, not measured", headers, body)
-    return [heading, note, lines]
+    return [note, *_section("Layers of real networks", headers, body)]
 
 
 def _forward(p: Prediction) -> list[Cell]:

@@ -9,6 +9,7 @@ Times are microseconds. A run that was interrupted has no "end"; what it measure
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import re
@@ -234,9 +235,11 @@ def commit() -> str:
 
 
 def default_path(folder: Path, device: str) -> Path:
-    """`folder`/<device>-<commit>.jsonl."""
+    """`folder`/<device>-<commit>.jsonl; with -2, -3 and so on behind, so that no run takes another's place."""
     words = [device_name(device), commit() or convext.__version__]
-    return folder / ("-".join(re.sub(r"[^a-z0-9]+", "-", w.lower()).strip("-") for w in words) + ".jsonl")
+    stem = "-".join(re.sub(r"[^a-z0-9]+", "-", w.lower()).strip("-") for w in words)
+    behind = ("" if i == 1 else f"-{i}" for i in itertools.count(1))
+    return next(path for end in behind if not (path := folder / f"{stem}{end}.jsonl").exists())
 
 
 def latest(folder: Path = FOLDER) -> Path | None:

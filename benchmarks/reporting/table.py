@@ -1,9 +1,10 @@
 """The table on the terminal: a line a layer, a column a kind of work, losses in red.
 
-    412us nc 1.31x 74%     time and layout of what "auto" runs, speed relative to torch, share of the ideal time
+    A18 VAN                      1.31x     speed: how many times as fast as torch
+    depthwise, n 128>1           412us cl  the time of what "auto" runs, and its layout
 
-Both convext and torch take the layout, channels first (nc) or last (cl), that suits them best; torch the best of its
-paths as well.
+Both convext and torch take the layout, channels first or last (cl), that suits them best; torch the best of its paths
+as well. 80 columns hold it.
 
 With rich there is colour and a progress bar; without it, the same text.
 """
@@ -11,6 +12,7 @@ With rich there is colour and a progress bar; without it, the same text.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,15 +23,21 @@ from convext.benchmarks.reporting.stats import geomean
 from convext.measuring.ratios import Ratio
 
 COLUMNS = ("forward", "input gradient", "weight gradient", "training step")
+LEGEND = (
+    "1.31x: convext takes 1/1.31 of the time of torch's best way, each in the layout\n"
+    "that suits it; green or red where the samples' spread does not explain it. Below:\n"
+    "convext's time (cl: channels last), and what batch and map were cut from and to."
+)
 STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, and how it is meant: "faster", "slower", "same" or "failed"."""
+    """Text, how it is meant ("faster", "slower", "same" or "failed"), and what stands below it in small type."""
 
     text: str = ""
     kind: str = "same"
+    note: str = ""
 
 
 def column(row: Row) -> str:
@@ -47,7 +55,8 @@ def cell(row: Row) -> Cell:
     if name is None or ratio is None:
         return Cell("DISAGREES" if row.failures else "not timed", "failed")
     time = row.times[name][0]
-    return Cell(f"{microseconds(time)} {name[-2:]} {ratio[0]:.2f}x {row.ideal / time:.0%}", Ratio(*ratio).verdict)
+    layout = " cl" if name.endswith("/cl") else ""
+    return Cell(f"{ratio[0]:.2f}x", Ratio(*ratio).verdict, f"{microseconds(time)}{layout}")
 
 
 def microseconds(value: float) -> str:
@@ -58,14 +67,14 @@ def microseconds(value: float) -> str:
 
 
 def lines(rows: Iterable[Row]) -> Iterator[list[Cell]]:
-    """The table's lines: layer, family, what was cut, and a cell for each kind of work."""
+    """The table's lines: the layer, and a cell for each kind of work."""
     layers: dict[str, dict[str, Row]] = {}
     for row in rows:
         layers.setdefault(row.layer, {})[column(row)] = row
     for works in sorted(layers.values(), key=lambda works: next(iter(works.values())).family):
         some = next(iter(works.values()))
         cells = [cell(works[name]) if name in works else Cell() for name in COLUMNS]
-        yield [Cell(f"{some.layer} {some.name}"[:44]), Cell(some.family), Cell(some.cut), *cells]
+        yield [Cell(f"{some.layer} {some.name}", note=", ".join(filter(None, (some.family, some.cut)))), *cells]
 
 
 def families(rows: Sequence[Row]) -> Iterator[list[Cell]]:
@@ -108,18 +117,26 @@ def show(headers: Sequence[str], body: Iterable[Sequence[Cell]], title: str) -> 
     if importlib.util.find_spec("rich") is None:
         print(f"\n{title}")
         for line in [[Cell(h) for h in headers], *body]:
-            print("  ".join(f"{c.text:<{44 if i == 0 else 22}}" for i, c in enumerate(line)))
+            print(
+                "  ".join(
+                    f"{' '.join(filter(None, (c.text, c.note))):<{44 if i == 0 else 22}}" for i, c in enumerate(line)
+                )
+            )
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=170)  # a file or a pipe has no width of its own
-    table = Table(*headers, title=title, title_justify="left", header_style="bold")
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=120)  # a file or a pipe has no width of its own
+    narrow = [header.replace(" ", "\n") for header in headers]
+    table = Table(*narrow, title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for line in body:
-        table.add_row(*(Text(c.text, STYLES[c.kind]) for c in line))
+        table.add_row(
+            *(Text.assemble((c.text, STYLES[c.kind]), (f"\n{c.note}" if c.note else "", "dim")) for c in line)
+        )
     console.print(table)
 
 

@@ -22,6 +22,7 @@ from convext.benchmarks.measuring.runner import Plan, run
 from convext.benchmarks.reporting.results import Results, Row, describe
 from convext.choice import gpu_table, registry
 from convext.choice.gpu_table import Choice
+from convext.commands import arguments
 from convext.problem import FACES
 
 _WHERE = ("device", "driver", "torch", "triton", "cuda", "cudnn", "commit")
@@ -29,14 +30,20 @@ _WHERE = ("device", "driver", "torch", "triton", "cuda", "cudnn", "commit")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `tune`."""
-    parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="rows measured on this GPU before")
+    parser.add_argument(
+        "--results", nargs="+", type=arguments.existing, metavar="FILE", help="rows measured on this GPU before"
+    )
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=["bf16", "fp32"], help="to measure")
-    parser.add_argument("--minutes", type=float, default=7.5, help="begin no case after this (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=arguments.positive, default=7.5, help="begin no case after this (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="the table (default: convext/choice/tables/sm_XX.json)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Writes the table; returns 0."""
+    if not args.results and not torch.cuda.is_available():
+        args.refuse("tune measures kernels on a CUDA device, and torch sees none here")
     rows, measured_on = _read(args.results) if args.results else _measured(args.dtype, args.minutes)
     arch = measured_on["arch"]
     path = args.out or gpu_table.FOLDER / f"sm_{arch}.json"
@@ -55,8 +62,6 @@ def _read(paths: Sequence[Path]) -> tuple[list[Row], dict[str, Any]]:
 
 def _measured(dtypes: Sequence[str], minutes: float) -> tuple[list[Row], dict[str, Any]]:
     """Rows of all layers in each dtype, measured now, and the line about the run."""
-    if not torch.cuda.is_available():
-        raise SystemExit("tune measures kernels on a CUDA device, and torch sees none here")
     plan = replace(Plan.of("cuda"), minutes=minutes / len(dtypes))
     rows: list[Row] = []
     for dtype in dtypes:

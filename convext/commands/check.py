@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from convext.choice import registry, settings
+from convext.commands import arguments
 from convext.commands.isolated import ALLOWANCE, LostError, Say, Worker, abandon, one_line
 from convext.problem import FACES, OPERANDS, ConvProblem, output_size, reference
 from convext.problem.layout import dense
@@ -157,10 +158,12 @@ class _Refused:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `check`."""
-    parser.add_argument("--backend", default="auto", help="a provider or a kernel; default: all of them")
+    parser.add_argument(
+        "--backend", type=arguments.backend, default="auto", help="a provider or a kernel; default: all of them"
+    )
     parser.add_argument(
         "--patience",
-        type=float,
+        type=arguments.positive,
         default=20.0,
         metavar="SECONDS",
         help="kill a kernel that hangs (default: %(default)s)",
@@ -168,12 +171,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs every kernel on every small problem that it takes; prints a line a kernel. Fails if any disagrees.
+    """Runs every kernel on every small problem it takes; prints a line a kernel. Fails if one disagrees or none ran.
 
     Each kernel has a process of its own, so that one that hangs or takes its process down costs no other's results. A
     kernel that is named in full runs in this process, under whatever debugger it has.
     """
-    registry.check_backend(args.backend)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     interpreted = " (Triton interpreted)" if device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1" else ""
     print(
@@ -182,19 +184,27 @@ def main(args: argparse.Namespace) -> int:
     if args.backend in [kernel.name for kernel in registry.kernels()]:
         tally = _Tally(args.backend)
         _serve((args.backend, device, 0), tally.hear)
-        return int(not tally.close())
+        return _status([tally.close()])
     kernels = [k.name for k in registry.kernels() if args.backend in ("auto", k.provider)]
     kernels.sort(key=lambda name: not name.startswith("cuda."))  # nothing but a GPU can run these
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        agreed = list(pool.map(lambda name: _check_apart(name, device, args.patience), kernels))
+        tallies = list(pool.map(lambda name: _check_apart(name, device, args.patience), kernels))
     except KeyboardInterrupt:
         abandon()
-    return int(not all(agreed))
+    return _status(tallies)
 
 
-def _check_apart(name: str, device: str, patience: float) -> bool:
-    """Checks one kernel in another process, and goes on behind a problem that took it down. Whether all agreed."""
+def _status(tallies: list[_Tally]) -> int:
+    """1 where a result disagreed, or none was computed."""
+    if not any(tally.agreed + tally.failed for tally in tallies):
+        print("nothing was checked: no kernel ran", flush=True)
+        return 1
+    return int(any(tally.failed for tally in tallies))
+
+
+def _check_apart(name: str, device: str, patience: float) -> _Tally:
+    """Checks one kernel in another process, and goes on behind a problem that took it down."""
     tally, lost = _Tally(name), 0.0
     if reason := registry.unavailable(name.partition(".")[0], next(small_problems(device))):
         return tally.close(reason)
@@ -240,12 +250,12 @@ class _Tally:
         self.failed += 1
         print(f"  {self.kernel} on {self.at.problem}: {how}", flush=True)
 
-    def close(self, reason: str | None = None) -> bool:
-        """Prints the sum, and why there are not more of them; whether nothing failed."""
+    def close(self, reason: str | None = None) -> _Tally:
+        """Prints the sum, and why there are not more of them."""
         reason = reason or self.reason
         counted = f"{self.agreed} of {self.agreed + self.failed} results agree"
         print(f"{self.kernel}: {counted}" + (f" ({reason})" if reason else ""), flush=True)
-        return self.failed == 0
+        return self
 
 
 def _serve(request: tuple[str, str, int], say: Say) -> None:

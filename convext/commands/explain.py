@@ -13,7 +13,8 @@ from torch import Tensor
 
 from convext import functional, nn
 from convext.choice import gpu_table, registry, settings
-from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Ints, roofline
+from convext.commands import arguments
+from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
 from convext.problem.layout import is_channels_last
 
 
@@ -26,9 +27,9 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
 
     Returns:
-        For each face: the sizes, the ideal bytes, FLOPs and time, the answer of every kernel record, the hidden
-        copies it would make, and which one `convext.backend` chooses. For a layer also whether a backward pass
-        computes both gradients in one call.
+        For the forward and each gradient: the sizes, the ideal bytes, FLOPs and time, which kernels take it and which
+        of them `convext.backend` chooses, with the hidden copies they would make, and why the others do not. For a
+        layer also whether a backward pass computes both gradients in one call.
 
     Raises:
         ValueError: a layer without its input, or an input that it does not take.
@@ -38,7 +39,9 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     if input is None:
         raise ValueError("explain needs the layer's input, or its shape")
     problems = problems_of(what, input, arch)
-    return "\n\n".join([*_padded_copy(what, problems[0]), *map(_explain, problems), _gradients(problems)])
+    transposed = problems[0].face == "dgrad"
+    faces = [_explain(problem, transposed) for problem in problems]
+    return "\n\n".join([*_padded_copy(what, problems[0]), *faces, _gradients(problems)])
 
 
 def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> list[ConvProblem]:
@@ -98,13 +101,15 @@ def _padded_copy(layer: Any, forward: ConvProblem) -> list[str]:
     return [f"padding_mode {layer.padding_mode!r}: x is a padded copy, {copied:,} bytes, convolved without padding"]
 
 
-def _explain(p: ConvProblem) -> str:
-    operands = " ".join(f"{role} {_sizes(p.shape(role))}" for role in OPERANDS[p.face])
+def _explain(p: ConvProblem, transposed: bool = False) -> str:
+    """The text about one face of a convolution, in the words of the layer that it belongs to."""
     where = f"{p.device} sm_{p.arch}" if p.arch else p.device
     layout = "channels last" if p.channels_last else "channels first"
+    kind = f"{'transposed ' if transposed else ''}{p.family}"
+    padding = f"pad {_sizes(p.pad)} before and {_sizes(p.end)} after"
     lines = [
-        f"{p.face} of a {p.family} {p.rank}-D convolution: {operands} -> {OPEN[p.face]} {_sizes(p.open_shape)}",
-        f"  stride {_sizes(p.stride)}, pad {_sizes(p.pad)} before and {_sizes(p.end)} after, "
+        f"{_work(p.face, transposed)} ({p.face}) of a {kind} {p.rank}-D convolution: {_tensors(p, transposed)}",
+        f"  stride {_sizes(p.stride)}, {padding}{' its output' if transposed else ''}, "
         f"dilation {_sizes(p.dilation)}, groups {p.groups}, {_dtype(p)}, {layout}, on {where}",
         f"  ideal: {p.ideal_bytes / 1e6:,.2f} MB, {p.flops / 1e9:,.2f} GFLOP{_ideal_time(p)}",
     ]
@@ -112,15 +117,47 @@ def _explain(p: ConvProblem) -> str:
         chosen = registry.choose(p, settings.BACKEND).name
     except ValueError:
         chosen = "none"
+        lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
+    lines += _answers(p, chosen)
+    lines += _measured_on_cpu(p) if p.device == "cpu" else _measured(p)
+    return "\n".join(lines)
+
+
+_WORK = {"fprop": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
+_REVERSED: dict[Face, Face] = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}
+
+
+def _work(face: Face, transposed: bool) -> str:
+    """What a face is to its layer: the forward of a transposed one is the input gradient of the other kind."""
+    return _WORK[_REVERSED[face] if transposed else face]
+
+
+def _tensors(p: ConvProblem, transposed: bool) -> str:
+    """What is read and computed, in the layer's names: `input 1x8x16x16, weight 8x1x3x3 -> output 1x8x16x16`."""
+    names = {"x": "output", "y": "input", "w": "weight"} if transposed else {"x": "input", "y": "output", "w": "weight"}
+    forward = _work(p.face, transposed) == "forward"
+
+    def tensor(role: str) -> str:
+        is_gradient = not forward and (role == OPEN[p.face] or names[role] == "output")
+        return f"{names[role]}{' gradient' if is_gradient else ''} {_sizes(p.shape(role))}"
+
+    return f"{', '.join(map(tensor, OPERANDS[p.face]))} -> {tensor(OPEN[p.face])}"
+
+
+def _answers(p: ConvProblem, chosen: str) -> list[str]:
+    """Those that take it, in order, the chosen one marked; then those that do not, by their reason."""
+    taken, refused = [], dict[str, list[str]]()
     for kernel in registry.kernels():
         reason = registry.refusal(kernel, p)
-        copies = "" if reason else "".join(f"; {copy}" for copy in kernel.copies(p))
-        mark = "->" if kernel.name == chosen else "  "
-        lines.append(f"  {mark} {kernel.name}: {'no: ' + reason if reason else 'takes it'}{copies}")
-    lines += _measured_on_cpu(p) if p.device == "cpu" else _measured(p)
-    if chosen == "none":
-        lines.append(f"  no kernel of backend {settings.BACKEND!r} takes it")
-    return "\n".join(lines)
+        if reason is None:
+            copies = "".join(f"; {copy}" for copy in kernel.copies(p))
+            taken.append(f"  {'->' if kernel.name == chosen else '  '} {kernel.name}: takes it{copies}")
+        else:
+            refused.setdefault(reason, []).append(kernel.name)
+    lines = [f"     no: {', '.join(names)}: {reason}" for reason, names in refused.items()]
+    if p.device != "cuda" and any("on cuda" in reason for reason in refused):
+        lines.append("     (as on a GPU of compute capability 9.0: explain with --arch 90, or arch=90)")
+    return taken + lines
 
 
 def _measured(p: ConvProblem) -> list[str]:
@@ -153,8 +190,8 @@ def _gradients(problems: Sequence[ConvProblem]) -> str:
     except ValueError:
         both = None
     if both is None:
-        return f"{first.face} and {second.face}: one after the other"
-    return f"{first.face} and {second.face}: together, by {registry.choose(first, settings.BACKEND).name}"
+        return "both gradients: one after the other"
+    return f"both gradients: together, by {registry.choose(first, settings.BACKEND).name}"
 
 
 def _ideal_time(p: ConvProblem) -> str:
@@ -178,46 +215,60 @@ def _dtype(p: ConvProblem) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describes one convolution layer and its input."""
-    sizes: dict[str, Any] = {"type": int, "nargs": "+"}
-    parser.add_argument("--input", required=True, **sizes, metavar="N", help="shape of the input: N C *spatial")
-    parser.add_argument("--out-channels", type=int, required=True)
-    parser.add_argument("--kernel-size", required=True, **sizes, metavar="K", help="one value, or one an axis")
-    parser.add_argument("--stride", default=[1], **sizes, metavar="S")
-    parser.add_argument("--padding", default=[0], **sizes, metavar="P")
-    parser.add_argument("--dilation", default=[1], **sizes, metavar="D")
-    parser.add_argument("--output-padding", default=[0], **sizes, metavar="P")
-    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument(
+        "--input", required=True, type=arguments.count, nargs="+", metavar="N", help="shape of the input: N C *spatial"
+    )
+    parser.add_argument("--out-channels", type=arguments.count, required=True, metavar="K")
+    each: dict[str, Any] = {"nargs": "+", "help": "one value, or one an axis"}
+    parser.add_argument("--kernel-size", required=True, type=arguments.count, metavar="K", **each)
+    parser.add_argument("--stride", default=[1], type=arguments.count, metavar="S", **each)
+    parser.add_argument("--padding", default=[0], type=arguments.count_or_zero, metavar="P", **each)
+    parser.add_argument("--dilation", default=[1], type=arguments.count, metavar="D", **each)
+    parser.add_argument("--output-padding", type=arguments.count_or_zero, metavar="P", **each)
+    parser.add_argument("--groups", type=arguments.count, default=1, metavar="G")
     parser.add_argument("--transposed", action="store_true", help="a transposed convolution")
     parser.add_argument("--channels-last", action="store_true", help="channels innermost: NLC, NHWC, NDHWC")
     parser.add_argument("--dtype", default="float32", choices=["float64", "float32", "float16", "bfloat16"])
     parser.add_argument(
-        "--arch", type=int, help="explain as on this compute capability times ten (90: Hopper), default: this machine"
-    )
+        "--arch", type=arguments.capability, metavar="SM",
+        help="explain as on this compute capability times ten (90: Hopper), default: this machine",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
     """Prints the explanation of the layer that the arguments describe."""
     rank = len(args.input) - 2
     if rank not in (1, 2, 3):
-        raise SystemExit(f"--input takes N, C and 1 to 3 spatial sizes, but got {args.input}")
-    each = {
-        name: tuple(value * rank if len(value) == 1 else value)
-        for name in ("kernel_size", "stride", "padding", "dilation", "output_padding")
-        for value in [getattr(args, name)]
-    }
-    if not args.transposed:
-        del each["output_padding"]
+        args.refuse(f"--input takes N, C and 1 to 3 spatial sizes, but got {args.input}")
+    if args.output_padding and not args.transposed:
+        args.refuse("--output-padding is a transposed convolution's: add --transposed")
+    try:
+        layer, x = _layer(args, rank), _input(args)
+        arch = args.arch or (registry.arch(torch.device("cuda")) if torch.cuda.is_available() else None)
+        print(explain(layer, x, arch))
+    except ValueError as error:
+        args.refuse(str(error))
+    return 0
+
+
+def _layer(args: argparse.Namespace, rank: int) -> torch.nn.Module:
+    """The layer, without memory."""
+    each = {}
+    for name in ("kernel_size", "stride", "padding", "dilation", "output_padding"):
+        value = getattr(args, name)
+        if value is not None:
+            if len(value) not in (1, rank):
+                raise ValueError(f"--{name.replace('_', '-')} takes 1 or {rank} values, but got {value}")
+            each[name] = tuple(value * rank if len(value) == 1 else value)
     kind: Any = getattr(nn, f"ConvTranspose{rank}d" if args.transposed else f"Conv{rank}d")
     dtype = getattr(torch, args.dtype)
-    layer = kind(args.input[1], args.out_channels, groups=args.groups, device="meta", dtype=dtype, **each)
-    x = torch.empty(args.input, device="meta", dtype=dtype)
+    return kind(args.input[1], args.out_channels, groups=args.groups, device="meta", dtype=dtype, **each)
+
+
+def _input(args: argparse.Namespace) -> Tensor:
+    """The input, of which no element is written: memory that nobody touches is not taken."""
+    n, c, *space = args.input
+    dtype = getattr(torch, args.dtype)
     if args.channels_last:
-        n, c, *space = args.input
-        x = torch.empty(n, *space, c, device="meta", dtype=dtype).movedim(-1, 1)
-    if torch.cuda.is_available() and args.arch is None:
-        args.arch = registry.arch(torch.device("cuda"))
-    try:
-        print(explain(layer, x, args.arch))
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    return 0
+        return torch.empty(n, *space, c, dtype=dtype).movedim(-1, 1)
+    return torch.empty(args.input, dtype=dtype)

@@ -53,5 +53,5 @@ def test_rows_of_a_sweep_choose_too() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")
 def test_without_a_gpu_it_says_so() -> None:
     done = subprocess.run([sys.executable, "-m", "convext", "tune"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "CUDA device" in done.stderr

@@ -264,9 +264,9 @@ def test_explain_names_every_kernel_and_the_choice():
 @pytest.mark.parametrize(
     ("layer", "last_line"),
     [
-        (convext.Conv2d(4, 6, 3), "dgrad and wgrad: together, by aten.convolution"),
-        (convext.Conv1d(4, 6, 3, padding="causal"), "dgrad and wgrad: one after the other"),
-        (convext.ConvTranspose2d(4, 6, 3), "fprop and wgrad: one after the other"),
+        (convext.Conv2d(4, 6, 3), "both gradients: together, by aten.convolution"),
+        (convext.Conv1d(4, 6, 3, padding="causal"), "both gradients: one after the other"),
+        (convext.ConvTranspose2d(4, 6, 3), "both gradients: one after the other"),
     ],
     ids=["ATen's", "asymmetric", "transposed"],
 )

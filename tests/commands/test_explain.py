@@ -1,0 +1,45 @@
+"""What `explain` says: in the words of the layer, with what refuses sorted by its reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import convext
+
+LAYERS = {
+    "convolution": (
+        convext.Conv2d(8, 6, 3, padding=1),
+        [
+            "forward (fprop) of a dense 2-D convolution: input 2x8x9x7, weight 6x8x3x3 -> output 2x6x9x7",
+            "input gradient (dgrad) of a dense 2-D convolution: "
+            "output gradient 2x6x9x7, weight 6x8x3x3 -> input gradient 2x8x9x7",
+            "weight gradient (wgrad) of a dense 2-D convolution: "
+            "input 2x8x9x7, output gradient 2x6x9x7 -> weight gradient 6x8x3x3",
+        ],
+    ),
+    "transposed": (
+        convext.ConvTranspose2d(8, 6, 3),
+        [
+            "forward (dgrad) of a transposed dense 2-D convolution: input 2x8x9x7, weight 8x6x3x3 -> output 2x6x11x9",
+            "input gradient (fprop) of a transposed dense 2-D convolution: "
+            "output gradient 2x6x11x9, weight 8x6x3x3 -> input gradient 2x8x9x7",
+            "weight gradient (wgrad) of a transposed dense 2-D convolution: "
+            "output gradient 2x6x11x9, input 2x8x9x7 -> weight gradient 8x6x3x3",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("layer", "heads"), LAYERS.values(), ids=LAYERS)
+def test_tensors_have_the_layers_names(layer: torch.nn.Module, heads: list[str]) -> None:
+    text = convext.explain(layer, (2, 8, 9, 7))
+    assert [part.splitlines()[0] for part in text.split("\n\n")[:3]] == heads
+
+
+def test_one_line_for_all_that_refuse_for_one_reason() -> None:
+    text = convext.explain(convext.Conv2d(8, 6, 3), (2, 8, 9, 7))
+    (line,) = {line for line in text.splitlines() if "CUDA kernels run on cuda" in line}
+    assert line == "     no: cuda.stencil, cuda.igemm: tensors are on cpu; CUDA kernels run on cuda"
+    assert "explain with --arch 90" in text
+    assert "--arch 90" not in convext.explain(convext.Conv2d(8, 6, 3), (2, 8, 9, 7), arch=90)

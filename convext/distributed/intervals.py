@@ -160,7 +160,7 @@ class Route:
     """What one rank sends, receives and puts where, so that it holds its window.
 
     Attributes:
-        ranks, rank: of how many ranks this is which.
+        rank: which of the ranks this is.
         own: the rows that it holds.
         window: what it needs.
         sends: for each other rank that reads rows of this one, these rows, counted from `own.start`.
@@ -169,7 +169,6 @@ class Route:
             for own rows, counted from `own.start`; rows).
     """
 
-    ranks: int
     rank: int
     own: range
     window: Window
@@ -200,7 +199,7 @@ def route(axis: Axis, ranks: int, rank: int) -> Route:
     received = {other: message(axis, ranks, other, rank) for other in sorted(holders(axis, ranks, rank) - {rank})}
     receives = {other: sum(map(len, rows)) for other, rows in received.items()}
     parts = tuple(part for piece in needed.pieces for part in _parts(piece, axis, ranks, rank, received))
-    return Route(ranks, rank, own, needed, sends, receives, parts)
+    return Route(rank, own, needed, sends, receives, parts)
 
 
 def _parts(

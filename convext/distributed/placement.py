@@ -42,7 +42,11 @@ class _Part(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: DTensor, gradients: Any) -> Tensor:
         ctx.rest = t.device_mesh, gradients, t.shape
-        return t.to_local().detach()
+        local = t.to_local().detach()
+        if local.dim() > 2 and local.shape[0] == 1:
+            # torch's views give a single image any stride, and channels last is known by strides.
+            return local.as_strided(local.shape, (local.numel(), *local.stride()[1:]))
+        return local
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import convext
+from convext.distributed import SpatialParallel, assemble, share
+from convext.distributed.placement import own
 
 CF = convext.functional
 PROBLEMS: dict[str, tuple[dict[str, tuple[int, ...]], Any, Any]] = {}  # name: (operands, ours, torch's)
@@ -120,6 +122,37 @@ def second_derivatives() -> None:
 
 def test_second_derivatives(ranks):
     ranks(3, second_derivatives)
+
+
+def by_kernel(kernel: str, memory: torch.memory_format) -> None:
+    """A depthwise layer in float32 by one provider: no more than twice as far from float64 as torch on one rank."""
+    mesh = mesh_of(2, 2)
+    exact = leaves(x=(1, 4, 9, 11), w=(4, 1, 3, 3))
+
+    def run(convolve: Any, t: dict[str, Tensor]) -> list[Tensor]:
+        y = convolve(t["x"], t["w"], None, 2, 1, 1, 4)
+        whole = y.full_tensor() if isinstance(y, DTensor) else y
+        return [whole, *torch.autograd.grad(whole.square().sum(), list(t.values()))]
+
+    single = {name: t.detach().float().contiguous(memory_format=memory).requires_grad_() for name, t in exact.items()}
+    rows, columns = (share(size, 2, mesh.get_local_rank(axis)) for size, axis in ((9, 1), (11, 0)))
+    mine = single["x"].detach()[:, :, rows.start : rows.stop, columns.start : columns.stop]
+    x = assemble(mine.contiguous(memory_format=memory), (1, 4, 9, 11), mesh, [SpatialParallel(1), SpatialParallel(0)])
+    on_all = {"x": x.detach().requires_grad_(), "w": placed(single["w"], mesh, [Replicate(), Replicate()])}
+    with convext.backend(kernel):
+        ours = run(CF.conv2d, on_all)
+        y = own(CF.conv2d(on_all["x"], on_all["w"], None, 2, 1, 1, 4))
+    assert y.is_contiguous(memory_format=memory)
+    for found, torchs, right in zip(ours, run(F.conv2d, single), run(F.conv2d, exact), strict=True):
+        whole = found.full_tensor() if isinstance(found, DTensor) else found
+        floor = 2 * torch.finfo(torch.float32).eps * right.abs().max()
+        assert (whole - right).abs().max() <= 2 * (torchs - right).abs().max() + floor
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kernel", ["aten", "cpu", "triton"])
+def test_kernels_of_every_provider(ranks, kernel, memory):
+    ranks(4, by_kernel, kernel, memory)
 
 
 # ------------------------------------------------------------------------------------------------ what is sent

@@ -69,7 +69,7 @@ def test_explain_of_a_sharded_tensor(ranks):
     told, _ = ranks(2, of_a_tensor)
     assert "rank 0: reads 1x8x17x5, pad 1x1, computes 16x5; receives 160 bytes (at least 160) in 1 message" in told
     assert "gradients of 320 bytes are summed over 2 ranks" in told
-    assert "fprop of a depthwise 2-D convolution: x 1x8x17x5 w 8x1x3x3 -> y 1x8x16x5" in told
+    assert "forward (fprop) of a depthwise 2-D convolution: input 1x8x17x5, weight 8x1x3x3 -> output 1x8x16x5" in told
     assert "wgrad of a depthwise" in told
 
 

@@ -215,7 +215,6 @@ struct Absolute {
   }
 };
 
-
 struct And {
   template <class T>
   static T of(T a, T b) {

@@ -65,7 +65,7 @@ def test_a_bad_kernel_costs_its_own_rows_and_no_more_time_than_it_is_allowed(mon
 @pytest.mark.usefixtures("planted")
 def test_check_tells_what_hung_and_gives_it_up(monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(check, "ALLOWANCE", 0.1)
-    assert not check._check_apart("planted.hangs", "cpu", patience=0.5)
+    assert check._check_apart("planted.hangs", "cpu", patience=0.5).failed == 1
     failure, total = capsys.readouterr().out.splitlines()
     assert failure.startswith("  planted.hangs on ConvProblem(face='fprop'")
     assert failure.endswith("hung: nothing came back for 0.5 s")
@@ -77,7 +77,7 @@ def test_check_goes_on_behind_the_problem_that_ended_its_process(monkeypatch: py
     clock = itertools.count()
     monkeypatch.setattr(check, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(check, "ALLOWANCE", 1.5)  # each loss takes a second by this clock
-    assert not check._check_apart("planted.exits", "cpu", patience=20.0)
+    assert check._check_apart("planted.exits", "cpu", patience=20.0).failed == 2
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("its process exited with status 7") for line in lines] == [True, True, False]
     assert lines[0] != lines[1]  # another problem

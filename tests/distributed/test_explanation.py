@@ -70,7 +70,7 @@ def test_explain_of_a_sharded_tensor(ranks):
     assert "rank 0: reads 1x8x17x5, pad 1x1, computes 16x5; receives 160 bytes (at least 160) in 1 message" in told
     assert "gradients of 320 bytes are summed over 2 ranks" in told
     assert "forward (fprop) of a depthwise 2-D convolution: input 1x8x17x5, weight 8x1x3x3 -> output 1x8x16x5" in told
-    assert "wgrad of a depthwise" in told
+    assert "weight gradient (wgrad) of a depthwise" in told
 
 
 def test_a_dense_layer_gathers_channels():

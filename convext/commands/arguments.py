@@ -48,9 +48,13 @@ def device(text: str) -> str:
     if text not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"must be cpu or cuda, but got {text!r}")
     if text == "cuda" and not torch.cuda.is_available():
-        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise argparse.ArgumentTypeError(f"there is none here: {built}")
+        raise argparse.ArgumentTypeError(f"there is none here: {why_no_cuda()}")
     return text
+
+
+def why_no_cuda() -> str:
+    """Why torch has no CUDA device here."""
+    return "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
 
 
 def capability(text: str) -> int:

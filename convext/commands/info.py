@@ -14,7 +14,7 @@ import torch
 
 import convext
 from convext.choice import registry, settings
-from convext.commands import kernel_table
+from convext.commands import arguments, kernel_table
 
 # What each optional package is for, and how to get it.
 _OPTIONAL = {
@@ -49,8 +49,7 @@ def _cudnn() -> str:
 
 def _gpus() -> list[str]:
     if not torch.cuda.is_available():
-        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        return [f"gpu      none: {built}; everything computes on the CPU"]
+        return [f"gpu      none: {arguments.why_no_cuda()}; everything computes on the CPU"]
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [f"gpu {i}    {p.name}, sm_{p.major}{p.minor}, {p.total_memory >> 30} GiB" for i, p in enumerate(properties)]
 

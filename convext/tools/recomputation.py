@@ -16,11 +16,14 @@ import torch.utils.checkpoint as checkpoint
 from convext.choice import settings
 
 Function = Callable[..., Any]
+# What the kind that is not reentrant calls: in torch 2.14, and before.
+_GENERATORS = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
 
 
 def keep_settings() -> None:
     """Teaches both kinds of checkpoint, once."""
-    reentrant, other = checkpoint.CheckpointFunction.forward, checkpoint._checkpoint_without_reentrant_generator
+    name = next(name for name in _GENERATORS if hasattr(checkpoint, name))
+    reentrant, other = checkpoint.CheckpointFunction.forward, getattr(checkpoint, name)
 
     @wraps(reentrant)
     def forward(ctx: Any, function: Function, *arguments: Any) -> Any:
@@ -31,7 +34,7 @@ def keep_settings() -> None:
         return other(_under_the_settings_of_now(function), *arguments, **keywords)
 
     checkpoint.CheckpointFunction.forward = staticmethod(forward)  # type: ignore[method-assign]
-    checkpoint._checkpoint_without_reentrant_generator = generator  # type: ignore[assignment]
+    setattr(checkpoint, name, generator)
 
 
 def _under_the_settings_of_now(function: Function) -> Function:

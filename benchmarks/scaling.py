@@ -21,9 +21,9 @@ from torch import nn
 
 from convext.distributed.explanation import local_problem
 from convext.distributed.geometry import of_layer
-from convext.distributed.intervals import Axis, route
+from convext.distributed.halos.intervals import Axis, route
+from convext.distributed.halos.traffic import loads
 from convext.distributed.plans import SpatialParallel
-from convext.distributed.traffic import loads
 from convext.problem import FACES, roofline
 
 

@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor
 
 from convext import functional, operators
 from convext.distributed.geometry import Geometry
+from convext.distributed.halos.intervals import Axis, Mode
+from convext.distributed.halos.windows import Local, local
 from convext.distributed.indices import Split, split
-from convext.distributed.intervals import Axis, Mode
 from convext.distributed.placement import everywhere, part, whole
-from convext.distributed.windows import Local, local
 from convext.problem import Face, Ints, open_shape
 
 

@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from convext.distributed import geometry
 from convext.distributed.geometry import Geometry
+from convext.distributed.halos.traffic import Load, gathered, loads
 from convext.distributed.plans import BatchParallel, ChannelParallel, Plan, SpatialParallel, listed
-from convext.distributed.traffic import Load, gathered, loads
 from convext.problem import ConvProblem, Ints
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from convext import functional
-from convext.distributed.exchange import Exchange
-from convext.distributed.intervals import Axis, route, share
+from convext.distributed.halos.exchange import Exchange
+from convext.distributed.halos.intervals import Axis, route, share
 from convext.distributed.placement import space
 
 

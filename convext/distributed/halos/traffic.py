@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import product
 
 from convext.distributed.geometry import Geometry
-from convext.distributed.intervals import Axis, route, share
+from convext.distributed.halos.intervals import Axis, route, share
 from convext.distributed.plans import BatchParallel, ChannelParallel, Plan, SpatialParallel
 from convext.problem import Ints
 

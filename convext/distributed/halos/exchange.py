@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from convext.distributed.intervals import Route
+from convext.distributed.halos.intervals import Route
 from convext.problem import layout
 
 

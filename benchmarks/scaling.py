@@ -23,30 +23,9 @@ from convext.distributed.explanation import local_problem
 from convext.distributed.geometry import of_layer
 from convext.distributed.halos.intervals import Axis, route
 from convext.distributed.halos.traffic import loads
+from convext.distributed.halos.worth import Links
 from convext.distributed.plans import SpatialParallel
 from convext.problem import FACES, roofline
-
-
-@dataclass(frozen=True)
-class Links:
-    """What leaves one GPU at most, in bytes a second one way, and how many GPUs share a node.
-
-    Attributes:
-        nvlink, infiniband: within a node, and between nodes.
-        latency: seconds that a round of messages takes at least.
-        node: GPUs.
-        source: where the figures come from.
-    """
-
-    nvlink: float = 450e9
-    infiniband: float = 50e9
-    latency: float = 20e-6
-    node: int = 8
-    source: str = (
-        "NVLink 4: 900 GB/s both ways, by NVIDIA's H100 data sheet (376 to 380 GB/s one way seen by users of its "
-        "p2pBandwidthLatencyTest, NCCL issue 1264); InfiniBand NDR: one ConnectX-7 of 400 Gb/s a GPU, by the DGX H100 "
-        "user guide; 20 us for a round of messages is assumed"
-    )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from convext import functional
+from convext.distributed.halos.edges import Inner, inner
 from convext.distributed.halos.exchange import Exchange
 from convext.distributed.halos.intervals import Axis, route, share
 from convext.distributed.placement import space
@@ -34,22 +35,60 @@ class Local:
         return tuple((rows - 1) * a.stride + (a.kernel - 1) * a.dilation + 1 - pad - n for a, rows, pad, n in each)
 
 
-def local(x: Tensor, of: DTensor, axes: Sequence[Axis], name: str) -> Local:
-    """The problem of this rank, which holds `x` of a tensor. Exchanges halos along each axis that is sharded, one after
-    the other: corners come with the second one's.
+@dataclass(frozen=True)
+class Last:
+    """The last exchange of a problem, which has not begun.
+
+    Attributes:
+        exchange: of halos.
+        inner: what of the result own rows are enough for; None where nothing can be computed without halos.
+    """
+
+    exchange: Exchange
+    inner: Inner | None
+
+
+def begun(x: Tensor, of: DTensor, axes: Sequence[Axis], name: str) -> tuple[Local, Last | None]:
+    """The problem of this rank, which holds `x` of a tensor, with the halos of all sharded axes but the last: those are
+    exchanged one after the other, so that corners come with the second one's.
 
     Raises:
         RuntimeError: two axes of the mesh shard one dimension; an exchange failed.
     """
-    mesh, sharded = of.device_mesh, space(of)
+    mesh, sharded, last = of.device_mesh, space(of), None
     rows, pad = [axis.result for axis in axes], [axis.pad for axis in axes]
+    borders = any(2 + i not in sharded and axis.mode != "zeros" for i, axis in enumerate(axes))
     for dim, mesh_axis in sorted(sharded.items()):
+        if last is not None:
+            x = _gathered(x, last.exchange, pad)
         axis, ranks, rank = axes[dim - 2], mesh.size(mesh_axis), mesh.get_local_rank(mesh_axis)
-        path = route(axis, ranks, rank)
-        x = Exchange(path, dim, mesh.get_group(mesh_axis), name).gather(x)
-        rows[dim - 2], pad[dim - 2] = len(share(axis.result, ranks, rank)), path.window.pad
-    x = _padded(x, axes, sharded, pad)
-    return Local(x, tuple(rows), tuple(pad))
+        rows[dim - 2] = len(share(axis.result, ranks, rank))
+        exchange = Exchange(route(axis, ranks, rank), dim, mesh.get_group(mesh_axis), name)
+        last = Last(exchange, None if borders else inner(axis, ranks, rank))
+    return Local(x, tuple(rows), tuple(pad)), last
+
+
+def complete(mine: Local, last: Last | None, of: DTensor, axes: Sequence[Axis]) -> Local:
+    """The problem with all its halos.
+
+    Raises:
+        RuntimeError: the exchange failed.
+    """
+    x, pad = mine.x, list(mine.pad)
+    if last is not None:
+        x = _gathered(x, last.exchange, pad)
+    x = _padded(x, axes, space(of), pad)
+    return Local(x, mine.rows, tuple(pad))
+
+
+def local(x: Tensor, of: DTensor, axes: Sequence[Axis], name: str) -> Local:
+    """`begun` and `complete` in one."""
+    return complete(*begun(x, of, axes, name), of, axes)
+
+
+def _gathered(x: Tensor, exchange: Exchange, pad: list[int]) -> Tensor:
+    pad[exchange.dim - 2] = exchange.route.window.pad
+    return exchange.gather(x)
 
 
 def _padded(x: Tensor, axes: Sequence[Axis], sharded: Collection[int], pad: list[int]) -> Tensor:

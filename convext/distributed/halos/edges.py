@@ -60,9 +60,10 @@ def inner(axis: Axis, ranks: int, rank: int) -> Inner | None:
         return None
     a, b = (mine, own) if axis.scatters else (own, mine)
     pad = axis.pad + a.start - b.start * axis.stride
-    if pad < 0 or any(p not in own and axis.source(p) in own for row in mine for p in axis.reads(row)):
+    beyond = [[axis.source(p) for p in axis.reads(row) if p not in own] for row in mine]
+    if pad < 0 or any(source in own for sources in beyond for source in sources if source is not None):
         return None
-    first, last = _longest_run([all(p in own or axis.source(p) is None for p in axis.reads(row)) for row in mine])
+    first, last = _longest_run([all(source is None for source in sources) for sources in beyond])
     if first == last:
         return None
     edges = (range(mine.start, mine.start + first), range(mine.start + last, mine.stop))

@@ -108,7 +108,7 @@ class _Departed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, flight: _Flight) -> tuple[Tensor, Tensor]:
         ctx.flight, flight.swap = flight, flight.exchange.begin(x)
-        return x.view_as(x), x.new_empty(0)
+        return x.detach(), x.new_empty(0)  # `view_as` would give a single image any stride
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, token: Tensor) -> tuple[Tensor, None]:

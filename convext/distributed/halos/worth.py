@@ -64,6 +64,11 @@ class Costs:
     edges: float
 
     @property
+    def hidden(self) -> float:
+        """How much of the messages the problem of own rows hides."""
+        return min(self.messages, self.problem)
+
+    @property
     def waiting(self) -> float:
         return max(self.messages, self.copy) + self.problem
 

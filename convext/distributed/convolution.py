@@ -17,9 +17,9 @@ from convext.distributed.geometry import Geometry
 from convext.distributed.halos import overlap, worth
 from convext.distributed.halos.intervals import Axis, Mode
 from convext.distributed.halos.overlap import Call
-from convext.distributed.halos.windows import Last, Local, begun, complete
+from convext.distributed.halos.windows import Borders, Last, Local, begun, complete
 from convext.distributed.indices import Split, split
-from convext.distributed.placement import everywhere, part, whole
+from convext.distributed.placement import everywhere, part, space, whole
 from convext.problem import Face, Ints, open_shape
 
 
@@ -66,7 +66,8 @@ def convolve(
     if 0 in (x.shape[0], channels, *mine.rows, weight.numel()):
         y = _nothing((x.shape[0], channels, *mine.rows), complete(mine, last, a, axes).x, weight, added)
     elif last is not None and _hides(face, mine, last, weight, stride, dilation, groups):
-        y = overlap.convolve(Call(face, stride, dilation, groups, kernel, computed), mine, last, weight, added)
+        call = Call(face, stride, dilation, groups, kernel, Borders.of(axes, space(a)), computed)
+        y = overlap.convolve(call, mine, last, weight, added)
     else:
         y = computed(complete(mine, last, a, axes), weight, added)
     return whole(y, mesh, [s.result for s in splits], shape)

@@ -84,7 +84,8 @@ def _hidden(layer: nn.Module, g: Geometry, load: Load, dtype: torch.dtype) -> li
         f"{seconds * 1e6:.0f}" for seconds in (found.messages, found.hidden, found.waiting, found.meanwhile)
     )
     if worth.pays(found):
-        told = f"hidden: {behind} of {messages} us of {name}, behind {rows}: {meanwhile} us in all, or {waiting}"
+        told = f"hidden: {behind} of {messages} us of {name}, behind {rows}"
+        told = f"{told}: {meanwhile} us in all, {waiting} if it waited"
     else:
         told = f"not hidden: {messages} us of {name}: {waiting} us in all, {meanwhile} if it computed {rows} meanwhile"
     return [f"    {told} (on paper)"]

@@ -25,7 +25,7 @@ from torch import Tensor
 from convext import operators
 from convext.distributed.halos.edges import Edge
 from convext.distributed.halos.exchange import Exchange, Swap, with_rows
-from convext.distributed.halos.windows import Last, Local
+from convext.distributed.halos.windows import Borders, Last, Local
 from convext.problem import FACE_OPENING, OPERANDS, Face, Ints
 
 
@@ -36,6 +36,7 @@ class Call:
     Attributes:
         face: "fprop" or "dgrad".
         stride, dilation, groups, kernel: as for `convext.operators.convolve`.
+        borders: what is around axes that lie on one rank.
         forward: computes a problem from (problem, weight, bias), differentiably.
     """
 
@@ -44,6 +45,7 @@ class Call:
     dilation: Ints
     groups: int
     kernel: str
+    borders: Borders
     forward: Callable[[Local, Tensor, Tensor | None], Tensor]
 
 
@@ -66,8 +68,10 @@ def convolve(call: Call, mine: Local, last: Last, weight: Tensor, bias: Tensor |
     if last.inner is None:
         raise ValueError("expected a rank that can compute something without halos")
     flight = _Flight(last.exchange)
+    dim = last.exchange.dim
     x, token = _Departed.apply(mine.x, flight)
-    y = call.forward(_along(mine, last.exchange.dim, x, mine.rows[last.exchange.dim - 2], last.inner.pad), weight, bias)
+    own = _along(mine, dim, x, mine.rows[dim - 2], last.inner.pad)
+    y = call.forward(call.borders.around(own), weight, bias)
     result, _ = _Edges.apply(y, token, weight, x.detach(), bias, flight, call, mine, last.inner.edges)
     return cast(Tensor, result)
 
@@ -169,9 +173,9 @@ class _Edges(torch.autograd.Function):
         halos = flight.halos(x, with_rows(x, dim, 0))
         for edge in edges:
             window = _window(edge, flight.exchange, halos, x)
-            problem = _along(mine, dim, window, edge.rows, edge.window.pad)
+            problem = call.borders.around(_along(mine, dim, window, edge.rows, edge.window.pad))
             y.narrow(dim, edge.first, edge.rows).copy_(call.forward(problem, weight, bias))
-            terms.append(_Term(call, window.shape[2:], problem.pad, flight.exchange, edge))
+            terms.append(_Term(call, window.shape, problem.x.shape[2:], problem.pad, flight.exchange, edge))
         ctx.flight, ctx.terms = flight, terms
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(halos, weight)
@@ -195,9 +199,16 @@ class _Edges(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Term:
-    """What halos add to one edge of a result, a convolution of its window; and the derivatives of that."""
+    """What halos add to one edge of a result, a convolution of its window; and the derivatives of that.
+
+    Attributes:
+        call, exchange, edge: what is computed, and of which rows.
+        window: its shape.
+        size, pad: of the problem: the window's, with the borders around it.
+    """
 
     call: Call
+    window: Ints
     size: Ints
     pad: Ints
     exchange: Exchange
@@ -207,12 +218,13 @@ class _Term:
         """Adds this edge's gradient by halos, in place. (`gradient` is in the autocast dtype where there was one.)"""
         face = FACE_OPENING[OPERANDS[self.call.face][0]]
         found = self._convolve(face, self._edge_of(gradient), weight.to(gradient.dtype), self.size)
+        found = self.call.borders.folded(found, self.window)
         for place, rows in _halo_parts(self.edge, self.exchange):
             _narrow(halos, self.exchange, rows).add_(_narrow(found, self.exchange, place))
 
     def by_weight(self, gradient: Tensor, halos: Tensor, weight: Tensor) -> Tensor:
         """This edge's gradient by the weight."""
-        window = _window(self.edge, self.exchange, halos.to(gradient.dtype), None)
+        window = self.call.borders.padded(_window(self.edge, self.exchange, halos.to(gradient.dtype), None))
         pair = window, self._edge_of(gradient)
         x, y = pair if self.call.face == "fprop" else pair[::-1]
         return self._convolve("wgrad", x, y, weight.shape[2:]).to(weight.dtype)

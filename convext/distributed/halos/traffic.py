@@ -78,10 +78,9 @@ def load(geometry: Geometry, input: Ints, ranks: Ints, plans: Sequence[Plan], at
     for i, mesh_axis in shared.items():
         window[i] = held[i] = len(share(input[2 + i], ranks[mesh_axis], at[mesh_axis]))
     channels, last = images * input[1], None
-    borders = any(i not in shared and axis.mode != "zeros" for i, axis in enumerate(axes))
     for i, mesh_axis in sorted(shared.items()):
         path = route(axes[i], ranks[mesh_axis], at[mesh_axis])
-        meanwhile = None if borders else inner(axes[i], ranks[mesh_axis], at[mesh_axis])
+        meanwhile = inner(axes[i], ranks[mesh_axis], at[mesh_axis])
         last = Last(i, (images, input[1], *window), tuple(pad), path.halo, meanwhile)
         elements += channels * path.halo * math.prod(window[:i] + window[i + 1 :])
         window[i], result[i] = path.window.rows, len(share(axes[i].result, ranks[mesh_axis], at[mesh_axis]))

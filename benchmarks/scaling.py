@@ -4,8 +4,8 @@
 
 Nothing is timed and no rank is started: each layer's routes are those that `convext.distributed` takes, for all ranks,
 their messages are matched, and figures of the links turn bytes into seconds. Products run at the roofline, so a real
-step computes longer beside the same bytes. The last exchange of a layer is hidden where `convext.distributed.halos.worth`
-says so; else a window is copied while its halos are under way.
+step computes longer beside the same bytes. The last exchange of a layer is hidden where
+`convext.distributed.halos.worth` says so; else a window is copied while its halos are under way.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import Any
 from unittest import mock
@@ -10,11 +11,12 @@ import pytest
 import test_space
 import torch
 import torch.distributed as dist
-from layouts import full, leaves, mesh_of, placed
+from layouts import assert_as_on_one_rank, full, leaves, mesh_of, placed
 from test_space import PROBLEMS, by_kernel, second_derivatives
 from torch import Tensor, nn
 from torch.distributed.tensor import Replicate, Shard
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from watching import Events, Sent, computing_meanwhile, meanwhile
 
 import convext
@@ -69,6 +71,38 @@ def third_derivatives() -> None:
 
 def test_third_derivatives_meanwhile(ranks):
     assert all(count for _, count in ranks(3, computing_meanwhile, third_derivatives))
+
+
+def frozen(name: str) -> None:
+    """The first layer of a network has an input without a gradient, a frozen one weights without."""
+    mesh, plain = mesh_of(4), leaves(x=(2, 3, 13), w=(4, 3, 3), bias=(4,))
+    plain[name] = plain[name].detach()
+    on_all = {role: placed(t, mesh, [Shard(2) if role == "x" else Replicate()]) for role, t in plain.items()}
+    _, ours, theirs = PROBLEMS["1-D"]
+    assert_as_on_one_rank(ours, theirs, plain, on_all, name)
+
+
+@pytest.mark.parametrize("name", ["x", "w"])
+def test_frozen_operands_meanwhile(ranks, name):
+    assert any(count for _, count in ranks(4, computing_meanwhile, frozen, name))
+
+
+def checkpointed() -> None:
+    """A forward that runs again in the backward pass exchanges again."""
+    mesh, plain = mesh_of(3), leaves(x=(1, 2, 12), w=(2, 2, 3))
+    on_all = {name: placed(t, mesh, [Shard(2) if name == "x" else Replicate()]) for name, t in plain.items()}
+
+    def twice_convolved(convolve: Any, t: dict[str, Tensor]) -> Tensor:
+        return convolve(convolve(t["x"], t["w"], None, padding=1).sin(), t["w"], None, padding=1)
+
+    def ours(t: dict[str, Tensor]) -> Tensor:
+        return checkpoint(partial(twice_convolved, CF.conv1d), t, use_reentrant=False)
+
+    assert_as_on_one_rank(ours, partial(twice_convolved, F.conv1d), plain, on_all, "checkpointed")
+
+
+def test_checkpoints_meanwhile(ranks):
+    assert all(count == 4 for _, count in ranks(3, computing_meanwhile, checkpointed))
 
 
 def under_autocast() -> None:

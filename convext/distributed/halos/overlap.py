@@ -91,9 +91,15 @@ class _Flight:
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
 
+    def wait(self) -> dict[int, Tensor]:
+        """What was received, by rank. Nothing of it is kept here: this lives as long as the graph does."""
+        received = self.swap.wait()
+        del self.swap
+        return received
+
     def halos(self, like: Tensor, none: Sequence[int]) -> Tensor:
         """All halos, by rank, once they are there; where there are none, a tensor of the shape `none`."""
-        found = list(self.swap.wait().values())
+        found = list(self.wait().values())
         return torch.cat(found, self.exchange.dim) if found else like.new_empty(none)
 
     def begin_back(self, halos: Tensor) -> None:
@@ -125,7 +131,7 @@ class _Landed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, token: Tensor, flight: _Flight) -> Tensor:
         ctx.flight = flight
-        flight.exchange.add_back(own, flight.swap.wait())
+        flight.exchange.add_back(own, flight.wait())
         ctx.mark_dirty(own)
         return own
 

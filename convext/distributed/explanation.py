@@ -74,7 +74,7 @@ def _hidden(layer: nn.Module, g: Geometry, load: Load, dtype: torch.dtype) -> li
         return []
     found = costs(layer, g, load, dtype)
     if found is None:
-        why = "no row can do without halos"
+        why = "nothing of it can be computed from own rows alone"
         if not isinstance(layer, nn.modules.conv._ConvNd):
             why = "only convolutions compute meanwhile"
         return [f"    not hidden: {why}; own rows are copied meanwhile"]

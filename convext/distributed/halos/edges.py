@@ -51,8 +51,8 @@ class Inner:
 def inner(axis: Axis, ranks: int, rank: int) -> Inner | None:
     """What `rank` computes while its messages are under way; None where there are none, or there is no such problem.
 
-    That is: no row reads own rows alone, own rows begin after the first row that the result could read, or they are
-    read a second time, mirrored or wrapped.
+    That is: no row reads own rows alone, the padding before own rows would be negative, or they are read a second time,
+    mirrored or wrapped.
     """
     path, mine = route(axis, ranks, rank), share(axis.result, ranks, rank)
     own = path.own

@@ -3,8 +3,9 @@
     python -m convext.benchmarks.scaling
 
 Nothing is timed and no rank is started: each layer's routes are those that `convext.distributed` takes, for all ranks,
-their messages are matched, and figures of the links turn bytes into seconds. Products run at the roofline, and nothing
-hides an exchange, so a real step computes longer beside the same bytes.
+their messages are matched, and figures of the links turn bytes into seconds. Products run at the roofline, so a real
+step computes longer beside the same bytes. The last exchange of a layer is hidden where
+`convext.distributed.halos.worth` says so; else a window is copied while its halos are under way.
 """
 
 from __future__ import annotations
@@ -13,40 +14,20 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 import torch
 from torch import nn
 
-from convext.distributed.explanation import local_problem
-from convext.distributed.geometry import of_layer
-from convext.distributed.intervals import Axis, route
+from convext.distributed.explanation import costs, local_problem
+from convext.distributed.geometry import Geometry, of_layer
+from convext.distributed.halos import worth
+from convext.distributed.halos.intervals import Axis, route
+from convext.distributed.halos.traffic import Load, loads
+from convext.distributed.halos.worth import Links
 from convext.distributed.plans import SpatialParallel
-from convext.distributed.traffic import loads
 from convext.problem import FACES, roofline
-
-
-@dataclass(frozen=True)
-class Links:
-    """What leaves one GPU at most, in bytes a second one way, and how many GPUs share a node.
-
-    Attributes:
-        nvlink, infiniband: within a node, and between nodes.
-        latency: seconds that a round of messages takes at least.
-        node: GPUs.
-        source: where the figures come from.
-    """
-
-    nvlink: float = 450e9
-    infiniband: float = 50e9
-    latency: float = 20e-6
-    node: int = 8
-    source: str = (
-        "NVLink 4: 900 GB/s both ways, by NVIDIA's H100 data sheet (376 to 380 GB/s one way seen by users of its "
-        "p2pBandwidthLatencyTest, NCCL issue 1264); InfiniBand NDR: one ConnectX-7 of 400 Gb/s a GPU, by the DGX H100 "
-        "user guide; 20 us for a round of messages is assumed"
-    )
 
 
 @dataclass(frozen=True)
@@ -101,30 +82,32 @@ class Step:
     Attributes:
         computing: seconds, at the roofline.
         exchanging: seconds, forward and backward, by the links.
+        waiting: seconds of exchanges and of windows' copies, if each layer waits for its halos.
+        rest: the same seconds where layers compute meanwhile as the rule has it, and what edges take then.
         bytes: that it receives, forward and backward.
         messages: that it receives.
     """
 
     computing: float
     exchanging: float
+    waiting: float
+    rest: float
     bytes: int
     messages: int
 
     @property
     def efficiency(self) -> float:
         """Share of the time in which it computes."""
-        return self.computing / (self.computing + self.exchanging)
+        return self.computing / (self.computing + self.rest)
 
 
 def simulate(network: Network, mesh: Sequence[int], links: Links, dtype: torch.dtype = torch.bfloat16) -> Step:
     """One step on a mesh whose axes share out the first axes of space. Raises where messages sent are not received."""
-    step = Step(0.0, 0.0, 0, 0)
+    step = Step(0.0, 0.0, 0.0, 0.0, 0, 0)
     for layer, rows, times in network.layers:
         one = _layer(layer, (rows,) * network.rank, tuple(mesh), links, dtype)
-        step = Step(
-            step.computing + times * one.computing, step.exchanging + times * one.exchanging,
-            step.bytes + times * one.bytes, step.messages + times * one.messages,
-        )  # fmt: skip
+        sums = (getattr(step, f.name) + times * getattr(one, f.name) for f in fields(Step))
+        step = Step(*sums)
     return step
 
 
@@ -144,13 +127,34 @@ def _layer(layer: nn.Module, rows: tuple[int, ...], mesh: tuple[int, ...], links
     if any(balance.values()):
         raise RuntimeError(f"{layer}: messages do not match on a mesh of {list(mesh)}")
     kinds = {load.input: load for load in found if isinstance(layer, nn.modules.conv._ConvNd)}
-    forwards = [local_problem(layer, geometry, load, dtype, "cuda") for load in kinds.values()]
-    computing = (sum(roofline.ideal_seconds(replace(p, face=f), roofline.H100) for f in FACES) for p in forwards)
+    computing = (sum(_seconds(layer, geometry, load, dtype).values()) for load in kinds.values())
+    rest = (_rest(layer, geometry, *pair, links, dtype) for pair in zip(found, exchanges, strict=True))
     # A backward pass sends as much back.
     return Step(
-        max(computing, default=0.0), 2 * max(mine.seconds(links) for mine in exchanges),
+        max(computing, default=0.0), 2 * max(sum(mine.seconds(links)) for mine in exchanges),
+        max(mine.waiting(links) for mine in exchanges), max(rest),
         2 * max(load.elements for load in found) * dtype.itemsize, 2 * max(sum(load.senders) for load in found),
     )  # fmt: skip
+
+
+def _seconds(layer: nn.Module, geometry: Geometry, load: Load, dtype: torch.dtype) -> dict[str, float]:
+    """What the three faces of a rank's problem take at the roofline."""
+    forward = local_problem(layer, geometry, load, dtype, "cuda")
+    return {face: roofline.ideal_seconds(replace(forward, face=face), roofline.H100) for face in FACES}
+
+
+def _rest(
+    layer: nn.Module, geometry: Geometry, load: Load, mine: _Exchanges, links: Links, dtype: torch.dtype
+) -> float:
+    """Seconds of a step in which one rank does other than its problem, by the rule."""
+    forward = costs(layer, geometry, load, dtype)
+    if forward is None or not worth.pays(forward):
+        return mine.waiting(links)
+    *_, last = mine.seconds(links) or [0.0]
+    behind = _seconds(layer, geometry, load, dtype)
+    ahead = behind.pop(geometry.face)
+    exposed = max(0.0, last - ahead) + max(0.0, last - sum(behind.values()))
+    return mine.waiting(links, but_last=True) + exposed + 3 * forward.edges  # one face forwards, two backwards
 
 
 class _Exchanges:
@@ -161,7 +165,7 @@ class _Exchanges:
     ) -> None:
         self.sent: Counter[tuple[int, int]] = Counter()
         self.received: Counter[tuple[int, int]] = Counter()
-        self._rounds: list[Counter[tuple[int, int]]] = []
+        self._rounds: list[tuple[Counter[tuple[int, int]], float]] = []  # and what a copy of the window takes
         shape, me = list(rows), _flat(at, mesh)
         for i, axis in enumerate(axes):
             path = route(axis, mesh[i], at[i])
@@ -170,17 +174,27 @@ class _Exchanges:
             received = Counter({(ranks[other], me): count * row for other, count in path.receives.items()})
             self.sent.update({(me, ranks[other]): sum(map(len, runs)) * row for other, runs in path.sends.items()})
             self.received.update(received)
-            self._rounds.append(received)
+            self._rounds.append((received, 2 * path.window.rows * row / roofline.H100.bandwidth))
             shape[i] = path.window.rows
 
-    def seconds(self, links: Links) -> float:
-        """Messages of one axis share the links, and the next axis waits for them."""
-        total = 0.0
-        for received in filter(None, self._rounds):
-            far = sum(count for (a, b), count in received.items() if a // links.node != b // links.node)
-            near = sum(received.values()) - far
-            total += links.latency + max(near / links.nvlink, far / links.infiniband)
-        return total
+    def seconds(self, links: Links) -> list[float]:
+        """Of each round: messages of one axis share the links, and the next axis waits for them."""
+        return [_in_flight(received, links) for received, _ in self._rounds]
+
+    def waiting(self, links: Links, but_last: bool = False) -> float:
+        """Forwards a window is copied meanwhile; backwards its gradient is added to zeros, which takes two copies."""
+        rounds = self._rounds[:-1] if but_last else self._rounds
+        each = [(_in_flight(received, links), copy) for received, copy in rounds]
+        return sum(max(seconds, copy) + max(seconds, 2 * copy) for seconds, copy in each if seconds)
+
+
+def _in_flight(received: Counter[tuple[int, int]], links: Links) -> float:
+    """Messages of several ranks share the links."""
+    if not received:
+        return 0.0
+    far = sum(count for (a, b), count in received.items() if a // links.node != b // links.node)
+    near = sum(received.values()) - far
+    return links.latency + max(near / links.nvlink, far / links.infiniband)
 
 
 def _flat(coordinate: Sequence[int], mesh: Sequence[int]) -> int:
@@ -201,7 +215,8 @@ def main() -> None:
             step = simulate(network, mesh, links)
             print(
                 f"| {network.name} | {ranks} | {' x '.join(map(str, mesh))} | {step.computing * 1e3:.2f} | "
-                f"{step.bytes / 1e6:.1f} | {step.messages} | {step.exchanging * 1e3:.2f} | {step.efficiency:.0%} |"
+                f"{step.bytes / 1e6:.1f} | {step.messages} | {step.exchanging * 1e3:.2f} | "
+                f"{step.waiting * 1e3:.2f} | {step.rest * 1e3:.2f} | {step.efficiency:.0%} |"
             )
 
 

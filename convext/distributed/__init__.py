@@ -7,7 +7,7 @@ Imported at first use, for it imports torch.distributed.tensor.
 """
 
 from convext.distributed.explanation import explain
-from convext.distributed.intervals import share
+from convext.distributed.halos.intervals import share
 from convext.distributed.model import assemble, parallelize
 from convext.distributed.plans import BatchParallel, ChannelParallel, SpatialParallel
 

@@ -14,10 +14,12 @@ from torch.distributed.tensor import DTensor
 
 from convext import functional, operators
 from convext.distributed.geometry import Geometry
+from convext.distributed.halos import overlap, worth
+from convext.distributed.halos.intervals import Axis, Mode
+from convext.distributed.halos.overlap import Call
+from convext.distributed.halos.windows import Borders, Last, Local, begun, complete
 from convext.distributed.indices import Split, split
-from convext.distributed.intervals import Axis, Mode
-from convext.distributed.placement import everywhere, part, whole
-from convext.distributed.windows import Local, local
+from convext.distributed.placement import everywhere, part, space, whole
 from convext.problem import Face, Ints, open_shape
 
 
@@ -52,16 +54,33 @@ def convolve(
     added = None if bias is None else _bias(everywhere(bias, mesh), splits, summed)
     geometry = Geometry(face == "dgrad", size, w.shape[2:], stride, pad, dilation, groups, mode)
     axes = geometry.axes(a.shape[2:])
-    mine = local(x, a, axes, name)
+    mine, last = begun(x, a, axes, name)
     groups = groups * weight.shape[0] // w.shape[0] if groups > 1 else 1
     channels = weight.shape[0] if face == "fprop" else weight.shape[1] * groups
+
+    def computed(mine: Local, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if face == "fprop" and functional._is_torchs_own(mine.x, weight):
+            return _torchs_own(mine, axes, weight, bias, stride, dilation, groups)
+        return operators.convolve(face, mine.x, weight, bias, mine.rows, stride, mine.pad, dilation, groups, kernel)
+
     if 0 in (x.shape[0], channels, *mine.rows, weight.numel()):
-        y = _nothing((x.shape[0], channels, *mine.rows), mine.x, weight, added)
-    elif face == "fprop" and functional._is_torchs_own(mine.x, weight):
-        y = _torchs_own(mine, axes, weight, added, stride, dilation, groups)
+        y = _nothing((x.shape[0], channels, *mine.rows), complete(mine, last, a, axes).x, weight, added)
+    elif last is not None and _hides(face, mine, last, weight, stride, dilation, groups):
+        call = Call(face, stride, dilation, groups, kernel, Borders.of(axes, space(a)), computed)
+        y = overlap.convolve(call, mine, last, weight, added)
     else:
-        y = operators.convolve(face, mine.x, weight, added, mine.rows, stride, mine.pad, dilation, groups, kernel)
+        y = computed(complete(mine, last, a, axes), weight, added)
     return whole(y, mesh, [s.result for s in splits], shape)
+
+
+def _hides(face: Face, mine: Local, last: Last, weight: Tensor, stride: Ints, dilation: Ints, groups: int) -> bool:
+    """Whether inner rows are computed while the last halos are under way."""
+    if last.inner is None or not mine.x.is_floating_point():
+        return False
+    axis, halo = last.exchange.dim - 2, last.exchange.route.halo
+    shapes = tuple(mine.x.shape), tuple(weight.shape), mine.rows
+    geometry = tuple(stride), mine.pad, tuple(dilation), groups
+    return worth.pays(worth.costs(face, *shapes, *geometry, mine.x.dtype, axis, halo, last.inner))
 
 
 def _torchs_own(

@@ -12,8 +12,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from convext.distributed import geometry
 from convext.distributed.geometry import Geometry
+from convext.distributed.halos import worth
+from convext.distributed.halos.traffic import Load, gathered, loads
 from convext.distributed.plans import BatchParallel, ChannelParallel, Plan, SpatialParallel, listed
-from convext.distributed.traffic import Load, gathered, loads
 from convext.problem import ConvProblem, Ints
 
 
@@ -31,7 +32,8 @@ def explain(
         dtype: of the input.
 
     Returns:
-        The ranks, those with the same problem in one line; bytes and messages; what is summed in a backward pass.
+        The ranks, those with the same problem in one line; bytes and messages; whether the exchange is hidden, by the
+        rule of `convext.distributed.halos.worth`; what is summed in a backward pass.
 
     Raises:
         ValueError: not one plan for each axis, or a layer without a geometry.
@@ -48,10 +50,9 @@ def explain(
             f"  {rank}: reads {_sizes(load.input)}, pad {_sizes(load.pad)}, computes {_sizes(load.result)}; receives "
             f"{load.elements * item:,} bytes (at least {load.least * item:,}) in {sum(load.senders)} message(s)"
         )
+        lines += _hidden(layer, g, load, dtype)
     total, least = (sum(getattr(load, name) for load in found) * item for name in ("elements", "least"))
     lines.append(f"  halos: {total:,} bytes in all, least possible {least:,}; as many back in a backward pass")
-    if total:
-        lines.append("  hidden: the copy of own rows only; the convolution waits for the halos")
     mixes = isinstance(layer, nn.modules.conv._ConvNd) and g.groups == 1
     if mixes and (channels := gathered(input, ranks, plans)):
         lines.append(f"  channels: each rank gathers {channels * item:,} bytes of its input, or sums its results")
@@ -63,8 +64,41 @@ def _alike(found: Sequence[Load]) -> list[tuple[Load, int]]:
     """The first rank of each kind, and how many there are of it."""
     kinds: dict[Any, list[Load]] = {}
     for load in found:
-        kinds.setdefault((load.input, load.result, load.pad, load.elements, load.senders), []).append(load)
+        kinds.setdefault((load.input, load.result, load.pad, load.elements, load.senders, load.last), []).append(load)
     return [(alike[0], len(alike)) for alike in kinds.values()]
+
+
+def _hidden(layer: nn.Module, g: Geometry, load: Load, dtype: torch.dtype) -> list[str]:
+    """Whether a rank computes while it exchanges, and by which figures."""
+    if not load.elements:
+        return []
+    found = costs(layer, g, load, dtype)
+    if found is None:
+        why = "nothing of it can be computed from own rows alone"
+        if not isinstance(layer, nn.modules.conv._ConvNd):
+            why = "only convolutions compute meanwhile"
+        return [f"    not hidden: {why}; own rows are copied meanwhile"]
+    last, name = load.last, "its messages" if len(load.senders) == 1 else "the last axis' messages"
+    rows = f"{last.inner.rows} of {load.result[last.axis]} rows"  # type: ignore[union-attr]
+    messages, behind, waiting, meanwhile = (
+        f"{seconds * 1e6:.0f}" for seconds in (found.messages, found.hidden, found.waiting, found.meanwhile)
+    )
+    if worth.pays(found):
+        told = f"hidden: {behind} of {messages} us of {name}, behind {rows}"
+        told = f"{told}: {meanwhile} us in all, {waiting} if it waited"
+    else:
+        told = f"not hidden: {messages} us of {name}: {waiting} us in all, {meanwhile} if it computed {rows} meanwhile"
+    return [f"    {told} (on paper)"]
+
+
+def costs(layer: Any, g: Geometry, load: Load, dtype: torch.dtype) -> worth.Costs | None:
+    """What a convolution costs on the rank of a load; None where nothing can be computed meanwhile."""
+    last = load.last
+    if last is None or last.inner is None or not isinstance(layer, nn.modules.conv._ConvNd):
+        return None
+    geometry = tuple(g.stride), last.pad, tuple(g.dilation), g.groups
+    shapes = last.input, tuple(layer.weight.shape), load.result
+    return worth.costs(g.face, *shapes, *geometry, dtype, last.axis, last.halo, last.inner)
 
 
 def _gradients(layer: Any, ranks: Ints, plans: Sequence[Plan]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from convext import functional
-from convext.distributed.intervals import Axis, Mode
+from convext.distributed.halos.intervals import Axis, Mode
 from convext.problem import Ints, output_size
 from convext.problem.conv_problem import Face
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
-from convext.distributed.intervals import share
+from convext.distributed.halos.intervals import share
 from convext.problem import Face
 
 Index = Literal["n", "k", "c", "groups", "space", "nothing"]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from convext.distributed import swaps
 from convext.distributed.indices import whole_groups
-from convext.distributed.layers import Place
+from convext.distributed.layers import swaps
+from convext.distributed.layers.sharded import Place
 from convext.distributed.placement import everywhere, whole
 from convext.distributed.plans import ChannelParallel, Plan, listed
 

@@ -48,3 +48,16 @@ def test_networks_are_simulated():
     for network in networks():
         for mesh in meshes(8, network.rank):
             assert 0.3 < simulate(network, mesh, Links()).efficiency < 1
+
+
+def test_what_is_hidden_is_no_rest():
+    """Of 1024 x 1024 pixels a GPU: the messages are hidden both ways, and windows are not copied. Edges are left."""
+    layer = nn.Conv2d(96, 96, 7, padding=3, groups=96, device="meta")
+    step = simulate(one(layer, 1024, 2), (8,), Links())
+    received = 2 * 3 * 1024 * 96 * 2
+    messages, copy = 20e-6 + received / 450e9, 2 * 1030 * 1024 * 96 * 2 / 3e12
+    assert step.exchanging == pytest.approx(2 * messages)
+    assert step.waiting == pytest.approx(3 * copy)  # one hides the messages there, two hide those back
+    edge = 3 * 5e-6 + max((9 + 3) * 1024 * 96 * 2 / 3e12, 2 * 49 * 3 * 1024 * 96 / 67e12)
+    assert step.rest == pytest.approx(3 * 2 * edge, rel=1e-3)  # the messages are hidden by products
+    assert step.efficiency == pytest.approx(step.computing / (step.computing + step.rest))

@@ -12,7 +12,7 @@ from ranks import Ranks  # not here: processes that are started look it up by na
 
 collect_ignore = []
 if not dist.is_available() or sys.platform == "win32":  # pragma: no cover
-    collect_ignore = [path.name for path in Path(__file__).parent.glob("test_*.py") if path.stem != "test_intervals"]
+    collect_ignore = [str(path) for path in Path(__file__).parent.rglob("test_*.py") if path.stem != "test_intervals"]
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 from layouts import mesh_of
-from test_space import Sent
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
+from watching import Sent
 
 import convext
 from convext.distributed import BatchParallel, ChannelParallel, SpatialParallel, explain, parallelize

@@ -15,7 +15,7 @@ from torch.distributed.tensor import Replicate
 
 import convext
 from convext.distributed import BatchParallel, SpatialParallel, assemble, parallelize
-from convext.distributed.swaps import of_model
+from convext.distributed.layers.swaps import of_model
 
 
 class Scaled(nn.Module):

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
+from watching import computing_meanwhile
 
 import convext
 from convext.distributed import BatchParallel, ChannelParallel, SpatialParallel, assemble, parallelize
@@ -59,6 +60,11 @@ def assert_trains_alike(name: str, shape: tuple[int, ...], plan: Any, steps: int
 @pytest.mark.parametrize("name", NETWORKS)
 def test_in_space(ranks, name):
     ranks(4, assert_trains_alike, name, (4,), SpatialParallel(0))
+
+
+def test_while_halos_are_under_way(ranks):
+    counts = ranks(4, computing_meanwhile, assert_trains_alike, "U-Net", (4,), SpatialParallel(0), 5)
+    assert all(count > 5 for _, count in counts)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

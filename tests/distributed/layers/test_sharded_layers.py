@@ -10,6 +10,7 @@ import pytest
 import torch
 from layouts import full, mesh_of
 from torch import nn
+from watching import computing_meanwhile
 
 import convext
 from convext.distributed import BatchParallel, ChannelParallel, SpatialParallel, parallelize
@@ -19,6 +20,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "torch.nn's": (lambda: nn.Conv2d(4, 6, 3, 2, 1), (3, 4, 9, 7)),
     "circular": (lambda: nn.Conv2d(4, 4, 3, 1, 2, 2, padding_mode="circular"), (3, 4, 7, 6)),
     "circular, once around": (lambda: nn.Conv1d(4, 4, 5, 1, 5, padding_mode="circular"), (3, 4, 5)),
+    "circular, 2-D": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), (3, 4, 12, 7)),
+    "replicate, 1-D": (lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="replicate"), (3, 4, 14)),
+    "reflect, 2-D": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (3, 4, 5, 12)),
     "reflect, strided": (lambda: nn.Conv2d(4, 4, 3, 2, 2, padding_mode="reflect", groups=4), (3, 4, 7, 5)),
     "replicate, 3-D": (lambda: nn.Conv3d(4, 4, 3, 1, 1, padding_mode="replicate"), (3, 4, 5, 4, 3)),
     "same with a stride": (lambda: convext.Conv2d(4, 4, 3, 2, padding="same", padding_mode="reflect"), (3, 4, 9, 8)),
@@ -81,3 +85,10 @@ def as_on_one_rank(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_as_on_one_rank(ranks, name):
     ranks(4, as_on_one_rank, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.nn's", "circular, 2-D", "replicate, 1-D", "reflect, 2-D", "causal", "transposed"]
+)
+def test_layers_that_compute_while_they_exchange(ranks, name):
+    assert any(count for _, count in ranks(4, computing_meanwhile, as_on_one_rank, name))

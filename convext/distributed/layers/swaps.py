@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from convext.distributed import layers, norms, pooling
+from convext.distributed.layers import norms, pooling
+from convext.distributed.layers import sharded as layers
 from convext.nn import OURS, TORCHS
 
 # Computed by DTensor's own rules: element by element, or along an axis that it gathers where it has to.

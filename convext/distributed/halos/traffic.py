@@ -9,9 +9,28 @@ from functools import lru_cache
 from itertools import product
 
 from convext.distributed.geometry import Geometry
-from convext.distributed.intervals import Axis, route, share
+from convext.distributed.halos.edges import Inner, inner
+from convext.distributed.halos.intervals import Axis, route, share
 from convext.distributed.plans import BatchParallel, ChannelParallel, Plan, SpatialParallel
 from convext.problem import Ints
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last exchange of a rank's forward.
+
+    Attributes:
+        axis: of space.
+        input, pad: what the rank holds before it, and the layer's padding before the other axes of that.
+        halo: rows that it receives.
+        inner: what it can compute meanwhile, if anything.
+    """
+
+    axis: int
+    input: tuple[int, ...]
+    pad: tuple[int, ...]
+    halo: int
+    inner: Inner | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,7 @@ class Load:
         elements: of the halos that it receives.
         least: elements that it reads and does not hold: no exchange can do with fewer.
         senders: ranks that it has a message of, one for each axis of space that is sharded.
+        last: its last exchange; None where space is not shared out.
     """
 
     coordinate: tuple[int, ...]
@@ -35,6 +55,7 @@ class Load:
     elements: int
     least: int
     senders: tuple[int, ...]
+    last: Last | None
 
 
 def loads(geometry: Geometry, input: Ints, ranks: Ints, plans: Sequence[Plan]) -> list[Load]:
@@ -56,15 +77,17 @@ def load(geometry: Geometry, input: Ints, ranks: Ints, plans: Sequence[Plan], at
             shared[plan.axis % len(axes)] = mesh_axis
     for i, mesh_axis in shared.items():
         window[i] = held[i] = len(share(input[2 + i], ranks[mesh_axis], at[mesh_axis]))
-    channels = images * input[1]
+    channels, last = images * input[1], None
     for i, mesh_axis in sorted(shared.items()):
         path = route(axes[i], ranks[mesh_axis], at[mesh_axis])
+        meanwhile = inner(axes[i], ranks[mesh_axis], at[mesh_axis])
+        last = Last(i, (images, input[1], *window), tuple(pad), path.halo, meanwhile)
         elements += channels * path.halo * math.prod(window[:i] + window[i + 1 :])
         window[i], result[i] = path.window.rows, len(share(axes[i].result, ranks[mesh_axis], at[mesh_axis]))
         pad[i], held[i], read[i] = path.window.pad, *_read(axes[i], ranks[mesh_axis], at[mesh_axis])
         senders.append(len(path.receives))
     least = channels * (math.prod(read) - math.prod(held))
-    return Load(at, (images, input[1], *window), tuple(result), tuple(pad), elements, least, tuple(senders))
+    return Load(at, (images, input[1], *window), tuple(result), tuple(pad), elements, least, tuple(senders), last)
 
 
 @lru_cache(maxsize=65536)

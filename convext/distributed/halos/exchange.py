@@ -4,7 +4,7 @@
     scatter  window            ->  own rows   sends halos, receives own rows and adds them: the transpose
 
 Each is the derivative of the other, so the two are right to any order. While messages are under way, a rank copies
-the rows that it has itself.
+the rows that it has itself. (What a convolution does meanwhile instead is in `overlap`.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from convext.distributed.intervals import Route
+from convext.distributed.halos.intervals import Route
 from convext.problem import layout
 
 
@@ -46,15 +46,32 @@ class Exchange:
         """
         return x if self.route.is_local else cast(Tensor, _Gather.apply(x, self))
 
+    def begin(self, x: Tensor) -> Swap:
+        """Own rows go to the ranks that read them, halos come from those that hold them."""
+        sends = self.route.sends.items()
+        sent = {rank: torch.cat([_run(x, self.dim, run) for run in runs], self.dim) for rank, runs in sends}
+        return Swap(self, x, sent, self.route.receives)
+
+    def begin_back(self, halos: dict[int, Tensor], like: Tensor) -> Swap:
+        """Halos go to the ranks that hold these rows, own rows come from those that read them."""
+        return Swap(self, like, halos, {rank: sum(map(len, runs)) for rank, runs in self.route.sends.items()})
+
+    def add_back(self, own: Tensor, received: dict[int, Tensor]) -> None:
+        """Adds what `begin_back` received to own rows, in place."""
+        for rank, rows in received.items():
+            first = 0
+            for run in self.route.sends[rank]:
+                _run(own, self.dim, run).add_(rows.narrow(self.dim, first, len(run)))
+                first += len(run)
+
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, exchange: Exchange) -> Tensor:
         ctx.exchange = exchange
         route, dim = exchange.route, exchange.dim
-        sent = {rank: torch.cat([_run(x, dim, run) for run in runs], dim) for rank, runs in route.sends.items()}
-        swap = _Swap(exchange, x, sent, {rank: _shape(x, dim, rows) for rank, rows in route.receives.items()})
-        window = layout.empty(_shape(x, dim, route.window.rows), layout.is_channels_last(x), x)
+        swap = exchange.begin(x)
+        window = layout.empty(with_rows(x, dim, route.window.rows), layout.is_channels_last(x), x)
         places = list(_places(window, exchange))
         for holder, first, place in places:
             if holder is None:
@@ -77,18 +94,13 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, window: Tensor, exchange: Exchange) -> Tensor:
         ctx.exchange = exchange
         route, dim = exchange.route, exchange.dim
-        sent = {rank: window.new_zeros(_shape(window, dim, rows)) for rank, rows in route.receives.items()}
+        sent = {rank: window.new_zeros(with_rows(window, dim, rows)) for rank, rows in route.receives.items()}
         places = list(_places(window, exchange))
         _add(places, sent, dim)
-        counts = {rank: sum(map(len, runs)) for rank, runs in route.sends.items()}
-        swap = _Swap(exchange, window, sent, {rank: _shape(window, dim, rows) for rank, rows in counts.items()})
-        own = layout.empty(_shape(window, dim, len(route.own)), layout.is_channels_last(window), window).zero_()
+        swap = exchange.begin_back(sent, window)
+        own = layout.empty(with_rows(window, dim, len(route.own)), layout.is_channels_last(window), window).zero_()
         _add(places, {route.rank: own}, dim)
-        for rank, received in swap.wait().items():
-            first = 0
-            for run in route.sends[rank]:
-                _run(own, dim, run).add_(received.narrow(dim, first, len(run)))
-                first += len(run)
+        exchange.add_back(own, swap.wait())
         return own
 
     @staticmethod
@@ -115,17 +127,18 @@ def _run(x: Tensor, dim: int, run: range) -> Tensor:
     return x.narrow(dim, run.start, len(run))
 
 
-def _shape(like: Tensor, dim: int, rows: int) -> list[int]:
+def with_rows(like: Tensor, dim: int, rows: int) -> list[int]:
+    """The shape of `like` but for so many rows."""
     return [*like.shape[:dim], rows, *like.shape[dim + 1 :]]
 
 
-class _Swap:
+class Swap:
     """Messages under way: one to each of some ranks, one from each of some."""
 
-    def __init__(self, exchange: Exchange, like: Tensor, sent: dict[int, Tensor], shapes: dict[int, list[int]]) -> None:
+    def __init__(self, exchange: Exchange, like: Tensor, sent: dict[int, Tensor], rows: dict[int, int]) -> None:
         self._name, group = exchange.name, exchange.group
         self._sent = {rank: t.contiguous() for rank, t in sent.items()}  # kept until they have left
-        self._received = {rank: like.new_empty(shape) for rank, shape in shapes.items()}
+        self._received = {rank: like.new_empty(with_rows(like, exchange.dim, n)) for rank, n in rows.items()}
         operations = [dist.P2POp(dist.isend, t, group=group, group_peer=rank) for rank, t in self._sent.items()]
         operations += [dist.P2POp(dist.irecv, t, group=group, group_peer=rank) for rank, t in self._received.items()]
         operations = [operation for operation in operations if operation.tensor.numel()]

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from convext.distributed import geometry
 from convext.distributed.geometry import Geometry
-from convext.distributed.intervals import share
-from convext.distributed.layers import Sharded
+from convext.distributed.halos.intervals import share
+from convext.distributed.halos.windows import Local, local
+from convext.distributed.layers.sharded import Sharded
 from convext.distributed.placement import own, space, whole, without_sums
-from convext.distributed.windows import Local, local
 
 _MAX: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEAN: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

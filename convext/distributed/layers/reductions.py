@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from convext.distributed.exchange import naming
+from convext.distributed.halos.exchange import naming
 
 
 def summed(t: Tensor, mesh: DeviceMesh, axes: Sequence[int], name: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from layouts import assert_as_on_one_rank, leaves, mesh_of, placed
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from watching import Sent
 
 import convext
 from convext.distributed import SpatialParallel, assemble, share
@@ -156,25 +155,6 @@ def test_kernels_of_every_provider(ranks, kernel, memory):
 
 
 # ------------------------------------------------------------------------------------------------ what is sent
-
-
-class Sent(TorchDispatchMode):
-    """What this rank sends: messages and bytes by receiver, and which collectives it takes part in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes: Counter[int] = Counter()
-        self.messages: Counter[int] = Counter()
-        self.collectives: list[str] = []
-
-    def __torch_dispatch__(self, op: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        if op is torch.ops.c10d.send.default:
-            (t,), _, receiver, _ = arguments
-            self.bytes[receiver] += t.numel() * t.itemsize
-            self.messages[receiver] += 1
-        elif op.namespace in ("c10d", "_c10d_functional") and "recv" not in str(op) and "wait" not in str(op):
-            self.collectives.append(str(op))
-        return op(*arguments, **(keywords or {}))
 
 
 def sent(name: str, dims: tuple[int, ...]) -> list[Any]:

@@ -196,10 +196,18 @@ def route(axis: Axis, ranks: int, rank: int) -> Route:
         other: tuple(range(rows.start - own.start, rows.stop - own.start) for rows in message(axis, ranks, rank, other))
         for other in readers(axis, ranks)[rank]
     }
-    received = {other: message(axis, ranks, other, rank) for other in sorted(holders(axis, ranks, rank) - {rank})}
-    receives = {other: sum(map(len, rows)) for other, rows in received.items()}
-    parts = tuple(part for piece in needed.pieces for part in _parts(piece, axis, ranks, rank, received))
-    return Route(rank, own, needed, sends, receives, parts)
+    receives = {other: sum(map(len, rows)) for other, rows in _received(axis, ranks, rank).items()}
+    return Route(rank, own, needed, sends, receives, parts(needed, axis, ranks, rank))
+
+
+def _received(axis: Axis, ranks: int, rank: int) -> dict[int, tuple[range, ...]]:
+    return {other: message(axis, ranks, other, rank) for other in sorted(holders(axis, ranks, rank) - {rank})}
+
+
+def parts(needed: Window, axis: Axis, ranks: int, rank: int) -> tuple[tuple[int | None, int, int], ...]:
+    """A window of `rank`, or of some of its rows, as `Route.parts` tells it."""
+    received = _received(axis, ranks, rank)
+    return tuple(part for piece in needed.pieces for part in _parts(piece, axis, ranks, rank, received))
 
 
 def _parts(
@@ -209,15 +217,15 @@ def _parts(
     if piece.start is None:
         return [(None, 0, piece.rows)]
     chunk = -(-axis.input // ranks)
-    parts: list[tuple[int | None, int, int]] = []
+    found: list[tuple[int | None, int, int]] = []
     row, stop = piece.start, piece.start + piece.rows
     while row < stop:
         holder = row // chunk
         end = min(stop, share(axis.input, ranks, holder).stop)
         if holder == rank:
-            parts.append((rank, row - holder * chunk, end - row))
+            found.append((rank, row - holder * chunk, end - row))
         else:
             before = sum(len(range(rows.start, min(rows.stop, row))) for rows in received[holder] if rows.start < row)
-            parts.append((holder, before, end - row))
+            found.append((holder, before, end - row))
         row = end
-    return parts
+    return found

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from convext.distributed.layers import Sharded, is_by_channels
+from convext.distributed.layers.reductions import summed
+from convext.distributed.layers.sharded import Sharded, is_by_channels
 from convext.distributed.placement import everywhere, own, parameter, part, whole, without_sums
-from convext.distributed.reductions import summed
 
 
 class _Norm(Sharded):

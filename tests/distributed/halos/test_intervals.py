@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convext.distributed.intervals import Axis, route, share, window
+from convext.distributed.halos.intervals import Axis, route, share, window
 
 
 @st.composite

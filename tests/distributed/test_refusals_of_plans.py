@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,8 +99,8 @@ def test_mistakes_are_named(ranks):
     ranks(2, mistakes)
 
 
-def slow(where: str) -> Any:
-    """What rank 0 is told when rank 1 does not answer in the forward, or in the backward pass."""
+def slow(where: str, given_up: str) -> Any:
+    """What rank 0 is told when rank 1 does not answer in the forward, or in the backward pass, until it has given up."""
     torch.manual_seed(0)
     model = parallelize(
         nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1)), mesh_of(2), SpatialParallel(0)
@@ -108,16 +109,20 @@ def slow(where: str) -> Any:
     if where == "backward":
         y = model(x).to_local().sum()
     if dist.get_rank() == 1:
-        time.sleep(4)
+        while not Path(given_up).exists():
+            time.sleep(0.05)
         return None
-    with pytest.raises(RuntimeError) as told:
-        y.backward() if where == "backward" else model(x)
+    try:
+        with pytest.raises(RuntimeError) as told:
+            y.backward() if where == "backward" else model(x)
+    finally:
+        Path(given_up).touch()
     return str(told.value)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_a_slow_rank_is_told_with_the_layers_name(ranks, where):
-    told, _ = ranks(2, slow, where, seconds=2)
+def test_a_slow_rank_is_told_with_the_layers_name(ranks, where, tmp_path):
+    told, _ = ranks(2, slow, where, str(tmp_path / "given_up"), seconds=6)
     layer = "1" if where == "backward" else "0"
     assert told.startswith(f"layer '{layer}': the exchange of halos with ranks [1] of its group failed: ")
     assert "Timed out" in told or "timeout" in told.lower()

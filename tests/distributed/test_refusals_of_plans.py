@@ -100,7 +100,7 @@ def test_mistakes_are_named(ranks):
 
 
 def slow(where: str, given_up: str) -> Any:
-    """What rank 0 is told when rank 1 does not answer in the forward, or in the backward pass, until it has given up."""
+    """What rank 0 is told when rank 1 does not answer in the forward, or the backward pass, until it has given up."""
     torch.manual_seed(0)
     model = parallelize(
         nn.Sequential(nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1)), mesh_of(2), SpatialParallel(0)

@@ -96,7 +96,7 @@ def gradients(layer, x):
 
 @kinds
 def test_converted_with_all_that_it_was(make, shape, backend):
-    layer, x, seen = make(), torch.randn(shape), []
+    layer, x, seen = make().double(), torch.randn(shape).double(), []
     torchs, expected, steps = type(layer), layer(x), gradients(layer, x)
     user = next(kind for kind in torchs.__mro__ if kind.__module__ != parametrize.__name__)
     state, parameters = layer.state_dict(), dict(layer.named_parameters())

@@ -63,7 +63,7 @@ def test_layers_in_one_graph(layer_and_input, backend):
 
 
 def test_layers_of_any_batch_are_compiled_once(layer_and_input, backend):
-    layer, x = layer_and_input
+    layer, x = (each.double() for each in layer_and_input)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
     for batch in (10, 11, 13):  # no size of any layer: the compiler takes equal sizes for one

@@ -30,10 +30,10 @@ def step(layer, masked, x, mask, wrap=lambda function: function):
 def test_a_mask_over_the_input(kind, where, device):
     rank = int(kind[-2])
     arguments = {"stride": 2, "padding": 1, "groups": 2}
-    ours = getattr(convext, kind)(4, 4, 3, **arguments).to(device)
-    theirs = getattr(torch.nn, kind)(4, 4, 3, **arguments).to(device)
+    ours = getattr(convext, kind)(4, 4, 3, **arguments).to(device).double()
+    theirs = getattr(torch.nn, kind)(4, 4, 3, **arguments).to(device).double()
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(8, 4, *[8] * rank, device=device)
+    x = torch.randn(8, 4, *[8] * rank, device=device).double()
     x = x if rank == 2 else x.movedim(1, -1).contiguous().movedim(-1, 1)
     mask = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1], device=device).bool()
     with convext.backend("aten"):

@@ -1,0 +1,78 @@
+"""A model's forward as a graph of functions, by torch.fx: layers are looked into, down to the function and its weights."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convext.nn import without_parametrizations
+
+# What asks for its training mode, or for the shapes of its input, when it runs: stays one node.
+_WHOLE = ("batchnorm", "instancenorm", "dropout", "rnn", "transformer", "adaptive", "flatten")
+_MODULES = tuple(f"torch.nn.modules.{name}" for name in _WHOLE)
+
+
+class _Tracer(fx.Tracer):
+    looks_into_layers = True  # read by convext's own layers
+    proxy_buffer_attributes = True
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        kind = without_parametrizations(type(module))
+        return kind is nn.MultiheadAttention or kind.__module__ in _MODULES
+
+
+def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
+    """The graph of `model`'s forward, and the tensors that it makes itself; arguments with defaults keep these.
+
+    Raises:
+        ValueError: its forward asks for values or shapes, and does not always compute the same.
+    """
+    parameters = inspect.signature(model.forward).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    attributes = {module: dict(vars(module)) for module in model.modules()}
+    try:
+        graph = _Tracer().trace(model, concrete_args=defaults or None)
+        return graph, {name: value for name, value in vars(model).items() if name not in attributes[model]}
+    except Exception as error:
+        raise ValueError(
+            f"the forward of {type(model).__name__} could not be traced by torch.fx, so what it computes over time is not "
+            f"known: {error}"
+        ) from error
+    finally:  # a hook or a forward that keeps something would have kept torch.fx's proxies
+        for module, before in attributes.items():
+            vars(module).clear()
+            vars(module).update(before)
+
+
+def needed(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes on which the output depends, in order, with the placeholders of all arguments that a caller gives."""
+    [output] = [node for node in graph.nodes if node.op == "output"]
+    seen, pending = {output}, [output]
+    while pending:
+        for node in pending.pop().all_input_nodes:
+            if node not in seen:
+                seen.add(node)
+                pending.append(node)
+    return [node for node in graph.nodes if node in seen]
+
+
+def where(node: fx.Node) -> str:
+    """The layer that a node belongs to, as users name it: 'net.3', or '' for the model's own forward."""
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""
+
+
+def layer(node: fx.Node) -> str:
+    """The layer in an error: with its class, or what the model's own forward calls."""
+    path = where(node)
+    if node.op == "call_module" and not path:
+        path = str(node.target)
+    return f"layer {path!r}" if path else f"{word(node)!r} in the model's own forward"
+
+
+def word(node: fx.Node) -> str:
+    """What a node calls, in one word: "conv1d", "add", "flip"."""
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

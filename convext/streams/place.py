@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from torch import Tensor, fx
+from torch import fx
 
 from convext.streams.signals import Signal, rate, samples
 from convext.streams.stages import Align, Shift, Stage
@@ -107,11 +107,6 @@ class Place:
             self.refuse("puts together signals of different strides, of which one was padded: no stream aligns these")
         paces = {x.pace for x in signals}
         return replace(first, pace=(("least", *sorted(paces, key=str)),))
-
-    def must_not_vary(self, constant: Any, x: Signal) -> None:
-        """Refuses a parameter that has a value of its own for each sample."""
-        if isinstance(constant, Tensor) and constant.dim() >= -x.axis and constant.shape[x.axis] != 1:
-            self.refuse(f"has a tensor of {constant.shape[x.axis]} positions in time, {list(constant.shape)}")
 
 
 def _item(values: tuple[Any, ...], index: int) -> Any:

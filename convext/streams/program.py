@@ -55,7 +55,8 @@ class _Reader:
             return self._input(node)
         if node.op == "get_attr":
             return self._attribute(str(node.target))
-        args, kwargs = (fx.node.map_arg(part, self.known.__getitem__) for part in (node.args, node.kwargs))
+        args: Any = fx.node.map_arg(node.args, self.known.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, self.known.__getitem__)
         if node.op == "output":
             return self._output(args[0])
         place = Place(node, args, kwargs, self.graph, self.stages)
@@ -97,7 +98,8 @@ class _Reader:
             return known.value if isinstance(known, Constant) else known
 
         with torch.no_grad():
-            args, kwargs = (fx.node.map_aggregate(part, value) for part in (place.args, place.kwargs))
+            args: Any = fx.node.map_aggregate(place.args, value)
+            kwargs: Any = fx.node.map_aggregate(place.kwargs, value)
             if node.op == "call_method":
                 return Constant(getattr(args[0], str(node.target))(*args[1:], **kwargs), node)
             return Constant(node.target(*args, **kwargs), node)  # type: ignore[operator]

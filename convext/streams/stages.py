@@ -70,10 +70,7 @@ class Windows:
         assert past is not None
         wait = self.wait
         if count > wait:
-            if count == 1 and self.groups == 1:
-                y = self._one(past, x, *operands)
-            else:
-                y = self._many(past, x, *operands)
+            y = (self._one if count == 1 and self.groups == 1 else self._many)(past, x, *operands)
             self.wait = (wait - count) % self.stride
         else:
             y = self._none(x, *operands)

@@ -15,9 +15,9 @@ from convext.streams.program import read
 def streaming(model: nn.Module) -> Stream:
     """A stream of `model`: `step(chunk)` returns what the whole signal would give there, as soon as it is known.
 
-    The forward is traced by torch.fx; every operation in it has to be known to leave the future alone. docs/streaming.md
-    lists what is recognised. The model is not modified and its parameters are shared: what they become counts from the
-    next step on. Other layers in their places, or another forward, need a new stream.
+    The forward is traced by torch.fx; every operation in it has to be known to leave the future alone:
+    docs/streaming.md lists them. The model is not modified and its parameters are shared: what they become counts from
+    the next step on. Other layers in their places, or another forward, need a new stream.
 
     Args:
         model: of signals [N, C, L] (or [N, L] of numbers, where an embedding reads them), in evaluation mode where it
@@ -39,8 +39,8 @@ class Stream:
         y = stream.step(chunk)       # any number of samples, also one or none
         stream.reset()               # the next chunk is a signal's first
 
-    Outputs of all steps, one after the other, are those of the model on all chunks, one after the other, up to rounding.
-    Under strides a step may return fewer, or no samples; the state keeps the phase.
+    The outputs of all steps, one after the other, are what the model returns of all chunks, one after the other, up to
+    rounding. Under strides a step may return fewer, or no samples; the state keeps the phase.
 
     Gradients flow within a chunk where they are recorded, and end at its beginning: the state carries none (truncated
     backpropagation through time). For inference, step in `torch.inference_mode()` or `torch.no_grad()`, which is also
@@ -127,12 +127,11 @@ class Stream:
         lengths = [chunk.shape[-1] for chunk in chunks]
         if len(set(lengths)) > 1:
             raise RuntimeError(f"expected chunks of one length, but got {' and '.join(map(str, lengths))} samples")
-        for name, (shape, *kind), before in zip(inputs, kinds, self._kinds, strict=bool(self._kinds)):
-            if (shape, *kind) != before:
-                was, now = (f"{[*size, 'n']} {dtype} on {device}".replace("'", "") for size, dtype, device in
-                            (before, (shape, *kind)))  # fmt: skip
+        for name, kind, before in zip(inputs, kinds, self._kinds, strict=False):
+            if kind != before:
                 raise RuntimeError(
-                    f"expected {name} to be a chunk {was}, as the first was, but got {now}: reset() begins another signal"
+                    f"expected {name} to be a chunk {_said(before)}, as the first was, but got {_said(kind)}: "
+                    "reset() begins a new signal"
                 )
 
     def __repr__(self) -> str:
@@ -140,3 +139,8 @@ class Stream:
 
 
 _Kind = tuple[torch.Size, torch.dtype, torch.device]
+
+
+def _said(kind: _Kind) -> str:
+    shape, dtype, device = kind
+    return f"[{', '.join(map(str, shape))}, n] {dtype} on {device}"

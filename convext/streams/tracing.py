@@ -1,17 +1,16 @@
-"""A model's forward as a graph of functions, by torch.fx: layers are looked into, down to the function and its weights."""
+"""A model's forward as a graph of functions, by torch.fx, which looks into layers: down to functions and weights."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from convext.nn import without_parametrizations
 
 # What asks for its training mode, or for the shapes of its input, when it runs: stays one node.
-_WHOLE = ("batchnorm", "instancenorm", "dropout", "rnn", "transformer", "adaptive", "flatten")
+_WHOLE = ("batchnorm", "instancenorm", "dropout", "rnn", "transformer", "flatten")
 _MODULES = tuple(f"torch.nn.modules.{name}" for name in _WHOLE)
 
 
@@ -38,8 +37,8 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
         return graph, {name: value for name, value in vars(model).items() if name not in attributes[model]}
     except Exception as error:
         raise ValueError(
-            f"the forward of {type(model).__name__} could not be traced by torch.fx, so what it computes over time is not "
-            f"known: {error}"
+            f"torch.fx could not trace the forward of {type(model).__name__}, so what it does over time is not known: "
+            f"{error}"
         ) from error
     finally:  # a hook or a forward that keeps something would have kept torch.fx's proxies
         for module, before in attributes.items():
@@ -48,15 +47,25 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
 
 
 def needed(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes on which the output depends, in order, with the placeholders of all arguments that a caller gives."""
-    [output] = [node for node in graph.nodes if node.op == "output"]
-    seen, pending = {output}, [output]
+    """The nodes on which the output depends, in order, and those that write into a tensor, whoever reads it later."""
+    seen = {node for node in graph.nodes if node.op == "output" or writes(node)}
+    pending = list(seen)
     while pending:
         for node in pending.pop().all_input_nodes:
             if node not in seen:
                 seen.add(node)
                 pending.append(node)
     return [node for node in graph.nodes if node in seen]
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether a call writes into one of its operands."""
+    called = word(node)
+    in_place = called.endswith("_") and not called.endswith("__") and called not in ("and_", "or_", "not_")
+    operators = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow")
+    return node.op.startswith("call") and (
+        in_place or called in operators or "out" in node.kwargs or bool(node.kwargs.get("inplace"))
+    )
 
 
 def where(node: fx.Node) -> str:

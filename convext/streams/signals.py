@@ -32,6 +32,7 @@ class Signal:
         pace: how f comes about: ("down", stride, samples that the first output waits for), ("up", stride), or
             ("least", ..) where signals meet that are known at different times.
         tail_of: who padded the end.
+        owed: zeros before it that are not in the tensor: the convolution that follows takes them for its own padding.
         node: what computes it, in the program of a step.
     """
 
@@ -41,6 +42,7 @@ class Signal:
     tail: int = 0
     pace: tuple[Any, ...] = ()
     tail_of: str = ""
+    owed: int = 0
     node: fx.Node | None = field(default=None, compare=False)
 
     @property

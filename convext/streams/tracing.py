@@ -17,10 +17,18 @@ _MODULES = tuple(f"torch.nn.modules.{name}" for name in _WHOLE)
 class _Tracer(fx.Tracer):
     looks_into_layers = True  # read by convext's own layers
     proxy_buffer_attributes = True
+    failed = ""  # the innermost layer that could not be traced
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         kind = without_parametrizations(type(module))
         return kind is nn.MultiheadAttention or kind.__module__ in _MODULES
+
+    def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:  # type: ignore[override]
+        try:
+            return super().call_module(module, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or f"layer {self.path_of_module(module)!r}"
+            raise
 
 
 def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
@@ -32,13 +40,14 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
     parameters = inspect.signature(model.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     attributes = {module: dict(vars(module)) for module in model.modules()}
+    tracer = _Tracer()
     try:
-        graph = _Tracer().trace(model, concrete_args=defaults or None)
+        graph = tracer.trace(model, concrete_args=defaults or None)
         return graph, {name: value for name, value in vars(model).items() if name not in attributes[model]}
     except Exception as error:
         raise ValueError(
-            f"torch.fx could not trace the forward of {type(model).__name__}, so what it does over time is not known: "
-            f"{error}"
+            f"{tracer.failed or type(model).__name__} could not be traced by torch.fx, so what it does over time is "
+            f"not known: {error}"
         ) from error
     finally:  # a hook or a forward that keeps something would have kept torch.fx's proxies
         for module, before in attributes.items():
@@ -62,7 +71,7 @@ def writes(node: fx.Node) -> bool:
     """Whether a call writes into one of its operands."""
     called = word(node)
     in_place = called.endswith("_") and not called.endswith("__") and called not in ("and_", "or_", "not_")
-    operators = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow")
+    operators = ("iadd", "isub", "imul", "itruediv", "ipow")
     return node.op.startswith("call") and (
         in_place or called in operators or "out" in node.kwargs or bool(node.kwargs.get("inplace"))
     )

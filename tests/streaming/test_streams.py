@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import (
-    Apply, Cut, TorchWaveNet, batch_norm, gated, over_channels, padded, residual, stepped, trimmed, upsampled,
+    Apply,
+    Cut,
+    TorchWaveNet,
+    batch_norm,
+    gated,
+    over_channels,
+    padded,
+    residual,
+    stepped,
+    trimmed,
+    upsampled,
 )  # fmt: skip
 from torch import Tensor, nn
 
@@ -83,6 +93,10 @@ PATTERNS = {
     "pointwise": lambda: nn.Sequential(nn.Conv1d(C, C, 1), nn.PReLU(C), nn.Hardtanh(), nn.Dropout(0.5), nn.Identity()),
     "in place": lambda: nn.Sequential(padded(C, 3), nn.ReLU(inplace=True), padded(C, 3), nn.LeakyReLU(0.1, inplace=True)),
     "in place, unnamed": lambda: Apply(lambda x, f: (y := f(x), y.mul_(2), y)[-1], padded(C, 3)),
+    "in place, of a copy": lambda: Apply(
+        lambda x, f: (y := f(x))[..., :-2].contiguous().relu_() + y[..., :-2], nn.Conv1d(C, C, 3, padding=2)
+    ),
+    "in place, before a pad": lambda: Apply(lambda x, f, g: (y := f(x), z := nn.functional.pad(y, (2, 0)), y.relu_(), g(z))[-1], padded(C, 3), nn.Conv1d(C, C, 3)),
     "batch norm": lambda: nn.Sequential(padded(C, 3), batch_norm(C), padded(C, 2)),
     "layer norm": lambda: nn.Sequential(over_channels(C), padded(C, 3), over_channels(C)),
     "linear": lambda: Apply(lambda x, f: f(x.permute(0, 2, 1)).movedim(1, -1), nn.Linear(C, 3)),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import fx
 
 from convext.streams.place import Place
 from convext.streams.rules.axes import not_time
 from convext.streams.rules.table import rule
 from convext.streams.signals import Several, Signal
+from convext.streams.tracing import layer, word, writes
 
 
 @rule("getitem")
@@ -42,6 +44,8 @@ def _sliced(at: Place, x: Signal, indices: tuple[Any, ...]) -> Signal:
     if not isinstance(cut, slice) or cut.step not in (None, 1) or not _cuts_an_end(cut):
         at.refuse(f"takes {_said(cut)} of time, and only parts such as 2: and :-2 are known to stay aligned")
     begin, end = -(cut.start or 0), cut.stop or 0
+    if any(map(writes, at.node.users)):
+        at.refuse("writes into a part of time")
     if any(i != slice(None) for i in full):
         x = replace(x.on_axis(front, dims), node=at.call(_getitem, x.node, tuple(full)))
     return at.shift(x, begin, end)
@@ -78,21 +82,24 @@ def pad(at: Place, input: Signal, pad: Sequence[int], mode: str = "constant", va
     if sum(1 for pair in pairs if any(pair)) > 1:
         at.refuse("pads time and another axis in one call: pad them one after the other")
     if mode != "constant":
-        _pads_with_signal(at, mode, max(begin, end))
+        pads_with_the_signal(at, mode, max(begin, end))
+    if begin > 0 and end >= 0 and not value and _convolved_at_once(at.node):
+        return replace(input.shifted(0, end, layer(at.node))[0], owed=begin)
     padded = at.shift(input, begin, end, 0.0 if value is None else value)
     return padded if padded.node is not input.node else replace(padded, node=at.call(torch.clone, input.node))
 
 
-def _pads_with_signal(at: Place, mode: str, count: int) -> None:
+def _convolved_at_once(node: fx.Node) -> bool:
+    """Whether a convolution is all that reads a padded copy, and nothing is written before it does."""
+    following = node.next
+    while following.op == "get_attr":
+        following = following.next
+    return word(following) == "conv1d" and list(node.users) == [following] and following.args[0] is node
+
+
+def pads_with_the_signal(at: Place, mode: str, count: int) -> NoReturn:
     if mode == "circular":
         at.mixes("it is padded in a circle, with samples of the signal's other end")
     if mode == "reflect":
         at.looks_ahead(count, "it is padded by a reflection of the signal's first samples")
     at.refuse(f"is padded by {mode!r}: a stream begins with a constant, such as zeros")
-
-
-@rule("padded")
-def padded(at: Place, input: Signal, padding: Any, around: Sequence[int], mode: str, *geometry: Any) -> Signal:
-    """What convext's layers call for a padding mode that is not zeros."""
-    _pads_with_signal(at, mode, max(around))
-    raise AssertionError(mode)

@@ -26,7 +26,7 @@ _ACTIVATIONS = """
     softplus softsign hardtanh hardtanh_ hardsigmoid hardswish logsigmoid log_sigmoid tanhshrink hardshrink softshrink
     threshold threshold_
 """
-_COPIES = "contiguous clone detach to float double half bfloat16 long int bool type type_as"
+_COPIES = "clone detach to float double half bfloat16 long int bool type type_as"
 
 
 @rule(*_ARITHMETIC.split(), *_ACTIVATIONS.split(), *_COPIES.split())
@@ -46,6 +46,14 @@ def each(at: Place, *arguments: Any, **named: Any) -> Signal:
 def _must_not_vary(at: Place, value: torch.Tensor, x: Signal) -> None:
     if value.dim() >= -x.axis and value.shape[x.axis] != 1:
         at.refuse(f"has a tensor {list(value.shape)} of {value.shape[x.axis]} positions in time: no signal is longer")
+
+
+@rule("contiguous")
+def contiguous(at: Place, input: Signal) -> Signal:
+    """A copy where the model makes one: a cut that a chunk doesn't need would leave nothing to copy."""
+    if any(map(writes, at.node.graph.nodes)):
+        return replace(input, node=at.call(torch.clone, input.node))
+    return replace(input, node=at.same())
 
 
 @rule("prelu")

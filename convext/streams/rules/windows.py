@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.nn import functional
 
 from convext.streams.place import Place
+from convext.streams.rules.cuts import pads_with_the_signal
 from convext.streams.rules.table import rule
 from convext.streams.signals import Constant, Signal, samples
 from convext.streams.stages import Transposed, Windows
@@ -51,6 +52,15 @@ def conv1d(
     return _windows(at, input, convolve, geometry, pads, (weight.node, getattr(bias, "node", bias)), groups)
 
 
+@rule("padded")
+def padded(
+    at: Place, input: Signal, padding: Any, around: Any, mode: str, kernel: Any, stride: Any, dilation: Any
+) -> NoReturn:  # fmt: skip
+    """What convext's layers call for a padding mode that is not zeros."""
+    reach = _number(dilation) * (_number(kernel) - 1)
+    pads_with_the_signal(at, mode, max(_begin_and_end(padding, reach, _number(stride), at)))
+
+
 @rule("max_pool1d")
 def max_pool1d(
     at: Place, input: Signal, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
@@ -85,7 +95,8 @@ def _windows(
     k 4, stride 2, 2 zeros before:   0 0 a b | c d | e f      output 1 reads up to d, the last of its two samples
     """
     taps, stride, dilation = geometry
-    begin, end = pads
+    begin, end = pads[0] + x.owed, pads[1]
+    x = replace(x, owed=0)
     reach = dilation * (taps - 1)
     if x.axis != -1 or x.dims != 3:
         at.refuse(f"has its taps along the last of [N, C, L], but time is axis {x.axis} of {x.dims}")

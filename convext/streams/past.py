@@ -48,13 +48,18 @@ class Past:
         parts = [self.ring[begin : begin + count], self.ring[: max(0, begin + count - self.reach)]]
         return [part.permute(1, 2, 0) for part in parts if len(part)]
 
+    def every(self, distance: int) -> list[Tensor]:
+        """Each `distance`-th sample from the oldest on, [N, C, 1]."""
+        places, oldest = self.places, self.oldest
+        return places[oldest::distance] + places[oldest % distance : oldest : distance]
+
     def samples(self) -> Tensor:
         """All of it, [N, C, reach], the oldest first."""
         return torch.cat((self.ring[self.oldest :], self.ring[: self.oldest])).permute(1, 2, 0)
 
     def append(self, chunk: Tensor) -> None:
         """`chunk` [N, C, n] takes the place of the n oldest samples."""
-        chunk, count = chunk.detach(), chunk.shape[-1]
+        chunk, count = chunk.detach() if chunk.requires_grad else chunk, chunk.size(-1)
         if count == 1:
             self.places[self.oldest].copy_(chunk)
             self.oldest = (self.oldest + 1) % self.reach

@@ -63,12 +63,9 @@ class Windows:
 
     def step(self, x: Tensor, *operands: Any) -> Tensor:
         """[N, C, n] -> [N, K, as many outputs as have all of their taps now]."""
-        count = x.shape[-1]
-        if self.past is None:
-            self._begin(x, *operands)
-        past = self.past
-        assert past is not None
-        wait = self.wait
+        past, count, wait = self.past, x.size(-1), self.wait
+        if past is None:
+            past = self._begin(x, *operands)
         if count > wait:
             y = (self._one if count == 1 and self.groups == 1 else self._many)(past, x, *operands)
             self.wait = (wait - count) % self.stride
@@ -79,20 +76,19 @@ class Windows:
             past.append(x)
         return y
 
-    def _begin(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+    def _begin(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Past:
         if weight is not None and self.groups is not None and x.shape[1] != weight.shape[1] * self.groups:
             raise RuntimeError(
                 f"Given groups={self.groups}, weight of size {list(weight.shape)}, expected input{list(x.shape)} to "
                 f"have {weight.shape[1] * self.groups} channels, but got {x.shape[1]} channels instead: {self.name!r}"
             )
         self.past = Past.of_zeros(x, self.reach)
+        return self.past
 
     def _one(self, past: Past, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One sample of a dense convolution is one product: [N, C * taps] with [C * taps, K]."""
         if self.reach:
-            dilation = self.dilation
-            places, oldest, reach = past.places, past.oldest, self.reach
-            x = torch.cat([*(places[(oldest + tap) % reach] for tap in range(0, reach, dilation)), x], -1)
+            x = torch.cat((*past.every(self.dilation), x), -1)
         return linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
 
     def _many(self, past: Past, x: Tensor, *operands: Any) -> Tensor:

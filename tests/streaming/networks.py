@@ -41,7 +41,7 @@ def padded(
     c: int, k: int, *, d: int = 1, s: int = 1, wait: int = 0, groups: int = 1, out: int | None = None
 ) -> nn.Module:
     """Zeros in front of a convolution; `wait` fewer of them under a stride, so that it waits for that many samples."""
-    conv = nn.Conv1d(c, c if out is None else out, k, stride=s, dilation=d, groups=groups)
+    conv = nn.Conv1d(c, c * wider, k, stride=s, dilation=d, groups=groups)
     return nn.Sequential(nn.ConstantPad1d((d * (k - 1) - wait, 0), 0.0), conv)
 
 
@@ -74,7 +74,7 @@ def residual(*layers: nn.Module) -> nn.Module:
 
 
 def gated(c: int, k: int, *, d: int = 1) -> nn.Module:
-    return nn.Sequential(padded(c, k, d=d, out=2 * c), nn.GLU(1))
+    return nn.Sequential(padded(c, k, d=d, wider=2), nn.GLU(1))
 
 
 class TorchWaveNet(nn.Module):

@@ -79,7 +79,11 @@ HOLDS = {
     "training mode": [nn.Dropout().train(), Apply(lambda x: nn.functional.dropout(x))],
     "30 positions in time": [Apply(lambda x, f: x + f.weight, nn.Linear(30, C))],
     "begins with a constant": [nn.ReplicationPad1d((2, 0)), layers.CausalConv1d(C, C, 2, padding_mode="replicate")],
-    "and only parts such as": [Apply(lambda x: x[:, :, ::2]), Apply(lambda x: x[:, :, -1]), Apply(lambda x: x[:, :, :9])],
+    "and only parts such as": [
+        Apply(lambda x: x[:, :, ::2]),
+        Apply(lambda x: x[:, :, -1]),
+        Apply(lambda x: x[:, :, :9]),
+    ],
     "1 and 1/2 samples for each": [residual(padded(C, 3, s=2))],
     "0 and 2 samples longer": [residual(nn.Conv1d(C, C, 3, padding=2))],
     "no multiple of its stride 2": [nn.Conv1d(C, C, 4, stride=2, padding=3)],
@@ -96,7 +100,7 @@ def test_a_refusal_names_the_layer(words: str, layer: nn.Module) -> None:
 
 
 def test_a_model_that_is_one_layer_is_named_by_its_function() -> None:
-    with pytest.raises(ValueError, match="^'conv1d' in the model's own forward looks 2 samples ahead"):
+    with pytest.raises(ValueError, match=r"^'conv1d' in the model's own forward looks 2 samples ahead"):
         convext.streaming(nn.Conv1d(C, C, 3))
 
 
@@ -109,13 +113,13 @@ def test_an_end_that_is_not_cut_off() -> None:
 
 
 def test_a_forward_that_asks_for_values() -> None:
-    with pytest.raises(ValueError, match="^Apply could not be traced by torch.fx"):
+    with pytest.raises(ValueError, match=r"^Apply could not be traced by torch.fx"):
         convext.streaming(Apply(lambda x: x if x.sum() > 0 else -x))
-    with pytest.raises(ValueError, match="could not be traced .* item assignment"):
+    with pytest.raises(ValueError, match=r"could not be traced .* item assignment"):
         convext.streaming(Apply(lambda x: operator.setitem(x, ..., 0)))
     with pytest.raises(ValueError, match="calls zero_, and"):
         convext.streaming(Apply(lambda x: (x.zero_(), x)[-1]))
-    with pytest.raises(TypeError, match="takes a torch.nn.Module, but got function"):
+    with pytest.raises(TypeError, match=r"takes a torch.nn.Module, but got function"):
         convext.streaming(padded)
 
 
@@ -134,7 +138,7 @@ def test_chunks_that_do_not_fit() -> None:
         stream.step(torch.randn(3, C, 7))
     with pytest.raises(RuntimeError, match=r"but got \[2, 5, n\] .*: reset\(\) begins a new signal"):
         stream.step(torch.randn(2, C + 1, 1))
-    with pytest.raises(RuntimeError, match="but got .* torch.float64"):
+    with pytest.raises(RuntimeError, match=r"but got .* torch.float64"):
         stream.step(torch.randn(2, C, 7).double())
     with pytest.raises(TypeError, match=r"expected 1 chunks \(input\), but got 2"):
         stream.step(torch.randn(2, C, 7), torch.randn(2, C, 7))

@@ -78,10 +78,11 @@ def test_a_state_of_one_of_a_batch() -> None:
 
 def test_two_streams_of_one_model_side_by_side() -> None:
     model, x, z = network(), signal(), signal(batch=1)
-    streams = convext.streaming(model), convext.streaming(model)
-    made = [[s.step(chunk) for s, chunk in zip(streams, chunks, strict=True)] for chunks in zip(x.split(3, -1), z.split(3, -1), strict=True)]  # fmt: skip
-    for of_one, expected in zip(zip(*made, strict=True), (model(x), model(z)), strict=True):
-        same(torch.cat(of_one, -1), expected)
+    of_x, of_z, made = convext.streaming(model), convext.streaming(model), []
+    for a, b in zip(x.split(3, -1), z.split(3, -1), strict=True):
+        made.append((of_x.step(a), of_z.step(b)))
+    same(torch.cat([y for y, _ in made], -1), model(x))
+    same(torch.cat([y for _, y in made], -1), model(z))
 
 
 def test_two_signals_through_one_stream() -> None:

@@ -20,6 +20,7 @@ from networks import (
     upsampled,
 )  # fmt: skip
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import convext
 from convext import blocks, layers
@@ -55,7 +56,7 @@ PATTERNS = {
     "padding mode constant of pad": lambda: Apply(lambda x, f: f(nn.functional.pad(x, [2, 0])), nn.Conv1d(C, C, 3)),
     "trimmed": lambda: trimmed(C, 3, d=2),
     "trimmed at last": lambda: nn.Sequential(nn.Conv1d(C, C, 3, padding=2), nn.Conv1d(C, C, 3, padding=2), Cut(4)),
-    "beginning cut off": lambda: Apply(lambda x, f: f(x)[..., 2:], nn.Sequential(nn.ZeroPad1d((4, 0)), nn.Conv1d(C, C, 3))),
+    "beginning cut off": lambda: Apply(lambda x, f: f(nn.functional.pad(x, (4, 0)))[..., 2:], nn.Conv1d(C, C, 3)),
     "one tap": lambda: nn.Conv1d(C, 3, 1),
     "one tap, stride": lambda: nn.Conv1d(C, 3, 1, stride=3),
     "even taps, far": lambda: padded(C, 4, d=9),
@@ -77,7 +78,7 @@ PATTERNS = {
     "down and up": lambda: nn.Sequential(padded(C, 4, s=2, wait=1), nn.ELU(), upsampled(C, 4, 2), padded(C, 3)),
     "across frames": lambda: residual(padded(C, 4, s=2, wait=1), upsampled(C, 4, 2)),
     "a net of two levels": lambda: residual(
-        padded(C, 4, s=2, wait=1), residual(padded(C, 4, s=2, wait=1), upsampled(C, 4, 2)), upsampled(C, 4, 2), padded(C, 2)
+        padded(C, 4, s=2, wait=1), residual(padded(C, 4, s=2, wait=1), upsampled(C, 4, 2)), upsampled(C, 4, 2)
     ),
     "max pool": lambda: nn.Sequential(padded(C, 2), nn.MaxPool1d(2), nn.MaxPool1d(3)),
     "average pool": lambda: nn.Sequential(nn.AvgPool1d(2), padded(C, 3)),
@@ -91,17 +92,20 @@ PATTERNS = {
     "channels by slices": lambda: Apply(lambda x, f: x[:, :1] * f(x)[:, 2:, :-1], nn.Conv1d(C, C, 2, padding=1)),
     "weighed by channels": lambda: Apply(lambda x, f: x * f(x).softmax(dim=1).mean(1, keepdim=True), padded(C, 3)),
     "pointwise": lambda: nn.Sequential(nn.Conv1d(C, C, 1), nn.PReLU(C), nn.Hardtanh(), nn.Dropout(0.5), nn.Identity()),
-    "in place": lambda: nn.Sequential(padded(C, 3), nn.ReLU(inplace=True), padded(C, 3), nn.LeakyReLU(0.1, inplace=True)),
+    "in place": lambda: nn.Sequential(padded(C, 3), nn.ReLU(inplace=True), padded(C, 3), nn.ELU(inplace=True)),
     "in place, unnamed": lambda: Apply(lambda x, f: (y := f(x), y.mul_(2), y)[-1], padded(C, 3)),
     "in place, of a copy": lambda: Apply(
         lambda x, f: (y := f(x))[..., :-2].contiguous().relu_() + y[..., :-2], nn.Conv1d(C, C, 3, padding=2)
     ),
-    "in place, before a pad": lambda: Apply(lambda x, f, g: (y := f(x), z := nn.functional.pad(y, (2, 0)), y.relu_(), g(z))[-1], padded(C, 3), nn.Conv1d(C, C, 3)),
+    "in place, behind a pad": lambda: Apply(
+        lambda x, f, g: (y := f(x), z := nn.functional.pad(y, (2, 0)), y.relu_(), g(z))[-1],
+        padded(C, 3), nn.Conv1d(C, C, 3),
+    ),
     "batch norm": lambda: nn.Sequential(padded(C, 3), batch_norm(C), padded(C, 2)),
     "layer norm": lambda: nn.Sequential(over_channels(C), padded(C, 3), over_channels(C)),
     "linear": lambda: Apply(lambda x, f: f(x.permute(0, 2, 1)).movedim(1, -1), nn.Linear(C, 3)),
     "axes": lambda: Apply(lambda x, f: f(x.unsqueeze(1).squeeze(1).swapaxes(1, 2).transpose(-1, -2)), padded(C, 3)),
-    "weight norm": lambda: nn.Sequential(nn.ZeroPad1d((2, 0)), nn.utils.parametrizations.weight_norm(nn.Conv1d(C, C, 3))),
+    "weight norm": lambda: nn.Sequential(nn.ZeroPad1d((2, 0)), weight_norm(nn.Conv1d(C, C, 3))),
     "old weight norm": lambda: nn.Sequential(nn.ZeroPad1d((2, 0)), nn.utils.weight_norm(nn.Conv1d(C, C, 3))),
     "one layer twice": lambda: Apply(lambda x, f: f(f(x)), padded(C, 3)),
 }  # fmt: skip

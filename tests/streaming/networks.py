@@ -37,9 +37,7 @@ class Apply(nn.Module):
         return self.function(x, *self.layers)
 
 
-def padded(
-    c: int, k: int, *, d: int = 1, s: int = 1, wait: int = 0, groups: int = 1, out: int | None = None
-) -> nn.Module:
+def padded(c: int, k: int, *, d: int = 1, s: int = 1, wait: int = 0, groups: int = 1, wider: int = 1) -> nn.Module:
     """Zeros in front of a convolution; `wait` fewer of them under a stride, so that it waits for that many samples."""
     conv = nn.Conv1d(c, c * wider, k, stride=s, dilation=d, groups=groups)
     return nn.Sequential(nn.ConstantPad1d((d * (k - 1) - wait, 0), 0.0), conv)

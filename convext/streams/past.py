@@ -40,13 +40,13 @@ class Past:
                 self._places = [self.ring[i].unsqueeze(-1) for i in range(self.reach)]
         return self._places
 
-    def since(self, start: int, count: int) -> list[Tensor]:
-        """`count` samples from the `start` oldest on, as one or two views [N, C, *]."""
+    def since(self, start: int, count: int) -> Tensor:
+        """`count` samples from the `start` oldest on, [N, C, count]."""
         begin = (self.oldest + start) % self.reach
-        if count == 1:
-            return [self.places[begin]]
-        parts = [self.ring[begin : begin + count], self.ring[: max(0, begin + count - self.reach)]]
-        return [part.permute(1, 2, 0) for part in parts if len(part)]
+        samples = self.ring[begin : begin + count]
+        if begin + count > self.reach:
+            samples = torch.cat((samples, self.ring[: begin + count - self.reach]))
+        return samples.permute(1, 2, 0)
 
     def every(self, distance: int) -> list[Tensor]:
         """Each `distance`-th sample from the oldest on, [N, C, 1]."""

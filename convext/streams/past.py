@@ -36,8 +36,7 @@ class Past:
     def places(self) -> list[Tensor]:
         """Views [N, C, 1] of the ring, one a sample. Made once: a view costs as much as a copy of one sample."""
         if not self._places:
-            with torch.inference_mode(False), torch.no_grad():
-                self._places = [self.ring[i].unsqueeze(-1) for i in range(self.reach)]
+            self._places = [self.ring[i].unsqueeze(-1) for i in range(self.reach)]
         return self._places
 
     def since(self, start: int, count: int) -> Tensor:

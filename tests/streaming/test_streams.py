@@ -48,6 +48,12 @@ PATTERNS = {
     "constant pad": lambda: padded(C, 3, d=2),
     "zero pad": lambda: nn.Sequential(nn.ZeroPad1d((6, 0)), nn.Conv1d(C, C, 3, dilation=3)),
     "pad of another value": lambda: nn.Sequential(nn.ConstantPad1d((2, 0), 1.5), nn.Conv1d(C, C, 3)),
+    "dilated pad of another value": lambda: nn.Sequential(
+        nn.ConstantPad1d((4, 0), 1.5), nn.Conv1d(C, C, 3, dilation=2)
+    ),
+    "depthwise pad of another value": lambda: nn.Sequential(
+        nn.ConstantPad1d((6, 0), 1.5), nn.Conv1d(C, C, 2, dilation=6, groups=C)
+    ),
     "more padding than taps": lambda: nn.Sequential(nn.ConstantPad1d((7, 0), 1.5), nn.Conv1d(C, C, 3)),
     "pad in its own forward": lambda: nn.Sequential(PadsItself(C, C, 3), PadsItself(C, C, 3)),
     "pad behind, cut off": lambda: nn.Sequential(nn.ConstantPad1d((2, 3), 0.5), nn.Conv1d(C, C, 3), Cut(3)),

@@ -31,7 +31,7 @@ class Stage(Protocol):
         """Forgets everything: the next chunk is a signal's first."""
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of what is remembered; nothing before the first chunk."""
+        """Copies of what is remembered, after a first chunk."""
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Goes on from what `state()` gave, of which it keeps copies."""
@@ -193,8 +193,11 @@ class Transposed:
 class Shift:
     """`begin` samples of `value` before the first (below 0: as many cut off), and the last `hold` held back.
 
-    They are held back where the model cuts the end off, which a stream doesn't know until more has come.
+    They are held back where the model cuts the end off, which a stream doesn't know until more has come. The first
+    chunk has what is cut off or held back: a signal with a lead has all of it from the first step on.
     """
+
+    keys = ("held",)
 
     def __init__(self, name: str, begin: int, hold: int, axis: int, value: float) -> None:
         self.name = name
@@ -203,33 +206,26 @@ class Shift:
 
     def reset(self) -> None:
         self.held: Tensor | None = None
-        self.skip = max(0, -self.begin)
 
     def step(self, x: Tensor) -> Tensor:
-        axis = self.axis
-        if self.held is None:
+        axis, begin = self.axis, self.begin
+        if self.held is not None:
+            x = torch.cat((self.held, x), axis)
+        elif begin < 0:
+            x = x.narrow(axis, -begin, x.shape[axis] + begin)
+        else:
             shape = list(x.shape)
-            shape[axis] = max(0, self.begin)
-            self.held = x.new_full(shape, self.value)
-        y = torch.cat((self.held, x), axis)
-        skipped = min(self.skip, y.shape[axis])
-        self.skip -= skipped
-        y = y.narrow(axis, skipped, y.shape[axis] - skipped)
-        y, self.held = _cut(y, max(0, y.shape[axis] - self.hold), axis)
+            shape[axis] = begin
+            x = torch.cat((x.new_full(shape, self.value), x), axis)
+        y, self.held = _cut(x, x.shape[axis] - self.hold, axis)
         return y
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return ("held", "skip") if self.begin < 0 else ("held",)
 
     def state(self) -> dict[str, Tensor]:
         assert self.held is not None
-        all_of_it = {"held": self.held.clone(), "skip": torch.tensor(self.skip)}
-        return {key: all_of_it[key] for key in self.keys}
+        return {"held": self.held.clone()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.held = state["held"].clone()
-        self.skip = int(state.get("skip", 0))
 
 
 class Align:

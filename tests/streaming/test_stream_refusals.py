@@ -66,6 +66,7 @@ HOLDS = {
     "is not known": [
         nn.LSTM(C, C),
         Apply(torch.fft.fft),
+        Apply(lambda x: x / x.std(1, True).unsqueeze(1)),
         Apply(lambda x: x.roll_my_own()),
         Apply(lambda x: torch.einsum("ncl,nkl->nck", x, x)),
     ],

@@ -97,9 +97,13 @@ PATTERNS = {
     "split": lambda: Apply(lambda x, f: (y := f(x).split(2, dim=1))[0] * y[1], padded(C, 3)),
     "channels by slices": lambda: Apply(lambda x, f: x[:, :1] * f(x)[:, 2:, :-1], nn.Conv1d(C, C, 2, padding=1)),
     "weighed by channels": lambda: Apply(lambda x, f: x * f(x).softmax(dim=1).mean(1, keepdim=True), padded(C, 3)),
+    "norm of its own": lambda: Apply(
+        lambda x, f: (f(x) - x.mean(1, True)) / (x.var(1, keepdim=True, unbiased=False) + 1).sqrt(), padded(C, 3)
+    ),
     "pointwise": lambda: nn.Sequential(nn.Conv1d(C, C, 1), nn.PReLU(C), nn.Hardtanh(), nn.Dropout(0.5), nn.Identity()),
     "in place": lambda: nn.Sequential(padded(C, 3), nn.ReLU(inplace=True), padded(C, 3), nn.ELU(inplace=True)),
     "in place, unnamed": lambda: Apply(lambda x, f: (y := f(x), y.mul_(2), y)[-1], padded(C, 3)),
+    "in place, of some channels": lambda: Apply(lambda x, f: (y := f(x), y[:, :2].relu_(), y)[-1], padded(C, 3)),
     "in place, of a copy": lambda: Apply(
         lambda x, f: (y := f(x))[..., :-2].contiguous().relu_() + y[..., :-2], nn.Conv1d(C, C, 3, padding=2)
     ),

@@ -48,10 +48,16 @@ def roll(at: Place, input: Signal, shifts: Any, dims: Any = None) -> Signal:
     return along(at, input, dims)
 
 
-@rule("sum", "mean", "amax", "amin", "argmax", "argmin", "logsumexp", "prod", "std", "var")
+@rule("sum", "mean", "amax", "amin", "argmax", "argmin", "logsumexp", "prod")
 def reduced(at: Place, input: Signal, dim: Any = None, keepdim: bool = False, **named: Any) -> Signal:
     gone = not_time(at, input, dim)
     return replace(input if keepdim else _without(input, gone), node=at.same())
+
+
+@rule("std", "var")
+def spread(at: Place, input: Signal, dim: Any = None, *, keepdim: bool = False, **named: Any) -> Signal:
+    """The third argument is taken by name alone: it may also say that the estimate is unbiased."""
+    return reduced(at, input, dim, keepdim)
 
 
 @rule("squeeze")

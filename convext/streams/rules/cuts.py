@@ -44,7 +44,7 @@ def _sliced(at: Place, x: Signal, indices: tuple[Any, ...]) -> Signal:
     if not isinstance(cut, slice) or cut.step not in (None, 1) or not _cuts_an_end(cut):
         at.refuse(f"takes {_said(cut)} of time, and only parts such as 2: and :-2 are known to stay aligned")
     begin, end = -(cut.start or 0), cut.stop or 0
-    if any(map(writes, at.node.users)):
+    if (begin or end) and any(map(writes, at.node.users)):
         at.refuse("writes into a part of time")
     if any(i != slice(None) for i in full):
         x = replace(x.on_axis(front, dims), node=at.call(_getitem, x.node, tuple(full)))

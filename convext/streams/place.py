@@ -61,7 +61,7 @@ class Place:
             node = getattr(value, "node", None)
             return (instead or {}).get(node, node) if node is not None else value
 
-        args, kwargs = _mapped(self.args, operand), _mapped(self.kwargs, operand)
+        args, kwargs = fx.node.map_aggregate(self.args, operand), fx.node.map_aggregate(self.kwargs, operand)
         create = self.program.call_method if self.node.op == "call_method" else self.program.call_function
         return create(self.node.target, args, kwargs)  # type: ignore[arg-type]
 
@@ -111,14 +111,3 @@ class Place:
 
 def _item(values: tuple[Any, ...], index: int) -> Any:
     return values[index]
-
-
-def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """`value` with `function` of all that is in its tuples, lists, dicts and slices."""
-    if isinstance(value, slice):
-        return slice(*(_mapped(part, function) for part in (value.start, value.stop, value.step)))
-    if isinstance(value, tuple | list):
-        return type(value)(_mapped(part, function) for part in value)
-    if isinstance(value, dict):
-        return {key: _mapped(part, function) for key, part in value.items()}
-    return function(value)

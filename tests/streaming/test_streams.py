@@ -91,6 +91,9 @@ PATTERNS = {
     "pool of each window": lambda: nn.Sequential(nn.ConstantPad1d((4, 0), -1.0), nn.MaxPool1d(3, 1, dilation=2)),
     "upsample": lambda: nn.Sequential(padded(C, 2), nn.Upsample(scale_factor=3), padded(C, 3)),
     "residual": lambda: residual(padded(C, 3), nn.ReLU(), padded(C, 3, d=2)),
+    "padded behind and before": lambda: Apply(
+        lambda x, f: (f(x) + nn.functional.pad(x, (2, 0)))[..., :-2], nn.Conv1d(C, C, 3, padding=2)
+    ),
     "dense": lambda: Apply(lambda x, f: torch.cat([x, f(x)], 1), padded(C, 3)),
     "stacked": lambda: Apply(lambda x, f: torch.stack([x, f(x)], 2).sum(2), padded(C, 3)),
     "gated": lambda: gated(C, 3, d=2),

@@ -49,9 +49,12 @@ def test_a_saved_state_goes_on(sizes) -> None:
     kept = copy.deepcopy(state)
     stepped(stream, signal(), (1, 7))
     for other in (stream, convext.streaming(model)):
-        other.state = state
+        other.state = given = copy.deepcopy(state)
+        for tensor in (*given.values(), *other.state.values()):
+            tensor.fill_(9)
         same(torch.cat([before, stepped(other, x[..., 17:], (1, 1, 4))], -1), model(x))
     assert all(torch.equal(state[key], kept[key]) for key in kept)
+    assert "1.held.0" in state
 
 
 def test_the_keys_say_what_is_remembered() -> None:
@@ -169,6 +172,14 @@ def test_gradients_flow_within_a_chunk() -> None:
     assert not any(value.requires_grad for value in stream.state.values())
 
 
+def test_what_is_held_back_carries_no_gradient() -> None:
+    stream = convext.streaming(network())
+    with torch.enable_grad():
+        for chunk in signal(15).split([5, 1, 9], -1):
+            stream.step(chunk).sum().backward()
+            assert not any(value.requires_grad for value in stream.state.values())
+
+
 def test_modes_may_change_between_steps() -> None:
     """Begun in inference mode, gone on with gradients, and back."""
     model, x = TorchWaveNet(C, 4, 4).double(), signal(40)
@@ -196,5 +207,7 @@ def test_a_first_step_that_fails_begins_nothing() -> None:
     stream, x = convext.streaming(model), signal()
     with pytest.raises(RuntimeError, match="expected input"):
         stream.step(torch.randn(2, C + 1, 5, dtype=torch.float64))
+    with pytest.raises(RuntimeError):  # of float32, behind the first layer's past
+        stream.step(torch.randn(3, C, 5))
     assert stream.state == {}
     same(stream.step(x), model(x))

@@ -106,6 +106,10 @@ PATTERNS = {
     "pointwise": lambda: nn.Sequential(nn.Conv1d(C, C, 1), nn.PReLU(C), nn.Hardtanh(), nn.Dropout(0.5), nn.Identity()),
     "in place": lambda: nn.Sequential(padded(C, 3), nn.ReLU(inplace=True), padded(C, 3), nn.ELU(inplace=True)),
     "in place, unnamed": lambda: Apply(lambda x, f: (y := f(x), y.mul_(2), y)[-1], padded(C, 3)),
+    "in place, behind a skip": lambda: Apply(
+        lambda x, f, g: (y := f(x), z := y + g(y), y.relu_(), z)[-1],
+        padded(C, 3), nn.Sequential(padded(C, 4, s=2, wait=1), upsampled(C, 4, 2)),
+    ),
     "in place, of some channels": lambda: Apply(lambda x, f: (y := f(x), y[:, :2].relu_(), y)[-1], padded(C, 3)),
     "in place, of a copy": lambda: Apply(
         lambda x, f: (y := f(x))[..., :-2].contiguous().relu_() + y[..., :-2], nn.Conv1d(C, C, 3, padding=2)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from networks import Apply, Cut, batch_norm, padded, residual
+from causal_networks import Apply, Cut, batch_norm, padded, residual
 from torch import nn
 
 import convext
@@ -103,6 +103,15 @@ def test_a_refusal_names_the_layer(words: str, layer: nn.Module) -> None:
 def test_a_model_that_is_one_layer_is_named_by_its_function() -> None:
     with pytest.raises(ValueError, match=r"^'conv1d' in the model's own forward looks 2 samples ahead"):
         convext.streaming(nn.Conv1d(C, C, 3))
+
+
+def test_a_look_ahead_says_what_helps() -> None:
+    with pytest.raises(ValueError, match=r"cut the end off instead, as in y\[\.\.\., :-2\]"):
+        convext.streaming(nn.ConvTranspose1d(C, C, 4, 2, padding=1))
+    with pytest.raises(
+        ValueError, match="its 3 taps, 2 apart, span 4 samples beside the newest, and 1 come as padding"
+    ):
+        convext.streaming(nn.Conv1d(C, C, 3, dilation=2, padding=1))
 
 
 def test_an_end_that_is_not_cut_off() -> None:

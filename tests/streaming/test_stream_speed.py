@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import TorchWaveNet, padded
+from causal_networks import TorchWaveNet, padded
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

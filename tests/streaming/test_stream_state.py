@@ -7,7 +7,7 @@ import io
 
 import pytest
 import torch
-from networks import Apply, Cut, TorchWaveNet, batch_norm, padded, residual, stepped, trimmed, upsampled
+from causal_networks import Apply, Cut, TorchWaveNet, batch_norm, padded, residual, stepped, trimmed, upsampled
 from torch import nn
 
 import convext

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from networks import (
+from causal_networks import (
     Apply,
     Cut,
     TorchWaveNet,
@@ -19,6 +17,8 @@ from networks import (
     trimmed,
     upsampled,
 )  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 

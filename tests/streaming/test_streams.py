@@ -81,6 +81,12 @@ PATTERNS = {
     "transposed, dilated": lambda: upsampled(C, 3, 2, d=3),
     "transposed, grouped": lambda: upsampled(C, 5, 2, groups=2),
     "transposed, stride 1": lambda: upsampled(C, 3, 1),
+    "transposed, behind a pad": lambda: Apply(
+        lambda x, f: f(nn.functional.pad(x, (1, 0)))[..., 2:], nn.ConvTranspose1d(C, C, 2, 2)
+    ),
+    "upsampled, behind a pad": lambda: Apply(
+        lambda x, f: f(nn.functional.pad(x, (1, 0)))[..., 2:], nn.Upsample(scale_factor=2)
+    ),
     "down and up": lambda: nn.Sequential(padded(C, 4, s=2, wait=1), nn.ELU(), upsampled(C, 4, 2), padded(C, 3)),
     "across frames": lambda: residual(padded(C, 4, s=2, wait=1), upsampled(C, 4, 2)),
     "a net of two levels": lambda: residual(

@@ -134,8 +134,18 @@ class Stream:
                     "reset() begins a new signal"
                 )
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles are streams of their own, which go on from here: of this model, or of its deep copy."""
+        return _resumed, (self.model, self.state)
+
     def __repr__(self) -> str:
         return f"<stream of {type(self.model).__name__}, {len(self._program.stages)} places where it remembers>"
+
+
+def _resumed(model: nn.Module, state: dict[str, Tensor]) -> Stream:
+    stream = Stream(model)
+    stream.state = state
+    return stream
 
 
 _Kind = tuple[torch.Size, torch.dtype, torch.device]

@@ -23,6 +23,15 @@ class _Tracer(fx.Tracer):
         kind = without_parametrizations(type(module))
         return kind is nn.MultiheadAttention or kind.__module__ in _MODULES
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Arguments with defaults keep these. (`concrete_args` would flatten what the forward returns.)"""
+        function, arguments = super().create_args_for_root(root_fn, is_module)
+        defaults = {
+            name: p.default for name, p in inspect.signature(root_fn).parameters.items() if p.default is not p.empty
+        }
+        names = inspect.unwrap(root_fn).__code__.co_varnames
+        return function, [defaults.get(name, given) for name, given in zip(names, arguments, strict=False)]
+
     def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:  # type: ignore[override]
         try:
             return super().call_module(module, forward, args, kwargs)
@@ -37,12 +46,10 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
     Raises:
         ValueError: its forward asks for values or shapes, and does not always compute the same.
     """
-    parameters = inspect.signature(model.forward).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     attributes = {module: dict(vars(module)) for module in model.modules()}
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model, concrete_args=defaults or None)
+        graph = tracer.trace(model)
         return graph, {name: value for name, value in vars(model).items() if name not in attributes[model]}
     except Exception as error:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -55,6 +56,16 @@ def test_a_saved_state_goes_on(sizes) -> None:
         same(torch.cat([before, stepped(other, x[..., 17:], (1, 1, 4))], -1), model(x))
     assert all(torch.equal(state[key], kept[key]) for key in kept)
     assert "1.held.0" in state
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_copy_goes_on_by_itself(copied) -> None:
+    model, x = nn.Sequential(padded(C, 3, d=4), trimmed(C, 2)).double(), signal()
+    stream = convext.streaming(model)
+    before = stepped(stream, x[..., :9], (1, 4))
+    other = copied(stream)
+    stepped(stream, signal(), (1, 5))
+    same(torch.cat([before, stepped(other, x[..., 9:], (1, 1, 6))], -1), model(x))
 
 
 def test_the_keys_say_what_is_remembered() -> None:

@@ -215,8 +215,10 @@ def test_several_inputs_and_outputs() -> None:
             super().__init__()
             self.first, self.second = padded(C, 3).double(), padded(C, 2, d=2).double()
 
-        def forward(self, x: Tensor, condition: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> dict:
-            y = self.first(x) + self.second(condition) * scale
+        def forward(
+            self, x: Tensor, condition: Tensor, scale=(2.0, 3.0), *, mask: Tensor | None = None, **rest
+        ) -> dict:
+            y = self.first(x) + self.second(condition) * scale[1]
             return {"y": y if mask is None else y * mask, "both": (x, condition)}
 
     model, x, condition = Two(), *torch.randn(2, 1, C, 20, dtype=torch.float64)

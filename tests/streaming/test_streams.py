@@ -127,6 +127,8 @@ PATTERNS = {
     "batch norm": lambda: nn.Sequential(padded(C, 3), batch_norm(C), padded(C, 2)),
     "layer norm": lambda: nn.Sequential(over_channels(C), padded(C, 3), over_channels(C)),
     "linear": lambda: Apply(lambda x, f: f(x.permute(0, 2, 1)).movedim(1, -1), nn.Linear(C, 3)),
+    "an index of another axis": lambda: Apply(lambda x, f: f(x.unsqueeze(1)[:, 0, :]), padded(C, 3)),
+    "an axis of None": lambda: Apply(lambda x, f: f(x[:, None].sum(1)), padded(C, 3)),
     "axes": lambda: Apply(lambda x, f: f(x.unsqueeze(1).squeeze(1).swapaxes(1, 2).transpose(-1, -2)), padded(C, 3)),
     "weight norm": lambda: nn.Sequential(nn.ZeroPad1d((2, 0)), weight_norm(nn.Conv1d(C, C, 3))),
     "old weight norm": lambda: nn.Sequential(nn.ZeroPad1d((2, 0)), nn.utils.weight_norm(nn.Conv1d(C, C, 3))),

@@ -57,6 +57,7 @@ __all__ = [
     "register",
     "report",
     "revert",
+    "streaming",
 ]
 
 
@@ -64,6 +65,7 @@ __all__ = [
 if TYPE_CHECKING:
     from convext import analysis, blocks, distributed, layers
     from convext.analysis import lint
+    from convext.streams import streaming
 else:
 
     def __getattr__(name):
@@ -71,6 +73,8 @@ else:
             return import_module(f"convext.{name}")
         if name == "lint":
             return import_module("convext.analysis").lint
+        if name == "streaming":
+            return import_module("convext.streams").streaming
         if name in _FORMER:
             return sys.modules[f"{__name__}.{name}"]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -111,7 +111,8 @@ class _DropIn(_ConvNd):
     def _is_leaf_for(self, input: Any) -> bool:
         """Whether torch.fx, tracing this call, records the layer as one node, as it does torch.nn's.
 
-        Not where the layer itself is what is traced, nor in a subclass of yours, whose forward may do more.
+        Not where the layer itself is what is traced, nor in a subclass of yours, whose forward may do more, nor by a
+        tracer that looks into layers (`convext.streams.tracing`).
 
         Raises:
             RuntimeError: traced for quantization.
@@ -122,7 +123,8 @@ class _DropIn(_ConvNd):
             raise RuntimeError(
                 "torch.ao.quantization's graph mode looks for torch.nn's own layers: call convext.revert(model) first"
             )
-        return _is_ours(type(self)) and getattr(input.tracer, "root", self) is not self
+        looks_inside = getattr(input.tracer, "looks_into_layers", False)
+        return _is_ours(type(self)) and getattr(input.tracer, "root", self) is not self and not looks_inside
 
     def _leaf(self, input: Any, *rest: Any) -> Any:
         """The node of a call of this layer."""

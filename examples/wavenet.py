@@ -4,7 +4,7 @@
 
 Sound is a sequence of samples, each one of 64 levels on the logarithmic mu-law scale. The network predicts the level of
 the next sample from those before it. Because no output reads its future, one pass trains all positions at once; to
-generate, its own prediction is appended and the next one asked for, with no more of the past than the receptive field.
+generate, its own prediction is the next sample of a stream, which remembers of the past what its layers still read.
 In training the past is shaken by up to two levels: a model that has only seen clean pasts is lost at its first error.
 """
 
@@ -61,11 +61,12 @@ def one_hot(levels: Tensor) -> Tensor:
 @torch.no_grad()
 def generate(model: WaveNet, start: Tensor, count: int) -> Tensor:
     """`count` levels after `start` [L], each drawn from the model's prediction at a low temperature."""
-    levels = start[None]
+    stream, chunk, made = convext.streaming(model), start[None], []
     for _ in range(count):
-        logits = model(one_hot(levels[:, -model.stack.receptive_field :]))[..., -1]
-        levels = torch.cat([levels, torch.multinomial((logits / 0.5).softmax(1), 1)], dim=1)
-    return levels[0, len(start) :]
+        logits = stream.step(one_hot(chunk))[..., -1]
+        chunk = torch.multinomial((logits / 0.5).softmax(1), 1)
+        made.append(chunk)
+    return torch.cat(made, dim=1)[0]
 
 
 def main(folder: Path) -> None:

@@ -18,10 +18,9 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 torch.set_num_threads(1)  # tensors are tiny, and pytest-xdist's workers share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
 
-# A commit is judged on the same examples every time; everywhere else each run draws new ones.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# A commit is judged on the same examples every time; everywhere else each run draws new ones, and none is ever late.
+hypothesis.settings.register_profile("convext", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("convext")
 
 collect_ignore = ["emulator"]  # compiles its kernels, where these are interpreted: a process of its own
 

@@ -33,7 +33,7 @@ def problems(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(problem=problems(), with_bias=st.booleans())
 def test_aten_agrees_with_the_reference(problem, with_bias):
     a, b = check.operands(problem, torch.Generator().manual_seed(0))

@@ -143,7 +143,7 @@ def test_random_problems(isa):
 
     small = st.integers(1, 3)
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
+    @settings(max_examples=150, derandomize=True)
     @given(st.data())
     def drawn(data):
         rank, groups = data.draw(small), data.draw(st.integers(1, 18))

@@ -159,7 +159,7 @@ LAYERS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(LAYERS, min_size=1, max_size=5), st.lists(st.integers(0, 9), max_size=12))
 def test_any_stack_in_any_chunks(stack: list[nn.Module], sizes: list[int]) -> None:
     x = torch.randn(2, C, sum(sizes) + 50, dtype=torch.float64)

@@ -158,7 +158,7 @@ def test_strided_weight_and_bias(face: Face, device: str) -> None:
     assert_agrees(banded, problem, a, w, torch.randn(1, device=device).expand(3))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_any_problem(data: st.DataObject, device: str) -> None:
     def axes(low: int, high: int) -> tuple[int, int]:

@@ -150,7 +150,7 @@ def test_one_pixel_of_channels_that_fill_no_16_bytes(face, device):
 
 
 @pytest.mark.usefixtures("poisoned")
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_drawn(data, device):
     small = st.integers(1, 3)

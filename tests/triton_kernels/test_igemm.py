@@ -140,7 +140,7 @@ def problems(draw: st.DrawFn) -> ConvProblem:
     )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problem=problems())
 def test_drawn_problems(problem: ConvProblem, device: str) -> None:
     """Any output size with any geometry: the equation has no illegal combination."""

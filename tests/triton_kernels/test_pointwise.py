@@ -157,7 +157,7 @@ def test_nothing_to_multiply(face, device):
 
 
 @pytest.mark.usefixtures("poisoned")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_drawn(data, device):
     small = st.integers(1, 9)

@@ -173,7 +173,7 @@ def test_strided_weight_and_bias(device: str, poisoned: None) -> None:
     check(problem, x, w, torch.randn(1, device=device).expand(3))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(data=st.data())
 def test_any_problem(data: st.DataObject, device: str) -> None:
     rank = data.draw(st.integers(1, 3))

@@ -64,6 +64,9 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 CUresult cuCtxGetCurrent(CUcontext* context) {
   return *context = (CUcontext)1, CUDA_SUCCESS;
 }
+CUresult cuCtxGetDevice(CUdevice* device) {
+  return *device = 0, CUDA_SUCCESS;
+}
 CUresult cuCtxSetCurrent(CUcontext context) {
   return CUDA_SUCCESS;
 }
@@ -142,6 +145,10 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   REQUIRE(memcmp(image, ELFMAG, SELFMAG) == 0, "a module is no cubin");
   *module = malloc(sizeof **module);
   (*module)->image = image;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuModuleUnload(CUmodule module) {
   return CUDA_SUCCESS;
 }
 

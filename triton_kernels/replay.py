@@ -2,13 +2,12 @@
 
 A run of a record of ours allocates, copies and launches, and what of this depends on how its operands lie alone: on
 shapes, strides, dtype, device and whether they begin at multiples of 16 bytes. So there is nothing to decide in the
-next call with these. What Triton does before a launch (binding arguments, specialising them, finding the compiled
-kernel) takes ten times the launch itself, and has the same answer too:
+next call with these, nor for Triton to bind and to find:
 
     first call    run(problem, a, b, bias)                every ATen operator and launch is noted on a tape
     from then on  slots = [a, b, bias, ...]               one list of tensors
                   slots[3] = empty_strided(..)            what was allocated
-                  compiled.run(grid, stream, ..)          the compiled kernel, with the tensors filled in
+                  launch(slots, stream)                   a launch that is bound to all but them (bound.py)
 
 An operator that is not known to repeat leaves the tape incomplete, and the call as it was.
 """
@@ -17,44 +16,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
-from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
+from convext.triton_kernels.bound import Bound, Slot, Slots
 from convext.triton_kernels.launch import WATCHED, Launch
 
 _aten = torch.ops.aten
 _ALLOCATE = (_aten.empty.memory_format, _aten.empty_strided.default, _aten.new_empty.default,
              _aten.new_empty_strided.default)  # fmt: skip
 _COPY, _WRITE = (_aten.clone.default,), (_aten.copy_.default, _aten.zero_.default)
-
-Slots = list[Any]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of a tensor in the list of a call's tensors."""
-
-    index: int
+# The same without a look-up of the operator, which takes longer than a copy does.
+_METHODS: dict[Any, Callable[..., Any]] = {
+    _aten.clone.default: Tensor.clone, _aten.copy_.default: Tensor.copy_, _aten.zero_.default: Tensor.zero_,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
 class _Allocate:
-    """Uninitialised memory."""
+    """Uninitialised memory, on the current device."""
 
-    out: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    def __init__(self, out: int, like: Tensor) -> None:
+        self.out = out
+        self._lies = tuple(like.shape), like.stride(), like.dtype
+        # what torch.compile's programs allocate by: torch.empty_strided without the parsing of its arguments
+        fast = getattr(torch._C._dynamo.guards, f"_empty_strided_{like.device.type}", None)
+        self._empty = fast or partial(_empty_strided, like.device)
 
     def __call__(self, slots: Slots, stream: Any) -> None:
-        slots[self.out] = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+        slots[self.out] = self._empty(*self._lies)
+
+
+def _empty_strided(
+    device: torch.device, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -67,53 +68,10 @@ class _Operate:
     named: dict[str, Any]
 
     def __call__(self, slots: Slots, stream: Any) -> None:
-        result = self.operator(*(slots[v.index] if type(v) is Slot else v for v in self.arguments), **self.named)
+        arguments = [slots[v.index] if type(v) is Slot else v for v in self.arguments]
+        result = _METHODS.get(self.operator, self.operator)(*arguments, **self.named)
         if self.out is not None:
             slots[self.out] = result
-
-
-class _Bound:
-    """A launch but for its tensors. Its places in the arguments: of tensors, and of descriptors' tensors."""
-
-    def __init__(self, launch: Launch, compiled: Any, slot_of: Callable[[Tensor], int]) -> None:
-        self._programs, self._kernel = launch.programs, launch.kernel
-        self._named = {**launch.constants, "num_warps": launch.warps, "num_stages": launch.stages}
-        self._runtime: list[Any] = [*launch.arguments]
-        self._places: list[tuple[int, int]] = []
-        self._descriptors: list[tuple[int, int, type, dict[str, Any]]] = []
-        for i, value in enumerate(launch.arguments):
-            if isinstance(value, Tensor):
-                self._runtime[i] = None
-                self._places.append((i, slot_of(value)))
-            elif isinstance(getattr(value, "base", None), Tensor):
-                self._runtime[i] = None
-                self._descriptors.append((i, slot_of(value.base), type(value), {**vars(value), "base": None}))
-        self.compiled = compiled if type(compiled) is CompiledKernel else None
-        if self.compiled is not None:
-            rest = self._kernel.arg_names[len(self._runtime) :]  # type: ignore[attr-defined]
-            self._constants = [launch.constants[name] for name in rest]
-            self._run, self._function = compiled.run, compiled.function
-            self._metadata = compiled.packed_metadata
-
-    @property
-    def reads(self) -> list[int]:
-        """The slots of its tensors."""
-        return [place[1] for place in self._places] + [place[1] for place in self._descriptors]
-
-    def __call__(self, slots: Slots, stream: Any) -> None:
-        arguments = self._runtime.copy()
-        for i, slot in self._places:
-            arguments[i] = slots[slot]
-        for i, slot, kind, fields in self._descriptors:
-            arguments[i] = object.__new__(kind)  # past the checks of its constructor
-            vars(arguments[i]).update(fields, base=slots[slot])
-        if stream is None or self._kernel.pre_run_hooks:  # type: ignore[attr-defined]
-            self._kernel[(self._programs,)](*arguments, **self._named)  # type: ignore[index]
-        else:
-            self._run(
-                self._programs, 1, 1, stream, self._function, self._metadata, None, None, None,
-                *arguments, *self._constants,
-            )  # fmt: skip
 
 
 class Replay:
@@ -125,8 +83,8 @@ class Replay:
     def __init__(self, steps: Sequence[Any], slots: int, result: int) -> None:
         self._steps, self._result = steps, result
         self._blank = [None] * (slots - 3)
-        bound = [step for step in steps if isinstance(step, _Bound)]
-        self._driver = driver.active if bound and all(step.compiled is not None for step in bound) else None
+        bound = [step for step in steps if isinstance(step, Bound)]
+        self._driver = driver.active if bound and all(step.ready for step in bound) else None
 
     def __call__(self, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         slots = [a, b, bias, *self._blank]
@@ -175,8 +133,7 @@ class _Tape(TorchDispatchMode):
 
     def _note(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
         if func in _ALLOCATE:
-            place = tuple(result.shape), result.stride(), result.dtype, result.device
-            self._steps.append(_Allocate(self._new(result), *place))
+            self._steps.append(_Allocate(self._new(result), result))
             return
         tensors = [value for value in args if isinstance(value, Tensor)]
         known = all(id(t) in self._slots for t in tensors) and not any(isinstance(v, Tensor) for v in kwargs.values())
@@ -198,7 +155,7 @@ class _Tape(TorchDispatchMode):
         finally:
             self._launching = False
         try:
-            self._steps.append(_Bound(launch, compiled, self._slot_at))
+            self._steps.append(Bound(launch, compiled, self._slot_at))
         except KeyError:  # of a tensor that comes from elsewhere
             self._whole = False
 
@@ -225,7 +182,7 @@ class _Tape(TorchDispatchMode):
         steps: list[Any] = []
         read = {slot}
         for step in reversed(self._steps):
-            if isinstance(step, _Bound):
+            if isinstance(step, Bound):
                 read.update(step.reads)
             elif isinstance(step, _Operate) and (step.out is None or step.out in read):
                 read.update(v.index for v in step.arguments if type(v) is Slot)

@@ -20,11 +20,13 @@ MOST = 8192  # calls that are remembered, of one kind
 def lying(t: Tensor) -> tuple[Any, ...] | None:
     """How a plain tensor lies in memory, else None: `is_plain_tensor`'s questions and the answer in one go.
 
-    Triton compiles anew for a tensor that begins at no multiple of 16 bytes.
+    Triton compiles anew for a tensor that begins at no multiple of 16 bytes. Zero tensors begin nowhere; so do empty
+    ones, which are not worth remembering.
     """
-    if type(t) not in PLAIN_TYPES or is_subclass_like(t) or t.is_neg() or t._is_zerotensor():
+    if type(t) not in PLAIN_TYPES or is_subclass_like(t) or t.is_neg():
         return None
-    return t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % 16
+    begin = t.data_ptr()
+    return (t.dtype, t.device, t.shape, t.stride(), begin % 16) if begin else None
 
 
 def key_of(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any, ...] | None:

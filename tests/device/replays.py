@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from triton import knobs
 
+import convext
 from convext.benchmarks.measuring import host_time
 from convext.choice import plugins
 from convext.operators import forward
@@ -43,7 +45,27 @@ def main() -> int:
             if hooked:
                 knobs.runtime.launch_enter_hook.remove(hook)
         print(json.dumps({"name": f"{backend} {memory_format}", "calls": lines}))
+    tensor_maps(log, hook)
     return 0
+
+
+def tensor_maps(log: Path, hook: Callable[[object], None]) -> None:
+    """A layer that reads its image by TMA, on two images by turns: at Triton's own launches, and at ours."""
+    layer = convext.Conv2d(32, 32, 3, padding=1, groups=8, dtype=torch.bfloat16)
+    images = [torch.randn(1, 8, 8, 32, dtype=torch.bfloat16).permute(0, 3, 1, 2) for _ in range(2)]
+    lines = []
+    with convext.backend("triton.grouped"), torch.no_grad():
+        layer(images[0])
+        for hooked in (True, False, False):
+            if hooked:
+                knobs.runtime.launch_enter_hook.add(hook)
+            for x in images:
+                log.write_text("")
+                layer(x)
+                lines += [json.loads(line) for line in log.read_text().splitlines()]
+            if hooked:
+                knobs.runtime.launch_enter_hook.remove(hook)
+    print(json.dumps({"name": "tensor maps", "launches": lines}))
 
 
 if __name__ == "__main__":

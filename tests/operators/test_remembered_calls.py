@@ -225,7 +225,7 @@ def test_torchs_own_flag_is_part_of_the_key(monkeypatch):
     def tensor(index=0, dtype=torch.float32):
         return SimpleNamespace(
             dtype=dtype, device=torch.device("cuda", index), is_cuda=True, shape=(1,), stride=lambda: (1,),
-            data_ptr=lambda: 0, is_neg=lambda: False, _is_zerotensor=lambda: False,
+            data_ptr=lambda: 512, is_neg=lambda: False, _is_zerotensor=lambda: False,
         )  # fmt: skip
 
     def keys_under(flag):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from convext.triton_kernels import bound
 from convext.triton_kernels import replay as module
 from convext.triton_kernels.pointwise import record as pointwise
 from convext.triton_kernels.reduce import add_in_order
@@ -133,3 +134,19 @@ def test_the_stream_is_of_the_tensors_device(current, monkeypatch):
     replay(SimpleNamespace(device=torch.device("cuda", 1)), None, None)
     assert streams == ["stream of 1"]
     assert entered == ([1] if current == 0 else [])
+
+
+def test_a_tensor_map_is_encoded_once_for_each_address(monkeypatch):
+    """Until there are too many: then the others are forgotten."""
+    monkeypatch.setattr(bound, "_MOST_MAPS", 2)
+    encoded = []
+
+    def encode(descriptors):
+        encoded.append(descriptors[0].base)
+        return [(descriptors[0].base.data_ptr(), descriptors[0].shape)]
+
+    tensor_map = bound._Map(bound._Descriptor(1, type("Description", (), {}), {"shape": [3], "base": None}), encode)
+    first, second, third = tensors = [torch.randn(3) for _ in range(3)]
+    for t in (first, second, first, third, first):
+        assert tensor_map([None, t]) == (t.data_ptr(), [3])
+    assert [next(i for i, t in enumerate(tensors) if t is e) for e in encoded] == [0, 1, 2, 0]

@@ -21,10 +21,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from convext.choice import registry, settings
+from convext.choice import registry, remembered, settings
 from convext.operators import convolve, traced
+from convext.operators.autograd import again
+from convext.operators.forward import Call, run_of
+from convext.operators.keys import key_of, remember
 from convext.operators.placed import PLACED
-from convext.operators.plain import is_plain
+from convext.operators.plain import is_plain, is_plain_state
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
 from convext.problem.layout import is_channels_last
 from convext.problem.symbols import positive
@@ -379,6 +382,9 @@ def _measured_faces(
     return registry.cpu_faces(ConvProblem.of(face, shape, w_shape, *found, dtype, channels_last))
 
 
+remembered.FORGET.append(_measured_faces.cache_clear)
+
+
 def _ours_on_cpu(
     face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
@@ -405,6 +411,9 @@ def _conv(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, dilation: Any, groups: int,
 ) -> Tensor:  # fmt: skip
+    key, call = _made_before("fprop", input, weight, bias, (rank, stride, padding, dilation, groups, settings.BACKEND))
+    if call is not None:
+        return again(call, input, weight, bias)
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return _without_tensors(_CONV[rank], _TORCH_CONV[rank], input, weight, bias, stride, padding, dilation, groups)
     if isinstance(padding, str) and (near := _near_word(padding, rank)):
@@ -422,7 +431,7 @@ def _conv(
     found = _look_up(_cached_conv_geometry, described) if concrete else _conv_geometry(*described)
     if found is None or (torchs_own and not input.is_floating_point()):
         return _torchs_answer(_torch_conv(rank, input, weight, bias, stride, padding, dilation, groups))
-    return _batched(rank, "fprop", input, weight, bias, *found)
+    return _batched(rank, "fprop", input, weight, bias, found, key)
 
 
 def _torch_conv(
@@ -444,6 +453,10 @@ def _conv_transpose(
     stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any,
 ) -> Tensor:  # fmt: skip
     torchs = _TORCH_CONV_TRANSPOSE[rank]
+    arguments = rank, stride, padding, output_padding, dilation, groups, settings.BACKEND
+    key, call = _made_before("dgrad", input, weight, bias, arguments)
+    if call is not None:
+        return again(call, input, weight, bias)
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(_CONV_TRANSPOSE[rank], torchs, input, weight, bias, *settings_)
@@ -459,18 +472,44 @@ def _conv_transpose(
     found = _look_up(_cached_conv_transpose_geometry, described) if concrete else _conv_transpose_geometry(*described)
     if found is None:
         return _torchs_answer(torchs(input, weight, bias, stride, padding, output_padding, groups, dilation))
-    return _batched(rank, "dgrad", input, weight, bias, *found)
+    return _batched(rank, "dgrad", input, weight, bias, found, key)
+
+
+# Calls that were made before, by all that their answer depends on: the next one asks none of the questions below again.
+_calls: dict[Any, Call] = {}
+remembered.FORGET.append(_calls.clear)
+
+
+def _made_before(
+    face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...]
+) -> tuple[Any, Call | None]:
+    """The key of a call, and the call where it was made before.
+
+    A key has what is plain eager code, and a kernel of ours computes whatever requires gradients.
+    """
+    if settings.BACKEND == "auto" and not (type(input) is Tensor and input.is_cuda):
+        return None, None
+    if not is_plain_state():
+        return None, None
+    key = key_of(input, weight, bias, face, arguments)
+    try:
+        return key, _calls.get(key)
+    except TypeError:  # a list among the arguments
+        return None, None
 
 
 def _batched(
-    rank: int, face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
-    size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int,
-) -> Tensor:  # fmt: skip
-    """The face, with a batch axis of one put around an unbatched input."""
-    unbatched = input.dim() == rank + 1
-    x = input.unsqueeze(0) if unbatched else input
-    result = convolve(face, x, weight, bias, size, stride, pad, dilation, groups, settings.BACKEND)
-    return result.squeeze(0) if unbatched else result
+    rank: int, face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, found: Geometry, key: Any
+) -> Tensor:
+    """The face, with a batch axis of one put around an unbatched input. A call with a key is remembered."""
+    if input.dim() == rank + 1:
+        return convolve(face, input.unsqueeze(0), weight, bias, *found, settings.BACKEND).squeeze(0)
+    geometry = (*found, settings.BACKEND)
+    result = convolve(face, input, weight, bias, *geometry)
+    run = None if key is None else run_of(face, input, weight, bias, geometry)
+    if run is not None:
+        remember(_calls, key, Call(face, geometry, run))
+    return result
 
 
 def _without_tensors(ours: Callable[..., Any], torchs: Callable[..., Any], *arguments: Any) -> Any:

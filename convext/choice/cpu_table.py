@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convext.choice.remembered import FORGET, forget
 from convext.problem import ConvProblem
 from convext.providers.cpu import library
 
@@ -187,5 +188,7 @@ def write(path: Path, rows: Iterable[Row], measured_on: dict[str, Any]) -> None:
     blocks = [f"{json.dumps(kind_)}: [\n" + ",\n".join(lines) + "]" for kind_, lines in by_kind.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(["{", *head, '"rows": {', ",\n".join(blocks), "}}", ""]))
-    _tables.cache_clear()
-    fastest.cache_clear()
+    forget()
+
+
+FORGET.extend((_tables.cache_clear, fastest.cache_clear))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from convext.choice.remembered import FORGET, forget
 from convext.problem import ConvProblem
 
 FOLDER = Path(__file__).parent / "tables"
@@ -69,10 +70,23 @@ def nearest(problem: ConvProblem) -> Choice | None:
     return min(near, key=lambda choice: sum(distances(choice)), default=None)
 
 
+def path_of(arch: int) -> Path:
+    """The file of an architecture's table, which is there where one of its GPUs was measured."""
+    return FOLDER / f"sm_{arch}.json"
+
+
+def measured_on(arch: int) -> dict[str, str] | None:
+    """On which device, by which versions and commit an architecture was measured; None where it never was."""
+    path = path_of(arch)
+    if not path.exists():
+        return None
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "choices"}
+
+
 @cache
 def _table(arch: int) -> dict[str, list[Choice]]:
     """The choices of an architecture by kind; empty where nothing was measured."""
-    path = FOLDER / f"sm_{arch}.json"
+    path = path_of(arch)
     by_kind: dict[str, list[Choice]] = defaultdict(list)
     if path.exists():
         for row in json.loads(path.read_text())["choices"]:
@@ -86,4 +100,7 @@ def write(path: Path, choices: list[Choice], measured_on: dict[str, str]) -> Non
     text = json.dumps({**measured_on, "choices": rows}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n")
-    _table.cache_clear()
+    forget()
+
+
+FORGET.append(_table.cache_clear)

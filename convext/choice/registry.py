@@ -15,11 +15,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from convext.choice import cpu_table, gpu_table, settings
+from convext.choice.remembered import FORGET, forget
 from convext.problem import FACES, ConvProblem, Face
 from convext.providers import aten
 from convext.providers.cpu import library
@@ -62,6 +64,8 @@ class Kernel:
             `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
         copies: the hidden copies that `run` would make, one sentence each.
         both: how it computes dgrad and wgrad together, if it can.
+        repeats: whether `run` allocates, copies, and launches by `convext.triton_kernels.launch` alone, and all that
+            as its operands lie, whatever they hold: then a second call does what the first was seen to do.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Kernel:
     run: Run
     copies: Copies = no_copies
     both: Both | None = None
+    repeats: bool = False
 
     @property
     def provider(self) -> str:
@@ -97,7 +102,8 @@ def _lazy(name: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> 
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)
 
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
-    return Kernel(name, faces, attribute("why_not"), attribute("run"), attribute("copies"), pair)  # type: ignore[arg-type]
+    why_not, run, copies = (cast(Any, attribute(function)) for function in ("why_not", "run", "copies"))
+    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider == "triton")
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
@@ -119,10 +125,6 @@ KERNELS: list[Kernel] = [
     _lazy("plain.widened"),
     ATEN,
 ]
-
-
-# What remembers a choice, and has to forget it when there is a kernel more.
-FORGET: list[Callable[[], None]] = []
 
 
 def register(kernel: Kernel) -> None:
@@ -147,8 +149,7 @@ def register(kernel: Kernel) -> None:
     if not kernel.faces or set(kernel.faces) - set(FACES):
         raise ValueError(f"{kernel.name}: faces are one or more of {', '.join(FACES)}, but got {kernel.faces}")
     KERNELS.insert(KERNELS.index(ATEN), kernel)
-    for forget in FORGET:
-        forget()
+    forget()
 
 
 @cache

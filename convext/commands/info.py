@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 
 import convext
-from convext.choice import registry, settings
+from convext.choice import gpu_table, registry, settings
 from convext.commands import arguments, kernel_table
 
 # What each optional package is for, and how to get it.
@@ -33,6 +33,7 @@ def report() -> str:
         f"python   {platform.python_version()} ({sys.executable})",
         f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN {_cudnn()}",
         *_gpus(),
+        f"measured {measured()}",
         f"compiled {_native()}",
         f"cpu      {_cpu()}",
         f"backend  {settings.BACKEND} (CONVEXT_BACKEND={os.environ.get('CONVEXT_BACKEND', 'unset')})",
@@ -52,6 +53,17 @@ def _gpus() -> list[str]:
         return [f"gpu      none: {arguments.why_no_cuda()}; everything computes on the CPU"]
     properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [f"gpu {i}    {p.name}, sm_{p.major}{p.minor}, {p.total_memory >> 30} GiB" for i, p in enumerate(properties)]
+
+
+def measured() -> str:
+    """Whether this machine's kind of GPU was ever measured, and in which file that stands."""
+    if not torch.cuda.is_available():
+        return "no GPU here"
+    arch = registry.arch(torch.device("cuda", torch.cuda.current_device()))
+    path, where = gpu_table.path_of(arch), gpu_table.measured_on(arch)
+    if where is None:
+        return f"never: there is no {path.name} in {path.parent}, and 'auto' goes by models (python -m convext tune)"
+    return f"{path}: " + ", ".join(f"{name} {value}" for name, value in where.items())
 
 
 def _native() -> str:

@@ -17,9 +17,9 @@ from torch._C._functorch import maybe_current_level
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
-from convext.operators.forward import compute, compute_both
+from convext.operators.forward import Call, Gradients, Run, compute, compute_gradients, run_of_all
 from convext.operators.placed import PLACED
-from convext.operators.plain import is_plain
+from convext.operators.plain import is_plain, is_plain_state
 from convext.operators.schema import BOTH, LIBRARY, OPS
 from convext.problem import FACE_OPENING, FACES, OPEN, OPERANDS, Face, Ints, open_shape
 
@@ -58,36 +58,34 @@ class _Face(_SingleLevelFunction):
 
     @staticmethod
     def forward(
-        ctx: Any, below: Below | None, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
+        ctx: Any, run: Run, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
     ) -> Tensor:
-        ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape[2:], b.shape[2:])
-        needs = ctx.needs_input_grad
+        ctx.face, ctx.geometry, ctx.shapes = face, geometry, (a.shape, b.shape)
+        _, _, by_a, by_b, _, _ = ctx.needs_input_grad
         ctx.set_materialize_grads(False)  # an operand without a tangent has none: zeros would be convolved
-        ctx.save_for_backward(a if needs[3] else None, b if needs[2] else None)
-        if below is None:
-            return compute(face, a, b, bias, *geometry)
+        ctx.save_for_backward(a if by_b else None, b if by_a else None)
         if forward_mode():
             ctx.save_for_forward(a, b)
-        return below(OPS[face], a, b, bias, *geometry)
+        return run(a, b, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        _, *geometry = ctx.geometry
-        roles, needs = OPERANDS[ctx.face], ctx.needs_input_grad
+        _, stride, pad, dilation, groups, kernel = ctx.geometry
+        geometry, needs = (stride, pad, dilation, groups, kernel), ctx.needs_input_grad
+        if ctx.face == "fprop" and needs[2] and needs[3]:
+            x, w = ctx.saved_tensors
+            return (None, None, *_gradients(grad, w, x, *geometry, biased=needs[4]), None)
+        roles = OPERANDS[ctx.face]
         tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}
         grads: list[Tensor | None] = [None, None]
-        if ctx.face == "fprop" and needs[2] and needs[3]:
-            grads[:] = gradients(grad, tensors["w"], tensors["x"], *geometry)
-        else:
-            for i, role in enumerate(roles):
-                if needs[2 + i]:
-                    face = FACE_OPENING[role]
-                    first, second = (tensors[r] for r in OPERANDS[face])
-                    grads[i] = convolve(face, first, second, None, ctx.shapes[i], *geometry)
-        bias = grad.sum([0, *range(2, grad.dim())]) if needs[4] else None
-        return (None, None, *grads, bias, None)
+        for i, role in enumerate(roles):
+            if needs[2 + i]:
+                face = FACE_OPENING[role]
+                first, second = (tensors[r] for r in OPERANDS[face])
+                grads[i] = convolve(face, first, second, None, ctx.shapes[i][2:], *geometry)
+        return (None, None, *grads, _by_bias(grad) if needs[4] else None, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -114,15 +112,23 @@ def forward_mode() -> bool:
 
 def reverse_mode(*tensors: Tensor | None) -> bool:
     """Whether a graph is being recorded for any of `tensors`."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:  # not any(): a generator takes longer than all that it asks
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 def _autograd(face: Face, keyset: Any, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
     below = Below(keyset)
+
+    def run(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+        return cast(Tensor, below(OPS[face], a, b, bias, *geometry))
+
     if forward_mode() or reverse_mode(a, b, bias):
         with enable_single_level_autograd_function():
-            return _Face.apply(below, face, a, b, bias, geometry)
-    return cast(Tensor, below(OPS[face], a, b, bias, *geometry))
+            return _Face.apply(run, face, a, b, bias, geometry)
+    return run(a, b, bias)
 
 
 def _autograd_both(keyset: Any, y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
@@ -163,13 +169,19 @@ def convolve(
         RuntimeError: the arguments describe no convolution.
         ValueError: `kernel` names one that does not take the problem.
     """
+    geometry = (size, stride, pad, dilation, groups, kernel)
     if not is_plain(a, b, bias):
         if type(a) in PLACED and face != "wgrad":
-            return PLACED[type(a)](face, a, b, bias, size, stride, pad, dilation, groups, kernel)
-        return cast(Tensor, OPS[face](a, b, bias, size, stride, pad, dilation, groups, kernel))
+            return PLACED[type(a)](face, a, b, bias, *geometry)
+        return cast(Tensor, OPS[face](a, b, bias, *geometry))
+    return again(Call(face, geometry, lambda a, b, bias: compute(face, a, b, bias, *geometry)), a, b, bias)
+
+
+def again(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """A call that goes past the dispatcher, recorded for its derivatives where they may be wanted."""
     if reverse_mode(a, b, bias):
-        return _Face.apply(None, face, a, b, bias, (size, stride, pad, dilation, groups, kernel))
-    return compute(face, a, b, bias, size, stride, pad, dilation, groups, kernel)
+        return _Face.apply(call.run, call.face, a, b, bias, call.geometry)
+    return call.run(a, b, bias)
 
 
 def gradients(
@@ -188,9 +200,27 @@ def gradients(
     Raises:
         RuntimeError, ValueError: as `convolve`.
     """
+    return _gradients(y, w, x, stride, pad, dilation, groups, kernel, False)[:2]
+
+
+def _gradients(
+    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str, biased: bool
+) -> Gradients:
+    """Both gradients, and that by the bias where it is wanted."""
+    geometry = tuple(stride), tuple(pad), tuple(dilation), groups, kernel
+    if is_plain_state() and not reverse_mode(y, w, x):
+        run = run_of_all(y, w, x, geometry, biased)
+        if run is not None:
+            return run(y, w, x)
     if not is_plain(y, w, x):
-        return cast("tuple[Tensor, Tensor]", BOTH(y, w, x, stride, pad, dilation, groups, kernel))
+        return *BOTH(y, w, x, *geometry), _by_bias(y) if biased else None
     if reverse_mode(y, w, x):
-        tail = (stride, pad, dilation, groups, kernel)
-        return convolve("dgrad", y, w, None, x.shape[2:], *tail), convolve("wgrad", x, y, None, w.shape[2:], *tail)
-    return compute_both(y, w, x, stride, pad, dilation, groups, kernel)
+        by_x = convolve("dgrad", y, w, None, x.shape[2:], *geometry)
+        by_w = convolve("wgrad", x, y, None, w.shape[2:], *geometry)
+        return by_x, by_w, _by_bias(y) if biased else None
+    return compute_gradients(y, w, x, *geometry, biased)
+
+
+def _by_bias(y: Tensor) -> Tensor:
+    """The gradient by a bias: the sum over all that it was added to."""
+    return y.sum([0, *range(2, y.dim())])

@@ -1,37 +1,81 @@
-"""A face is computed: operands are checked, a kernel is chosen once for each problem, and runs. Below autograd."""
+"""A face is computed: operands are checked, a kernel is chosen once for each problem, and runs. Below autograd.
+
+What computes it is remembered by how its operands lie, its geometry and the settings (`keys`): no operand is checked
+twice, no kernel chosen twice, and a Triton kernel's launches are bound to all but their tensors
+(`convext.triton_kernels.replay`).
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import Any, NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from convext.choice import registry, settings
+from convext.choice import registry, remembered, settings
+from convext.operators.keys import key_of, remember
 from convext.operators.schema import LIBRARY
 from convext.problem import FACES, OPERANDS, ConvProblem, Face, Ints, layout
 
+Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+Gradients = tuple[Tensor, Tensor, "Tensor | None"]
 
-@lru_cache(maxsize=8192)
-def plan(*problem: Any) -> tuple[registry.Run, ConvProblem]:
-    """The problem and the function that computes it. Cached: to build both takes longer than a small kernel."""
-    *fields, kernel = problem
-    described = ConvProblem.of(*fields)
-    return registry.choose(described, kernel).run, described
+
+class Call(NamedTuple):
+    """A face, its geometry from the size of its result to the kernel's name, and what computes it below autograd."""
+
+    face: Face
+    geometry: tuple[Any, ...]
+    run: Run
+
+
+RunAll = Callable[[Tensor, Tensor, Tensor], Gradients]
+
+_runs: dict[Any, Run] = {}
+_runs_of_all: dict[Any, RunAll] = {}
+remembered.FORGET.extend((_runs.clear, _runs_of_all.clear))
 
 
 def compute(
     face: Face, a: Tensor, b: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
-    """Runs a face, below autograd. Every path of every face ends here."""
-    check_operands(face, a, b, bias, groups)
-    run, problem = plan(
-        face, a.shape, b.shape, tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups,
-        a.dtype, layout.is_channels_last(a) or layout.is_channels_last(b), *_machine(a), kernel,
-    )  # fmt: skip
-    return run(problem, a, b, bias)
+    """Runs a face, below autograd. Every path of every face ends here, or where this was before."""
+    geometry = tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups, kernel
+    run = run_of(face, a, b, bias, geometry)
+    if run is not None:
+        return run(a, b, bias)
+    result, run = _first(face, a, b, bias, *geometry)
+    remember(_runs, key_of(a, b, bias, face, geometry), run)
+    return result
+
+
+def run_of(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Run | None:
+    """What computes a face, where one whose operands lie alike was computed before."""
+    return _runs.get(key_of(a, b, bias, face, geometry))
+
+
+def _first(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> tuple[Tensor, Run]:
+    """What a face comes to, and what computes it from now on."""
+    check_operands(face, a, b, bias, geometry[4])
+    problem = _problem(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
+    kernel = registry.choose(problem, geometry[5])
+    run = partial(kernel.run, problem)
+    if not kernel.repeats:
+        return run(a, b, bias), run
+    from convext.triton_kernels.replay import record
+
+    result, replay = record(kernel.run, problem, a, b, bias)
+    return result, replay or run
+
+
+def _problem(
+    face: Face, a: Tensor, b: Tensor, last: bool, size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int
+) -> ConvProblem:
+    geometry = size, stride, pad, dilation, groups
+    return ConvProblem.of(face, a.shape, b.shape, *geometry, a.dtype, last, *_machine(a))
 
 
 def _machine(t: Tensor) -> tuple[str, int, str]:
@@ -64,41 +108,65 @@ def _refuse_unlike(face: str, name: str, a: Tensor, t: Tensor) -> NoReturn:
     raise RuntimeError(f"{face}: expected all tensors on one device, but got {a.device} and {name} on {t.device}")
 
 
-@lru_cache(maxsize=8192)
-def plan_both(
-    y: Ints, w: Ints, x: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int,
-    dtype: torch.dtype, dgrad_last: bool, wgrad_last: bool, device: str, arch: int, precision: str, kernel: str,
-) -> tuple[registry.RunBoth, ConvProblem] | None:  # fmt: skip
-    """The dgrad and the function that computes it together with its wgrad, or None where they are computed apart."""
-    geometry, machine = (stride, pad, dilation, groups, dtype), (device, arch, precision)
-    dgrad = ConvProblem.of("dgrad", y, w, x[2:], *geometry, dgrad_last, *machine)
-    wgrad = ConvProblem.of("wgrad", x, y, w[2:], *geometry, wgrad_last, *machine)
-    both = registry.choose_both(dgrad, wgrad, kernel)
-    return None if both is None else (both.run, dgrad)
+def compute_gradients(
+    y: Tensor, w: Tensor, x: Tensor,
+    stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str, biased: bool,
+) -> Gradients:  # fmt: skip
+    """Both gradients of an fprop, and where `biased` that by its bias, else None. Below autograd."""
+    geometry = tuple(stride), tuple(pad), tuple(dilation), groups, kernel
+    run = run_of_all(y, w, x, geometry, biased)
+    if run is not None:
+        return run(y, w, x)
+    result, run = _first_of_all(y, w, x, biased, *geometry)
+    remember(_runs_of_all, key_of(y, w, x, geometry, biased), run)
+    return result
 
 
-def compute_both(
-    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
-) -> tuple[Tensor, Tensor]:
-    """Both gradients of an fprop, below autograd."""
+def run_of_all(y: Tensor, w: Tensor, x: Tensor, geometry: tuple[Any, ...], biased: bool) -> RunAll | None:
+    """What computes all gradients, where those of operands that lie alike were computed before."""
+    return _runs_of_all.get(key_of(y, w, x, geometry, biased))
+
+
+def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any) -> tuple[Gradients, RunAll]:
+    """All gradients by a kernel that has both together, else by one of each face."""
     for name, t in (("w", w), ("x", x)):
         if t.dtype != y.dtype or t.device != y.device:
             _refuse_unlike("dgrad_wgrad", name, y, t)
     y_last = layout.is_channels_last(y)
     wgrad_last = y_last or layout.is_channels_last(x)
-    plan = plan_both(
-        y.shape, w.shape, x.shape, tuple(stride), tuple(pad), tuple(dilation), groups,
-        y.dtype, y_last or layout.is_channels_last(w), wgrad_last, *_machine(y), kernel,
-    )  # fmt: skip
-    if plan is None:
-        tail = (stride, pad, dilation, groups, kernel)
-        return compute("dgrad", y, w, None, x.shape[2:], *tail), compute("wgrad", x, y, None, w.shape[2:], *tail)
-    run, dgrad = plan
+    dgrad = _problem("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
+    wgrad = _problem("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
+    both, axes = registry.choose_both(dgrad, wgrad, geometry[4]), (0, *range(2, y.dim())) if biased else ()
+    if both is not None:
+        together = partial(_together, both.run, dgrad, wgrad_last, axes)
+        return together(y, w, x), together
+    by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
+    by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
+    return (by_x, by_w, _sum(y, axes)), partial(_apart, dgrad_run, wgrad_run, axes)
+
+
+def _together(
+    run: registry.RunBoth, dgrad: ConvProblem, wgrad_last: bool, axes: Ints, y: Tensor, w: Tensor, x: Tensor
+) -> Gradients:
     by_x, by_w = run(dgrad, y, w, x)
-    return by_x, layout.dense(by_w, wgrad_last)
+    return by_x, layout.dense(by_w, wgrad_last), _sum(y, axes)
 
 
-registry.FORGET.extend((plan.cache_clear, plan_both.cache_clear))
+def _apart(dgrad: Run, wgrad: Run, axes: Ints, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
+    return dgrad(y, w, None), wgrad(x, y, None), _sum(y, axes)
+
+
+def _sum(y: Tensor, axes: Ints) -> Tensor | None:
+    """The gradient by a bias, over the axes that it was added along."""
+    return y.sum(tuple(axes)) if axes else None
+
+
+def _compute_both(
+    y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
+) -> tuple[Tensor, Tensor]:
+    return compute_gradients(y, w, x, stride, pad, dilation, groups, kernel, biased=False)[:2]
+
+
 for _face in FACES:
     LIBRARY.impl(_face, partial(compute, _face), "CompositeExplicitAutograd")
-LIBRARY.impl("dgrad_wgrad", compute_both, "CompositeExplicitAutograd")
+LIBRARY.impl("dgrad_wgrad", _compute_both, "CompositeExplicitAutograd")

@@ -7,13 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-_is_subclass_like = torch._C._dispatch_isTensorSubclassLike
+is_subclass_like = torch._C._dispatch_isTensorSubclassLike
+_included, _excluded = torch._C._dispatch_tls_local_include_set, torch._C._dispatch_tls_local_exclude_set
+_function_modes = torch._C._len_torch_function_stack
 
 
 def _dispatch_state() -> tuple[int, int]:
-    return torch._C._dispatch_tls_local_include_set().raw_repr(), torch._C._dispatch_tls_local_exclude_set().raw_repr()
+    return _included().raw_repr(), _excluded().raw_repr()
 
 
 def _plain_states() -> frozenset[tuple[int, int]]:
@@ -27,20 +30,26 @@ with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may
     _PLAIN_STATES = _new_thread.submit(_plain_states).result()
 
 
+def is_plain_tensor(t: Tensor) -> bool:
+    """Whether a tensor's data are what lies in its memory, and nobody wants to see what is done with it."""
+    return (
+        type(t) in PLAIN_TYPES
+        and not is_subclass_like(t)  # sparse, meta, or wrapped by a transform, also one that has ended
+        and not t.is_neg()
+        and not t._is_zerotensor()
+    )
+
+
+def is_plain_state() -> bool:
+    """Whether no compiler, mode, transform, autocast or trace is at work in this thread."""
+    return (
+        not is_dynamo_compiling()
+        and (_included().raw_repr(), _excluded().raw_repr()) in _PLAIN_STATES
+        and forward_ad._current_level < 0
+        and not _function_modes()
+    )
+
+
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing between Python and the kernels wants to see this call, so that the dispatcher can be skipped."""
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    for t in tensors:
-        if t is not None and (
-            type(t) not in PLAIN_TYPES
-            or _is_subclass_like(t)  # sparse, meta, or wrapped by a transform, also one that has ended
-            or t.is_neg()
-            or t._is_zerotensor()
-        ):
-            return False
-    return (
-        _dispatch_state() in _PLAIN_STATES
-        and forward_ad._current_level < 0
-        and not torch._C._len_torch_function_stack()
-    )
+    return is_plain_state() and all(t is None or is_plain_tensor(t) for t in tensors)

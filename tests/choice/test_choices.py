@@ -9,6 +9,7 @@ import torch
 
 from convext.choice import gpu_table, registry
 from convext.choice.gpu_table import Choice
+from convext.commands import info
 from convext.problem import ConvProblem
 
 DEPTHWISE = ConvProblem(
@@ -42,6 +43,17 @@ def test_a_measured_problem_takes_its_kernel(table: Path) -> None:
     gpu_table.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {"device": "a test"})
     assert registry.choose(DEPTHWISE).name == "aten.convolution"
     assert registry.choose(replace(DEPTHWISE, arch=80)).name == preferred
+
+
+def test_info_says_whether_this_gpu_was_measured(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        assert info.measured() == "no GPU here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(registry, "arch", lambda device: 90)
+    assert info.measured().startswith(f"never: there is no sm_90.json in {table.parent}")
+    gpu_table.write(table, [Choice.of(DEPTHWISE, "aten.convolution", 1.0)], {"device": "a test", "commit": "abc"})
+    assert info.measured() == f"{table}: device a test, commit abc"
 
 
 def test_a_near_problem_takes_it_too_and_a_far_one_does_not(table: Path) -> None:

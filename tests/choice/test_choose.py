@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import convext
-from convext.choice import registry
-from convext.operators import forward
+from convext.choice import registry, remembered
 from convext.problem import FACES, ConvProblem
 
 
@@ -56,9 +55,9 @@ def picky(monkeypatch):
     record = registry.Kernel("cuda.picky", ("fprop",), why_not, lambda *args: registry.ATEN.run(*args) + 1000)
     monkeypatch.setattr(registry, "KERNELS", [record, *registry.KERNELS])
     monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
-    forward.plan.cache_clear()
+    remembered.forget()
     yield record
-    forward.plan.cache_clear()
+    remembered.forget()
 
 
 def test_a_named_kernel_that_refuses_says_why(picky):

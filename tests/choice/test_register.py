@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import convext
-from convext.choice import registry
+from convext.choice import registry, remembered
 from convext.choice.registry import Kernel
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
@@ -22,8 +22,7 @@ def records(monkeypatch):
     """The records, as they were before, after the test."""
     monkeypatch.setattr(registry, "KERNELS", [*registry.KERNELS])
     yield registry.KERNELS
-    for forget in registry.FORGET:
-        forget()
+    remembered.forget()
 
 
 @pytest.fixture

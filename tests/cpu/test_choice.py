@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import convext
-from convext.choice import cpu_table, registry
-from convext.operators import forward
+from convext.choice import cpu_table, registry, remembered
 from convext.problem import FACES, ConvProblem
 from convext.providers.cpu import library
 
@@ -120,10 +119,10 @@ def wgrad_only(tables):
     rows = [(problem(face), {"cpu.stencil": (5.0, 4.0) if face == "wgrad" else (1.0, 0.9)}) for face in FACES]
     tables("here", 1, *rows)
     registry.cpu_faces.cache_clear()
-    forward.plan.cache_clear()
+    remembered.forget()
     yield
     registry.cpu_faces.cache_clear()
-    forward.plan.cache_clear()
+    remembered.forget()
 
 
 def test_auto_takes_a_face_and_leaves_the_others(wgrad_only):

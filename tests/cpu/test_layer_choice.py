@@ -5,8 +5,7 @@ import torch
 
 import convext
 from convext import functional
-from convext.choice import cpu_table, registry
-from convext.operators import forward
+from convext.choice import cpu_table, registry, remembered
 from convext.providers.cpu import stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -21,12 +20,9 @@ def measured(monkeypatch):
     monkeypatch.setattr(
         cpu_table, "fastest", lambda problem, threads: (("cpu.stencil", ()),) if problem.face in faces else ()
     )
-    caches = registry.cpu_faces, functional._measured_faces, forward.plan, forward.plan_both
-    for cached in caches:
-        cached.cache_clear()
+    remembered.forget()
     yield faces, ran
-    for cached in caches:
-        cached.cache_clear()
+    remembered.forget()
 
 
 def layers(kind):

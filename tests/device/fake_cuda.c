@@ -64,6 +64,9 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 CUresult cuCtxGetCurrent(CUcontext* context) {
   return *context = (CUcontext)1, CUDA_SUCCESS;
 }
+CUresult cuCtxGetDevice(CUdevice* device) {
+  return *device = 0, CUDA_SUCCESS;
+}
 CUresult cuCtxSetCurrent(CUcontext context) {
   return CUDA_SUCCESS;
 }
@@ -142,6 +145,10 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   REQUIRE(memcmp(image, ELFMAG, SELFMAG) == 0, "a module is no cubin");
   *module = malloc(sizeof **module);
   (*module)->image = image;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuModuleUnload(CUmodule module) {
   return CUDA_SUCCESS;
 }
 
@@ -235,7 +242,11 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   REQUIRE(swizzle == CU_TENSOR_MAP_SWIZZLE_NONE || (swizzle <= 3 && box[0] * item <= widest[swizzle]),
           "a box with rows of %u bytes under swizzle %d", box[0] * item, (int)swizzle);
   memset(map, 0, sizeof *map);
-  memcpy(map, &MAGIC, sizeof MAGIC);
+  cuuint64_t* words = (cuuint64_t*)map;  // what the map is of; Triton clears a bit above those of the second word
+  words[0] = MAGIC, words[1] = type | swizzle << 8 | fill << 16, words[2] = (cuuint64_t)address;
+  memcpy(words + 3, size, rank * sizeof *size);
+  memcpy(words + 8, stride, (rank - 1) * sizeof *stride);
+  memcpy(words + 12, box, rank * sizeof *box);
   return CUDA_SUCCESS;
 }
 

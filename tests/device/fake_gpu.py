@@ -15,3 +15,4 @@ torch.cuda.set_device = lambda device: None
 torch.cuda.get_device_capability = lambda device=None: (GPU.major, GPU.minor)
 torch.cuda.get_device_properties = lambda device=None: GPU
 torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
+torch._C._cuda_getCurrentRawStream = lambda device: 0  # what Triton asks where torch is built with CUDA

@@ -40,5 +40,6 @@ def environment(library: Path, **more: str) -> dict[str, str]:
     """For a process that takes the libcuda in the folder `library`, and has torch answer for its GPU (fake_gpu.py)."""
     outer = ("TRITON_INTERPRET", "PYTEST_XDIST_WORKER")  # what the tests around it run under
     clean = {name: value for name, value in os.environ.items() if name not in outer}
-    paths = {"LD_LIBRARY_PATH": str(library), "TRITON_LIBCUDA_PATH": str(library), "PYTHONPATH": str(HERE)}
+    found = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    paths = {"LD_LIBRARY_PATH": str(library), "TRITON_LIBCUDA_PATH": str(library), "PYTHONPATH": found}
     return {**clean, **paths, "CONVEXT_KERNELS": "fake_gpu", **more}

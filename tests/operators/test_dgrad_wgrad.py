@@ -7,7 +7,7 @@ import torch
 from geometries import GEOMETRIES, Geometry, channels_last, strided
 from torch.utils.flop_counter import FlopCounterMode
 
-from convext.choice import registry, settings
+from convext.choice import registry, remembered, settings
 from convext.commands.check import agreement
 from convext.operators import forward
 
@@ -134,7 +134,7 @@ def test_operands_on_two_devices(wrong, device):
     operands = tensors(GEOMETRIES[0], device)
     operands[wrong] = operands[wrong].to("meta")
     with pytest.raises(RuntimeError, match=f"expected all tensors on one device, but got {device}.* {'ywx'[wrong]} on"):
-        forward.compute_both(*operands, *arguments(GEOMETRIES[0]))
+        forward.compute_gradients(*operands, *arguments(GEOMETRIES[0]), False)
 
 
 # ------------------------------------------------------------------------------------- which calls take it, and when
@@ -157,9 +157,9 @@ def calls(monkeypatch):
     record = dataclasses.replace(registry.ATEN, name="cuda.counted", run=counted, both=both)
     monkeypatch.setattr(registry, "KERNELS", [*registry.KERNELS, record])
     monkeypatch.setattr(registry, "unavailable", lambda provider, problem: None)
-    for plan in (forward.plan, forward.plan_both):
-        plan.cache_clear()
-    return seen
+    remembered.forget()
+    yield seen
+    remembered.forget()
 
 
 SYMMETRIC, ASYMMETRIC = GEOMETRIES[0], GEOMETRIES[1]

@@ -21,9 +21,8 @@ from convext.benchmarks.measuring.gate import Gate
 from convext.benchmarks.measuring.measure import blank, measure
 from convext.benchmarks.reporting import compare, report, table
 from convext.benchmarks.reporting.results import Results, Row, Writer
-from convext.choice import registry
+from convext.choice import registry, remembered
 from convext.choice.registry import Kernel
-from convext.operators import forward
 from convext.problem import FACES
 from convext.problem.roofline import H100
 from convext.providers import aten
@@ -91,7 +90,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, fault: str) -> list[str]:
     monkeypatch.setattr(providers, "choose", lambda problem: kernel)
     monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    forward.plan.cache_clear()  # which remembers the kernel that was planted before under this name
+    remembered.forget()  # which remembers the kernel that was planted before under this name
     return calls
 
 
@@ -123,7 +122,7 @@ def test_a_kernel_that_raises_while_it_is_timed_leaves_the_others_their_times(mo
     kernel = Kernel("triton.planted", FACES, lambda problem: None, tires)
     monkeypatch.setattr(providers, "kernels", lambda case, layout: [kernel])
     monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
-    forward.plan.cache_clear()
+    remembered.forget()
     row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
     assert row.failures == {f"triton.planted/{layout}": "RuntimeError: no memory any more" for layout in LAYOUTS}
     assert set(row.times) == {f"torch.eager/{layout}" for layout in LAYOUTS}

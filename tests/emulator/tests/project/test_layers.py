@@ -12,7 +12,7 @@ from gpu_emulator import library
 from gpu_emulator.triton_device import emulated
 
 import convext
-from convext.choice import registry, settings
+from convext.choice import registry, remembered, settings
 from convext.operators import forward
 
 
@@ -24,9 +24,11 @@ def convext_emulated(arch: int) -> Iterator[None]:
         return "cuda", arch, settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
 
     registry.arch.cache_clear()
+    remembered.forget()
     with emulated(arch), mock.patch.object(forward, "_machine", machine):
         yield
     registry.arch.cache_clear()
+    remembered.forget()
 
 
 LAYERS = {
@@ -55,3 +57,22 @@ def test_layer(name: str, arch: int) -> None:
     expected = torch.autograd.grad((y64 * y64).sum(), (x64, reference.weight, reference.bias))
     for ours, theirs in zip((y, *found), (y64, *expected), strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "pointwise", "grouped"])
+def test_a_layer_called_again(name: str) -> None:
+    """Its launches come from memory then; the device checks that vector loads are at addresses that allow them."""
+    layer = convext.Conv2d(**LAYERS[name])
+    memory = torch.randn(2, 2 * layer.in_channels * 64 + 1)
+    rows = memory[0, :-1], memory[0, 1:], memory[1, :-1]  # that begin at multiples of 16 bytes, and that do not
+    images = [row.view(2, layer.in_channels, 8, 8) for row in rows]
+    with convext_emulated(90), convext.backend("triton"), convext.precision("ieee"), torch.no_grad():
+        for x in (*images, *images):
+            before = library.launches()
+            y = layer(x)
+            assert library.launches() > before
+            oracle = torch.nn.functional.conv2d(
+                x.double(), layer.weight.double(), layer.bias.double(), layer.stride, layer.padding, layer.dilation,
+                layer.groups,
+            )  # fmt: skip
+            torch.testing.assert_close(y.double(), oracle, rtol=1e-5, atol=1e-4)

@@ -9,7 +9,7 @@ from convext.causal.layer import ShortConvolution
 from convext.choice.registry import Kernel, kernels, register, warn_of_a_misspelling
 from convext.choice.settings import backend, precision
 from convext.commands.explain import explain
-from convext.conversion import Change, Report, convert, everywhere, report, revert
+from convext.conversion import Change, Report, convert, everywhere, fuse, report, revert
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.tools import recomputation, teaching
 
@@ -50,6 +50,7 @@ __all__ = [
     "everywhere",
     "explain",
     "functional",
+    "fuse",
     "kernels",
     "layers",
     "lint",

@@ -18,7 +18,7 @@ from convext.measuring.worth import WORTH, Gain
 from convext.nn import CHANGE, drop_in
 
 # The leading underscores also keep TorchScript away from these.
-GAIN, WHOLE = "__convext_gain__", "__convext_whole_gain__"
+GAIN, WHOLE, _FUSION = "__convext_gain__", "__convext_whole_gain__", "__convext_fusion__"
 _SHOWN = 3  # names of a group in a report's text
 
 
@@ -41,6 +41,38 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """What `convext.fuse` did to a model.
+
+    Attributes:
+        model: what it was made from.
+        layers: one sentence a convolution: what it took in.
+        left_alone: convolutions that took in nothing, and modules that have no graph, by name, with the reason.
+    """
+
+    model: torch.nn.Module
+    layers: tuple[str, ...]
+    left_alone: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.layers)} layers fused, {len(self.left_alone)} left alone", *self.layers]
+        return "\n  ".join(lines + [f"{name or 'the model'}: {reason}" for name, reason in self.left_alone.items()])
+
+
+def keep(model: torch.nn.Module, fusion: Fusion) -> None:
+    """Says of `model` that it is fused. Of a graph, a pickle keeps the `__dict__` alone, a deepcopy `meta` alone."""
+    model.__dict__[_FUSION] = fusion
+    if isinstance(model, torch.fx.GraphModule):
+        model.meta[_FUSION] = fusion
+
+
+def fusion_of(model: torch.nn.Module) -> Fusion | None:
+    """What `convext.fuse` did to `model`; None where it was not made by it."""
+    fusion: Fusion | None = model.__dict__.get(_FUSION)
+    return model.meta.get(_FUSION) if fusion is None and isinstance(model, torch.fx.GraphModule) else fusion
+
+
+@dataclass(frozen=True)
 class Report:
     """What `convert` changed in a model, as it stands now, and what it left alone.
 
@@ -50,12 +82,14 @@ class Report:
             call torch's convolutions themselves, with the reason and what helps.
         gains: what was measured of layers, by name, where `convert` measured: of those that were left alone as well.
         whole: the same of the whole model; None where it was not measured, or nothing in it was worth converting.
+        fusion: what `convext.fuse` did to it; None where it did nothing.
     """
 
     changes: list[tuple[str, torch.nn.Module, Change]] = field(default_factory=list)
     left_alone: dict[str, str] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)
     whole: Gain | None = None
+    fusion: Fusion | None = None
 
     @property
     def converted(self) -> list[str]:
@@ -67,6 +101,8 @@ class Report:
         raise RuntimeError("a report does not hold the model: call convext.revert(model)")
 
     def __str__(self) -> str:
+        if self.fusion is not None:
+            return str(self.fusion)
         lines = [f"{len(self.changes)} layers converted, {len(self.left_alone)} left alone"]
         if self.whole is not None:
             lines.append(f"  the whole model, with them and without: {self.whole}")
@@ -99,7 +135,7 @@ def report(model: torch.nn.Module) -> Report:
         TypeError: `model` is no module.
     """
     must_be_a_module("report", model)
-    said = Report(whole=model.__dict__.get(WHOLE))
+    said = Report(whole=model.__dict__.get(WHOLE), fusion=fusion_of(model))
     for name, module in model.named_modules():
         change = module.__dict__.get(CHANGE)
         if change is not None and isinstance(module, change.after):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext.conversion.log import GAIN, WHOLE, Change
+from convext.conversion.log import GAIN, WHOLE, Change, fusion_of
 from convext.conversion.reasons import is_torchs, must_be_a_module, why_left_alone
 from convext.measuring.worth import WORTH, Sampled
 from convext.nn import CHANGE, with_base, without_parametrizations
@@ -58,7 +58,7 @@ def convert(
     if measure and sample is None:
         raise ValueError("what is measured has to run: convext.convert(model, sample=x, measure=True)")
     if not inplace:
-        model = copy.deepcopy(model, {id(t): t for t in _tensors(model)})
+        model = copy.deepcopy(model, {id(t): t for t in tensors_of(model)})
     layers = {
         name: module for name, module in model.named_modules() if is_torchs(module) and why_left_alone(module) is None
     }
@@ -103,7 +103,7 @@ def _convert_what_is_faster(
 
 
 def revert(model: torch.nn.Module) -> torch.nn.Module:
-    """Puts back everything that `convert` changed in `model`, and returns it.
+    """Puts back everything that `convert` changed in `model`, and returns it; of a fused model, what it was made from.
 
     Layers count, not names: those that were moved, wrapped, sharded or parametrized since are put back, and those that
     have left the model since `convert(model)`.
@@ -112,6 +112,8 @@ def revert(model: torch.nn.Module) -> torch.nn.Module:
         TypeError: `model` is no module.
     """
     must_be_a_module("revert", model)
+    if (fusion := fusion_of(model)) is not None:
+        return fusion.model  # type: ignore[no-any-return]
     changed = dict.fromkeys([*model.modules(), *_CHANGED.pop(model, ())])
     model.__dict__.pop(WHOLE, None)
     for module in changed:
@@ -126,7 +128,7 @@ def _put_back(module: torch.nn.Module) -> None:
         module.__class__ = with_base(type(module), change.after, change.before)
 
 
-def _tensors(model: torch.nn.Module) -> Iterator[Tensor]:
+def tensors_of(model: torch.nn.Module) -> Iterator[Tensor]:
     """Every tensor that a module of `model` holds, also where it is an attribute, or in containers of one.
 
     A weight that pruning or weight norm has computed is such an attribute; deepcopy refuses it, for it is no leaf.

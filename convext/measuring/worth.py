@@ -10,7 +10,8 @@ graph. Parameters, buffers, gradients and the state of the random generators are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -245,3 +246,52 @@ class Sampled:
 
 def _buffers(module: torch.nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, t) for name, t in module._buffers.items() if t is not None]
+
+
+# ------------------------------------------------------------------------------------------- ways to the same result
+
+
+def faster(
+    model: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    layers: Mapping[str, torch.nn.Module],
+    ways: Callable[[torch.nn.Module], Mapping[str, Callable[..., Tensor]]],
+) -> dict[str, str]:
+    """The faster way through each of `layers`, as `model` calls it; the first one where that is not decided.
+
+    Args:
+        arguments: of a call of `model`.
+        ways: two functions that do what a layer does, by name.
+
+    Returns:
+        A name of `ways` for each layer that the call reaches.
+    """
+    with _noting(layers) as noted, torch.no_grad():
+        model(*arguments)
+    known: dict[str, str] = {}
+    chosen = {}
+    for name, calls in noted.items():
+        if calls:
+            layer = layers[name]
+            alike = repr((layer, [_Lie.of(p) for p in layer.parameters()], [call.key() for call in calls]))
+            chosen[name] = known[alike] = known.get(alike) or _faster(ways(layer), calls)
+    return chosen
+
+
+def fastest(sampled: Sampled, plans: Iterable[str], follow: Callable[[str], object]) -> str:
+    """Under which of `plans` a model runs fastest: `follow` is told which one it is to follow next."""
+    device = next((p.device for p in sampled.model.parameters()), torch.device("cpu"))
+    samples = interleaved(dict.fromkeys(plans, sampled.run), clock_of(device), MODEL, follow)
+    return min(samples, key=lambda plan: statistics.median(samples[plan]))
+
+
+def _faster(ways: Mapping[str, Callable[..., Tensor]], calls: list[_Call]) -> str:
+    first, second = ways
+    operands = [(_drawn(call.arguments), _drawn(call.keywords)) for call in calls]
+
+    def work(way: str) -> Callable[[], object]:
+        return lambda: [ways[way](*arguments, **keywords) for arguments, keywords in operands]
+
+    with torch.no_grad():
+        samples = interleaved({way: work(way) for way in ways}, clock_of(operands[0][0][0].device), LAYER)
+    return second if speedup(samples[first], samples[second]).low >= WORTH else first

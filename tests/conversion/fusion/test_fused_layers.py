@@ -1,0 +1,281 @@
+"""A convolution with what follows it: norms of all kinds, every spelling of an activation, both ways to the result."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import convext
+from convext.conversion.fusion import Fused, epilogues, onednn
+
+CONVOLUTIONS = {
+    "1-D": (nn.Conv1d(4, 6, 3, padding=1, groups=2), (2, 4, 7)),
+    "2-D": (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), dilation=(1, 2)), (2, 4, 7, 8)),
+    "3-D": (nn.Conv3d(4, 6, 2, bias=False), (2, 4, 3, 4, 5)),
+    "depthwise": (nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False), (2, 4, 5, 6)),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (2, 4, 5, 6)),
+    "transposed 1-D": (nn.ConvTranspose1d(4, 6, 2, bias=False), (2, 4, 5)),
+    "reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 5, 6)),
+    "same": (nn.Conv2d(4, 6, 2, padding="same"), (2, 4, 5, 6)),
+    "ours": (convext.Conv2d(4, 6, 3, padding=((2, 0), (1, 0))), (2, 4, 5, 6)),
+}
+NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def trained(layer):
+    with torch.no_grad():
+        for name, t in layer.state_dict().items():
+            if t.is_floating_point():
+                t.uniform_(0.5, 2) if name in ("running_var", "weight") else t.normal_()
+    return layer
+
+
+class Functional(nn.Module):
+    """A norm of one's own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.mean, self.var = nn.Buffer(torch.randn(channels)), nn.Buffer(torch.rand(channels) + 0.5)
+        self.weight, self.bias = nn.Parameter(torch.randn(channels)), nn.Parameter(torch.randn(channels))
+
+    def forward(self, x):
+        torch._assert(x.ndim == 4, f"expected 4 axes, got {x.ndim}")
+        return F.batch_norm(x, self.mean, self.var, self.weight, bias=self.bias, training=self.training, eps=1e-3)
+
+
+def layers(fused):
+    return [m for m in fused.modules() if isinstance(m, Fused)]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("which", CONVOLUTIONS)
+def test_a_norm_after(which, affine):
+    conv, shape = CONVOLUTIONS[which]
+    norm = NORMS[len(shape)](conv.out_channels, affine=affine, eps=1e-3)
+    net, x = nn.Sequential(copy.deepcopy(conv), trained(norm)).eval().double(), torch.randn(shape).double()
+    fused = convext.fuse(net, x)
+    assert len(list(fused.children())) == 1
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_norm_before_what_pads_nothing(rank, groups):
+    conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][rank - 1](4, 8, 2, groups=groups, bias=groups == 2)
+    net = nn.Sequential(trained(NORMS[rank + 2](4)), conv).eval().double()
+    x = torch.randn(2, 4, *[5] * rank).double()
+    fused = convext.fuse(net, x)
+    assert len(list(fused.children())) == 1
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_norm_by_a_function_and_one_without_statistics():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), Functional(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+    )
+    net, x = net.eval().double(), torch.randn(2, 3, 6, 6).double()
+    fused = convext.fuse(net, x)
+    assert [line.split(": ")[1] for line in convext.report(fused).fusion.layers] == ["conv + norm", "conv"]
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_norm_by_the_batch_stays():
+    class Batch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.mean, self.var = nn.Conv2d(3, 4, 1), nn.Buffer(torch.zeros(4)), nn.Buffer(torch.ones(4))
+
+        def forward(self, x):
+            return F.batch_norm(self.conv(x), self.mean, self.var, None, None, True)
+
+    net, x = Batch().eval(), torch.randn(2, 3, 6, 6)
+    fused = convext.fuse(net, x)
+    assert convext.report(fused).fusion.layers == ("conv: conv",)
+    torch.testing.assert_close(fused(x), F.batch_norm(net.conv(x), None, None, training=True), rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_that_still_learns_stays():
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.randn(2, 3, 6, 6)
+    net[1].train()
+    before = copy.deepcopy(net[1].state_dict())
+    fused = convext.fuse(net, x)
+    assert convext.report(fused).fusion.layers == ("0: conv",)
+    assert all(torch.equal(t, before[name]) for name, t in net[1].state_dict().items())
+    fused(x)
+    assert net[1].num_batches_tracked == before["num_batches_tracked"] + 1
+
+
+# ------------------------------------------------------------------------------------------------------- activations
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+ACTIVATIONS = {
+    "relu": [nn.ReLU(), nn.ReLU(inplace=True), F.relu, torch.relu, torch.relu_],
+    "relu by a method": [lambda x: x.relu(), lambda x: x.relu_(), lambda x: F.relu(x, inplace=True)],
+    "clamp(0.0, 6.0)": [nn.ReLU6(), F.relu6, lambda x: torch.clamp(x, 0, 6), lambda x: x.clamp(min=0, max=6)],
+    "clamp(0.0, 6.0) in place": [lambda x: x.clamp_(0, 6), lambda x: F.hardtanh(x, 0, 6, inplace=True)],
+    "clamp(-1.0, 1.0)": [nn.Hardtanh(), F.hardtanh],
+    "clamp(-0.5, 2.0)": [nn.Hardtanh(-0.5, 2.0), lambda x: F.hardtanh(x, max_val=2.0, min_val=-0.5)],
+    "leaky_relu(0.01,)": [nn.LeakyReLU(), F.leaky_relu],
+    "leaky_relu(0.2,)": [nn.LeakyReLU(0.2, inplace=True), lambda x: F.leaky_relu(x, 0.2)],
+    "silu": [nn.SiLU(), F.silu, lambda x: F.silu(x, inplace=True)],
+    "hardswish": [nn.Hardswish(), F.hardswish],
+    "hardsigmoid": [nn.Hardsigmoid(), F.hardsigmoid],
+    "gelu": [nn.GELU(), F.gelu, lambda x: F.gelu(x, approximate="none")],
+    "gelu_tanh": [nn.GELU(approximate="tanh"), lambda x: F.gelu(x, approximate="tanh")],
+    "sigmoid": [nn.Sigmoid(), torch.sigmoid, torch.sigmoid_, lambda x: x.sigmoid()],
+    "tanh": [nn.Tanh(), torch.tanh, F.tanh, lambda x: x.tanh_()],
+}
+SPELLINGS = [(name, i) for name, spellings in ACTIVATIONS.items() for i in range(len(spellings))]
+
+
+def exact(conv, x, residual, epilogue):
+    y = copy.deepcopy(conv).double()(x.double())
+    return epilogue(y if residual is None else y + residual.double())
+
+
+def assert_by_the_rule(result, torchs, oracle):
+    floor = 2 * torch.finfo(torchs.dtype).eps * oracle.abs().max()
+    assert result.dtype == torchs.dtype
+    assert (result - oracle).abs().max() <= 2 * (torchs - oracle).abs().max() + floor
+
+
+@pytest.mark.parametrize(("name", "i"), SPELLINGS)
+def test_every_spelling_of_an_activation(name, i):
+    activation = ACTIVATIONS[name][i]
+    after = activation if isinstance(activation, nn.Module) else Applied(activation)
+    conv, x = nn.Conv2d(3, 5, 3, padding=1), 4 * torch.randn(2, 3, 6, 7)
+    net = nn.Sequential(conv, after).eval()
+    fused = convext.fuse(net, x)
+    assert [line.split(": ")[1] for line in convext.report(fused).fusion.layers] == [
+        f"conv + {name.split(' by')[0].split(' in')[0]}"
+    ]
+    assert len(list(fused.graph.nodes)) == 3  # x, the layer, the result
+    with torch.no_grad():
+        oracle, torchs = exact(conv, x, None, after), net(x)
+        for layer, way in itertools.product(layers(fused), ("onednn", "conv")):
+            layer.way = way
+            assert_by_the_rule(fused(x), torchs, oracle)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("rank", [2, 3])
+def test_both_ways(rank, groups, channels_last, dtype):
+    conv = [nn.Conv2d, nn.Conv3d][rank - 2](8, 16, 3, stride=2, padding=2, dilation=2, groups=groups).eval()
+    x = torch.randn(2, 8, *(7, 9, 6)[:rank]).to(dtype)
+    if channels_last:
+        x = x.to(memory_format=[torch.channels_last, torch.channels_last_3d][rank - 2])
+    residual = torch.randn(conv(x.float()).shape).to(dtype)
+    conv = conv.to(dtype)
+    with torch.no_grad():
+        for adds, name in itertools.product((None, residual), ("identity", "relu", "silu")):
+            epilogue = epilogues.Epilogue(name)
+            torchs = epilogue(conv(x) if adds is None else conv(x) + adds)
+            layer = Fused(conv, epilogue, adds is not None)
+            assert layer.way == ("conv" if adds is not None and name == "silu" else "onednn")
+            for way in {layer.way, "conv"}:
+                layer.way = way
+                assert_by_the_rule(layer(x, adds), torchs, exact(conv, x, adds, epilogue))
+
+
+def fused(way="onednn", adds=False):
+    layer = Fused(nn.Conv2d(3, 4, 3).requires_grad_(False), epilogues.Epilogue("relu"), adds)
+    layer.way = way
+    return layer
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """How often torch's fused operator ran."""
+    runs, run = [], onednn.Packed.run
+    monkeypatch.setattr(onednn.Packed, "run", lambda self, *call: (runs.append(1), run(self, *call))[1])
+    return runs
+
+
+def test_when_torchs_fused_operator_runs(ran):
+    layer, x = fused(), torch.randn(2, 3, 5, 6)
+    layer(x)
+    assert len(ran) == 1
+    layer(x.clone().requires_grad_())  # a gradient is asked for
+    layer(x.double().float().expand(2, 3, 5, 6)[0])  # no batch
+    with convext.backend("aten"):
+        layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype is torch.bfloat16
+    with torch.backends.mkldnn.flags(enabled=False):
+        layer(x)
+    assert torch.vmap(layer)(x[:, None]).shape == (2, 1, 4, 3, 4)
+    layer(x[:0])
+    assert len(ran) == 1
+    with torch.inference_mode():
+        layer(x)
+    assert len(ran) == 2
+
+
+@pytest.mark.parametrize("way", ["onednn", "conv"])
+def test_mistakes_are_torchs(way):
+    for x in (torch.randn(1, 2, 5, 5), torch.randn(1, 3, 2, 5), torch.randn(1, 3, 5, 5).bfloat16(), torch.randn(3)):
+        with pytest.raises(RuntimeError) as ours:
+            fused(way)(x)
+        with pytest.raises(RuntimeError) as torchs:
+            nn.Conv2d(3, 4, 3)(x)
+        assert str(ours.value) == str(torchs.value)
+
+
+@pytest.mark.parametrize("name", ["relu", "silu", "hardswish", "gelu", "sigmoid", "tanh"])
+def test_gradients(name):
+    layer = Fused(nn.Conv2d(3, 4, 3).double().requires_grad_(False), epilogues.Epilogue(name), True)
+    x, residual = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((1, 3, 4, 5), (1, 4, 2, 3))
+    )
+    assert torch.autograd.gradcheck(layer, (x, residual))
+    assert torch.autograd.gradcheck(layer, (x, residual.detach()))
+
+
+@pytest.mark.parametrize("way", ["onednn", "conv"])
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 3, 4), (5, 1, 4, 3, 4)])
+def test_a_residual_that_broadcasts(way, shape):
+    layer, x, residual = fused(way, adds=True), torch.randn(1, 3, 5, 6), torch.randn(shape)
+    torch.testing.assert_close(layer(x, residual), F.relu(layer.conv(x) + residual))
+
+
+@pytest.mark.parametrize("way", ["onednn", "conv"])
+def test_operands_are_not_modified(way):
+    layer, x, residual = fused(way, adds=True), torch.randn(2, 3, 5, 6), torch.randn(2, 4, 3, 4)
+    before = x.clone(), residual.clone(), layer.conv.weight.clone()
+    layer(x, residual)
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, residual, layer.conv.weight), strict=True))
+
+
+@pytest.mark.parametrize("change", ["in place", "another", "float16 and back", ".data"])
+def test_a_weight_that_changes_is_laid_out_anew(change):
+    layer, x = fused(), torch.randn(2, 3, 5, 6)
+    layer(x)
+    if change == "in place":
+        with torch.no_grad():
+            layer.conv.weight.mul_(3)
+    elif change == "another":
+        layer.conv.weight = nn.Parameter(torch.randn(4, 3, 3, 3), requires_grad=False)
+    elif change == ".data":
+        layer.conv.weight.data = torch.randn(4, 3, 3, 3)
+    else:
+        layer.half().float()
+    torch.testing.assert_close(layer(x), F.relu(F.conv2d(x, layer.conv.weight, layer.conv.bias)))
+
+
+def test_nan_stays_where_torch_computes():
+    layer, x = fused("conv"), torch.full((1, 3, 3, 3), torch.nan)
+    assert layer(x).isnan().all()

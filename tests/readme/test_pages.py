@@ -52,12 +52,44 @@ def _modules_as_before() -> Iterator[None]:
             del sys.modules[name]
 
 
+class Reader:
+    """Runs a page's snippets in their order, with the names that the page has so far and those that a reader brings."""
+
+    def __init__(self) -> None:
+        model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, groups=64))
+        self.names: dict[str, object] = {
+            "model": model,
+            "layer": torch.nn.Conv2d(64, 64, 3),
+            "x": torch.randn(1, 64, 9, 9),
+        }
+        self.ran: set[str] = set()
+
+    def read_up_to(self, name: str) -> None:
+        """Runs `name`, and what stands before it and was not run: by another process, where tests are shared out."""
+        page = [each for each in SNIPPETS if each.split()[0] == name.split()[0]]
+        for each in page[: page.index(name) + 1]:
+            if each not in self.ran and not lacks_transformers(each):
+                self.ran.add(each)
+                self.run(each, SNIPPETS[each])
+
+    def run(self, name: str, snippet: str) -> None:
+        if 'backend("triton")' in snippet and not torch.cuda.is_available():
+            self.names["x"] = torch.randn(1, 64, 5, 5)  # interpreted
+        if "init_device_mesh" in snippet:
+            command = [sys.executable, "-c", EIGHT_RANKS + snippet.replace('"cuda"', '"cpu"')]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        else:
+            exec(compile(snippet, name, "exec"), self.names)
+
+
+def lacks_transformers(name: str) -> bool:
+    return "transformers" in SNIPPETS[name] and find_spec("transformers") is None
+
+
 @pytest.fixture(scope="module")
-def shared() -> dict[str, dict[str, object]]:
-    """The names that a page has so far; those that a reader brings along."""
-    model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, groups=64))
-    layer = torch.nn.Conv2d(64, 64, 3)
-    return {page: {"model": model, "layer": layer, "x": torch.randn(1, 64, 9, 9)} for page in PAGES}
+def readers() -> dict[str, Reader]:
+    return {page: Reader() for page in PAGES}
 
 
 def test_pages_are_found() -> None:
@@ -66,18 +98,10 @@ def test_pages_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_a_snippet_runs(name: str, shared: dict[str, dict[str, object]], capsys: pytest.CaptureFixture[str]) -> None:
-    snippet = SNIPPETS[name]
-    if "transformers" in snippet and find_spec("transformers") is None:
+def test_a_snippet_runs(name: str, readers: dict[str, Reader], capsys: pytest.CaptureFixture[str]) -> None:
+    if lacks_transformers(name):
         pytest.skip("transformers is not installed")
-    if 'backend("triton")' in snippet and not torch.cuda.is_available():
-        shared[name.split()[0]]["x"] = torch.randn(1, 64, 5, 5)  # interpreted
-    if "init_device_mesh" in snippet:
-        command = [sys.executable, "-c", EIGHT_RANKS + snippet.replace('"cuda"', '"cpu"')]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return
-    exec(compile(snippet, name, "exec"), shared[name.split()[0]])
+    readers[name.split()[0]].read_up_to(name)
 
 
 @pytest.mark.parametrize(("page", "command", "option"), COMMANDS)

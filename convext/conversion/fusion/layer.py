@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from convext.choice import settings
 from convext.conversion.fusion import onednn
 from convext.conversion.fusion.epilogues import Epilogue
+from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
 
 _PACKED = "_packed"
@@ -39,48 +40,25 @@ class Fused(nn.Module):
         self.epilogue = epilogue
         self.adds = adds
         self.way = "onednn" if onednn.takes(conv, epilogue, adds) else "conv"
-        if (
-            self.way == "onednn"
-        ):  # whose neighbours' results are channels last: so is this weight, and no call copies it
-            onednn.lay_out(conv)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.way == "onednn" and self._runs_on_onednn(x, residual):
-            return self._packed_for(x).run(x, self.conv.bias, residual, self.epilogue)
+        plain = is_plain(x, residual)
+        if plain and self.way == "onednn" and settings.BACKEND == "auto" and x.is_cpu and x.dtype in onednn.dtypes():
+            weight, bias = self.conv.weight, self.conv.bias
+            if weight.dtype is x.dtype and onednn.is_on() and not reverse_mode(x, residual, weight, bias):
+                packed = self._packed_for(weight)
+                if packed.takes(x, residual):
+                    return packed.run(x, bias, residual)
         y: Tensor = self.conv(x)
-        in_place = not (torch.is_grad_enabled() and y.requires_grad) and is_plain(y, residual)
+        in_place = plain and not reverse_mode(y, residual)
         if residual is not None:
             y = y.add_(residual) if in_place and _fits(residual, y.shape, y.dtype) else y + residual
         return self.epilogue.in_place(y) if in_place else self.epilogue(y)
 
-    def _runs_on_onednn(self, x: Tensor, residual: Tensor | None) -> bool:
-        conv = self.conv
-        if settings.BACKEND != "auto" or not is_plain(x, residual):
-            return False
-        if not (x.is_cpu and x.dtype is conv.weight.dtype and x.dim() == conv.weight.dim() and onednn.has(x.dtype)):
-            return False
-        if torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, residual, conv.weight, conv.bias)
-        ):
-            return False
-        if residual is not None and x.dtype is not torch.float32:  # torch adds no bfloat16 where it takes another way
-            return False
-        shape = self._result(x)
-        return min(x.shape) > 0 and shape is not None and (residual is None or _fits(residual, shape, x.dtype))
-
-    def _result(self, x: Tensor) -> torch.Size | None:
-        """The result's shape; None for what torch's convolution refuses."""
-        conv = self.conv
-        per_axis = zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True)
-        space = [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, p, d, k, s in per_axis]
-        if x.shape[1] != conv.in_channels or min(space) < 1:
-            return None
-        return torch.Size((x.shape[0], conv.out_channels, *space))
-
-    def _packed_for(self, x: Tensor) -> onednn.Packed:
+    def _packed_for(self, weight: Tensor) -> onednn.Packed:
         packed: onednn.Packed | None = self.__dict__.get(_PACKED)
-        if packed is None or not packed.is_of(self.conv.weight):
-            self.__dict__[_PACKED] = packed = onednn.Packed(self.conv, x)
+        if packed is None or not packed.is_of(weight):
+            self.__dict__[_PACKED] = packed = onednn.Packed(self.conv, self.epilogue)
         return packed
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Its relu, clamp and hardsigmoid turn NaN into a number, where torch's keep it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ _NAMES = {
 }
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _AFTER_A_SUM = ("identity", "relu")
+_MOST_SHAPES = 1024  # of inputs whose results are known
 
 
 def takes(conv: Any, epilogue: Epilogue, adds: bool) -> bool:
@@ -45,11 +47,18 @@ def takes(conv: Any, epilogue: Epilogue, adds: bool) -> bool:
     )
 
 
-def has(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is here, switched on, and computes in `dtype` on this processor."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+@cache
+def dtypes() -> frozenset[torch.dtype]:
+    """In which oneDNN computes on this processor; none where torch was built without it."""
+    if not torch.backends.mkldnn.is_available():
+        return frozenset()
+    half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
+    return frozenset({torch.float32, *half})
+
+
+def is_on() -> bool:
+    """Whether oneDNN is switched on: torch.backends.mkldnn.enabled, which takes longer to ask."""
+    return torch._C._get_mkldnn_enabled()  # type: ignore[no-any-return]
 
 
 def lay_out(conv: Any) -> None:
@@ -59,36 +68,63 @@ def lay_out(conv: Any) -> None:
 
 
 class Packed:
-    """A convolution's weight in oneDNN's blocks, for as long as the weight is the same.
+    """A convolution's weight in oneDNN's blocks, for as long as the weight is the same, and what follows the sum.
 
     What is written into `weight.data`, past autograd's count of versions, is not seen.
     """
 
-    def __init__(self, conv: Any, x: Tensor) -> None:
-        self.of = conv.weight.detach()  # kept, so that no other weight can lie where this one does
-        self.version = _version(conv.weight)
-        self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.of, *self.geometry, list(x.shape))
+    def __init__(self, conv: Any, epilogue: Epilogue) -> None:
+        self._of = conv.weight.detach()  # kept, so that no other weight can lie where this one does
+        self._version = _version(conv.weight)
+        self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self._weight: Tensor | None = None  # in blocks that depend on the first input's shape
+        attr, algorithm = _NAMES[epilogue.name]
+        self._alone = *self._geometry, attr, list(epilogue.scalars), algorithm
+        self._added: tuple[Any, ...] = *self._geometry, "add", 1.0, None if attr == "none" else attr, [], None
+        self._results: dict[torch.Size, torch.Size | None] = {}
 
     def is_of(self, weight: Tensor) -> bool:
+        """Whether `weight` is what was laid out."""
         return (
-            self.of.data_ptr() == weight.data_ptr()
-            and self.of.dtype is weight.dtype
-            and self.version == _version(weight)
+            self._of.data_ptr() == weight.data_ptr()
+            and self._of.dtype is weight.dtype
+            and self._version == _version(weight)
         )
 
-    def run(self, x: Tensor, bias: Tensor | None, residual: Tensor | None, epilogue: Epilogue) -> Tensor:
+    def takes(self, x: Tensor, residual: Tensor | None) -> bool:
+        """Whether `run` computes it. Not what is empty, nor what torch refuses; and torch adds in float32 alone."""
+        shape = self._result_of(x.shape)
+        if shape is None or residual is None:
+            return shape is not None
+        return residual.shape == shape and residual.dtype is x.dtype is torch.float32
+
+    def _result_of(self, shape: torch.Size) -> torch.Size | None:
+        if shape not in self._results:
+            if len(self._results) >= _MOST_SHAPES:
+                self._results.clear()
+            self._results[shape] = _result(shape, self._of.shape, *self._geometry)
+        return self._results[shape]
+
+    def run(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """epilogue(conv(x) + bias + residual)."""
+        if self._weight is None:
+            lay_out = torch.ops.mkldnn._reorder_convolution_weight
+            self._weight = lay_out(self._of, *self._geometry, list(x.shape))
         x = x.contiguous(memory_format=_CHANNELS_LAST[x.dim()])  # for oneDNN would do it slower
-        attr, algorithm = _NAMES[epilogue.name]
+        operator = torch.ops.mkldnn._convolution_pointwise
         if residual is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, bias, *self.geometry, attr, list(epilogue.scalars), algorithm
-            )  # type: ignore[no-any-return]
-        after = None if attr == "none" else attr
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, residual, self.weight, bias, *self.geometry, "add", 1.0, after, [], None
-        )  # type: ignore[no-any-return]
+            return operator.default(x, self._weight, bias, *self._alone)  # type: ignore[no-any-return]
+        return operator.binary(x, residual, self._weight, bias, *self._added)  # type: ignore[no-any-return]
+
+
+def _result(
+    x: torch.Size, w: torch.Size, padding: list[int], stride: list[int], dilation: list[int], groups: int
+) -> torch.Size | None:
+    if len(x) != len(w) or x[1] != w[1] * groups or min(x) < 1:
+        return None
+    per_axis = zip(x[2:], padding, dilation, w[2:], stride, strict=True)
+    space = [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, p, d, k, s in per_axis]
+    return torch.Size((x[0], w[0], *space)) if min(space) > 0 else None
 
 
 def _version(weight: Tensor) -> int:

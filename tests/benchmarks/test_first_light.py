@@ -28,6 +28,7 @@ def first_light(out: Path, *steps: str, **environment: str) -> dict[str, str]:
     return {name: rest.partition(" after")[0] for name, _, rest in (line.partition(": ") for line in lines)}
 
 
+@pytest.mark.long
 def test_a_kernel_that_ends_its_process_costs_the_script_its_own_rows(tmp_path: Path) -> None:
     planted = {"CONVEXT_KERNELS": "planted", "PLANTED": "raises exits right", "PYTHONPATH": str(Path(__file__).parent)}
     steps = first_light(tmp_path, "probe", "bench", "tune", TIME="200", MINUTES="0.01", **planted)

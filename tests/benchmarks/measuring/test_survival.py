@@ -44,6 +44,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("planted")
+@pytest.mark.long
 def test_a_bad_kernel_costs_its_own_rows_and_no_more_time_than_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ALLOWANCE", 0.5)
     plan = runner.Plan("cpu", 1e5, 2e4, torch.float32, seconds=0.0, minutes=5.0)

@@ -35,7 +35,7 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
 
     Returns:
         The copy. `convext.report(it)` says what each convolution took in, and what was left alone and why;
-        `convext.revert(it)` returns `model`. Layers that changed nothing share their tensors with it. Norms and
+        `convext.revert(it)` returns `model`. What is no convolution shares its tensors with it. Norms and
         weights are those of now: after training on, fuse again. Arguments of a traced forward that have a default,
         and that `sample` does not give, are taken to be left out.
 

@@ -60,9 +60,8 @@ def _along(scale: Tensor, conv: Any, axis: int) -> Tensor:
 
 
 def _set(conv: Any, weight: Tensor, bias: Tensor) -> None:
-    dtype, format_of = conv.weight.dtype, conv.weight
-    conv.weight = nn.Parameter(torch.empty_like(format_of).copy_(weight), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    conv.weight = nn.Parameter(torch.empty_like(conv.weight).copy_(weight), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
 
 def of_node(node: fx.Node, module: fx.GraphModule) -> Affine | None:

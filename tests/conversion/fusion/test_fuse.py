@@ -390,6 +390,22 @@ def test_a_trace_that_lost_something_is_refused():
         convext.fuse(Noisy().eval(), torch.randn(1, 3, 4, 4))
 
 
+class Undefined(nn.Module):
+    """A trace adds a NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) * (1.0 if isinstance(x, torch.Tensor) else torch.nan)
+
+
+def test_a_trace_that_gives_nan_is_refused():
+    with pytest.raises(RuntimeError, match="differs by nan"):
+        convext.fuse(Undefined().eval(), torch.randn(1, 3, 4, 4))
+
+
 def test_of_several_arguments_and_results():
     class Pair(nn.Module):
         def __init__(self):

@@ -84,6 +84,8 @@ struct CausalJob {
     const Sequence& s = call.sequences[job / cut.blocks];
     begin_block(job % cut.blocks);
     if (s.state == PADDING) return padding(s);
+    if constexpr (TAPS > 0 && TAPS <= lanes)
+      if (!p.channels_innermost && p.dilation == 1 && call.x.stride[2] == 1) return forward_row(s);
     before(s);
     for (int64_t at = s.begin; at < s.end; at += cut.window) {
       const int64_t count = smaller(cut.window, s.end - at);
@@ -95,6 +97,17 @@ struct CausalJob {
       });
       carry(x, count);
     }
+  }
+
+  void forward_row(const Sequence& s) {
+    Vector<A> last{};  // of what comes before
+    if (s.state >= 0) {
+      before(s);
+      last = load(x + cut.span - lanes);
+    }
+    const T* residual = call.residual.data ? element(call.residual, s.row, s.begin) : nullptr;
+    walk_row<A, TAPS, T>(p.activation, Weighted<A, TAPS>(weights, lanes, p.taps), s.end - s.begin, last,
+                         element(call.x, s.row, s.begin), residual, element(call.y, s.row, s.begin));
   }
 
   void backward(int64_t job, int64_t shares) {

@@ -77,6 +77,38 @@ inline void walk_forward(Activation activation, const Weighted<A, TAPS> weights,
   });
 }
 
+// The vector that begins BACK lanes before `here`, of which the one before is `before`.
+template <int BACK, class V, int... I>
+CONVEXT_INLINE V reach_back(V before, V here, Indices<I...>) {
+  constexpr int count = sizeof...(I);
+  return __builtin_shufflevector(before, here, (count - BACK + I)...);
+}
+
+// The same along a row of neighbouring positions, past scratch: neighbouring taps of a vector lie in it and in the one
+// before it, both in registers.
+template <class A, int TAPS, class T>
+inline void walk_row(Activation activation, const Weighted<A, TAPS> weights, int64_t count, Vector<A> before,
+                     const T* x, const T* residual, T* y) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  for_activation(activation, [&](Activation known) __attribute__((always_inline)) {
+    const auto vector = [&](int64_t at, int64_t valid) __attribute__((always_inline)) {
+      const Vector<A> here = widen_valid<A>(x + at, valid);
+      Vector<A> z = weights[TAPS];
+      unrolled<TAPS>(CONVEXT_EACH(t) {
+        constexpr int back = TAPS - 1 - decltype(t)::value;
+        z += weights[t.value] * reach_back<back>(before, here, typename IndicesTo<lanes>::type{});
+      });
+      Vector<A> value = activated<A, T>(known, z);
+      if (residual) value += widen_valid<A>(residual + at, valid);
+      narrow_valid<A>(y + at, value, valid);
+      before = here;
+    };
+    int64_t at = 0;
+    for (; at + lanes <= count; at += lanes) vector(at, lanes);
+    if (at < count) vector(at, count - at);
+  });
+}
+
 // The gradient by z into scratch; its products with x, and itself, added to `sums` [taps + 1], a vector each.
 template <class A, int TAPS, class T>
 inline void walk_backward(Activation activation, const Weighted<A, TAPS> weights, const Walk w, const A* x,

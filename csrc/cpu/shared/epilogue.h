@@ -14,11 +14,31 @@ constexpr Accuracy accuracy_of = Accuracy::all;
 template <>
 constexpr Accuracy accuracy_of<bfloat16> = Accuracy::bits8;
 
-// e^x for x between -87 and 88, e^-87 or e^88 beyond. With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r, and
-// e^r = 1 + r + r^2 q(r), where q interpolates at Chebyshev's points to 1e-8.
+// e^x; 0 where float32 has nothing that small, infinite where it has nothing that large.
+#ifdef __AVX512F__
+// With t = x / ln 2, n = round(t) and r = t - n, e^x = 2^n 2^r. That t is rounded does no more than the last bit of an
+// x would. 2^r = 1 + r s(r) to 2e-8, or to 7e-6 with half the instructions.
+template <Accuracy accuracy>
+CONVEXT_INLINE Vector<float> exponential(Vector<float> x) {
+  constexpr int to_nearest = 0, as_is = 4;
+  const Vector<float> least = broadcast(-150.0f), given = x * 0x1.715476p0f;
+  const Vector<float> t = given < least ? least : given;  // a NaN stays
+  const Vector<float> n = (Vector<float>)__builtin_ia32_rndscaleps_mask(t, to_nearest, t, 0xffff, as_is), r = t - n;
+  Vector<float> s;
+  if (accuracy == Accuracy::bits8)
+    s = ((r * 0.00965671029f + 0.0558382829f) * r + 0.240225301f) * r + 0.693136734f;
+  else
+    s = ((((r * 0.000153483299f + 0.00133986864f) * r + 0.00961845089f) * r + 0.0555033311f) * r + 0.240226477f) * r +
+        0.693147182f;
+  const Vector<float> power = s * r + 1.0f;
+  return (Vector<float>)__builtin_ia32_scalefps512_mask(power, n, power, 0xffff, as_is);
+}
+#else
+// With n = round(x / ln 2) and r = x - n ln 2, e^x = 2^n e^r, and e^r = 1 + r + r^2 q(r), where q interpolates at
+// Chebyshev's points to 1e-8. The bits of 2^n are made from n: of -127 those of 0, of 128 those of infinity.
 template <Accuracy>
 CONVEXT_INLINE Vector<float> exponential(Vector<float> x) {
-  const Vector<float> most = broadcast(88.0f), least = broadcast(-87.0f), rounder = broadcast(0x1.8p23f);
+  const Vector<float> most = broadcast(89.0f), least = broadcast(-88.0f), rounder = broadcast(0x1.8p23f);
   x = x > most ? most : x;  // a NaN is neither, and stays
   x = x < least ? least : x;
   const Vector<float> shifted = x * 0x1.715476p0f + rounder, n = shifted - rounder;
@@ -26,17 +46,6 @@ CONVEXT_INLINE Vector<float> exponential(Vector<float> x) {
   const Vector<float> q = (((r * 0.00139262504f + 0.00836323295f) * r + 0.0416665524f) * r + 0.166665763f) * r + 0.5f;
   const Vector<float> power = (Vector<float>)(((Lanes<float>::mask)shifted << 23) + 0x3f800000);
   return (r * r * q + r + 1.0f) * power;
-}
-
-#ifdef __AVX512F__
-// Half the instructions: with t = x / ln 2, n = round(t) and r = t - n, e^x = 2^n 2^r, and 2^r = 1 + r s(r) to 7e-6.
-template <>
-CONVEXT_INLINE Vector<float> exponential<Accuracy::bits8>(Vector<float> x) {
-  constexpr int to_nearest = 0, as_is = 4;
-  const Vector<float> least = broadcast(-87.0f), given = x * 0x1.715476p0f, t = given < least ? least : given;
-  const Vector<float> n = (Vector<float>)__builtin_ia32_rndscaleps_mask(t, to_nearest, t, 0xffff, as_is), r = t - n;
-  const Vector<float> power = (((r * 0.00965671029f + 0.0558382829f) * r + 0.240225301f) * r + 0.693136734f) * r + 1.0f;
-  return (Vector<float>)__builtin_ia32_scalefps512_mask(power, n, power, 0xffff, as_is);
 }
 #endif
 
@@ -67,27 +76,18 @@ CONVEXT_INLINE Vector<double> exponential(Vector<double> x) {
   return each_lane<double>(x, [](double v) { return exponential(v); });
 }
 
-// 1 / x for x of at least 1, which has to be finite for all bits. A division of 16 lanes takes as long as all of a sum
-// of taps and its exponential.
-template <Accuracy accuracy>
-CONVEXT_INLINE Vector<float> reciprocal(Vector<float> x) {
+// a / b. Where 8 bits do, a division of 16 lanes would take as long as all of a sum of taps and its exponential.
+template <Accuracy accuracy, class A>
+CONVEXT_INLINE Vector<A> quotient(Vector<A> a, Vector<A> b) {
 #ifdef __AVX512F__
-  const Vector<float> near = (Vector<float>)__builtin_ia32_rcp14ps512_mask(x, x, 0xffff);
-  if (accuracy == Accuracy::bits8) return near;
-  return near * (2.0f - x * near);  // a step of Newton's, from 14 bits to 24
-#else
-  return 1.0f / x;
+  if constexpr (accuracy == Accuracy::bits8) return a * (Vector<A>)__builtin_ia32_rcp14ps512_mask(b, b, 0xffff);
 #endif
-}
-
-template <Accuracy>
-CONVEXT_INLINE Vector<double> reciprocal(Vector<double> x) {
-  return 1.0 / x;
+  return a / b;
 }
 
 template <class A, Accuracy accuracy>
 CONVEXT_INLINE Vector<A> sigmoid(Vector<A> z) {
-  return reciprocal<accuracy>(A(1) + exponential<accuracy>(-z));
+  return quotient<accuracy, A>(broadcast(A(1)), A(1) + exponential<accuracy>(-z));
 }
 
 // The normal distribution's share below z.
@@ -103,7 +103,7 @@ CONVEXT_INLINE Vector<A> activated(Activation activation, Vector<A> z) {
     case Activation::identity:
       return z;
     case Activation::silu:
-      return z * sigmoid<A, accuracy_of<T>>(z);
+      return quotient<accuracy_of<T>, A>(z, A(1) + exponential<accuracy_of<T>>(-z));
     case Activation::gelu:
       return z * share_below<A>(z);
     case Activation::relu:

@@ -116,6 +116,28 @@ def test_what_is_no_number_stays_where_it_is(provider, layout):
 
 
 @pytest.mark.parametrize("layout", ["length", "channels"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
+def test_activations_at_the_ends_of_their_range(provider, activation, dtype, layout):
+    """As torch has them in float64, of infinities and NaN too; derivatives of what is finite. Of numbers near
+    infinity torch's own gelu in float32 is NaN or not by the path it takes."""
+    ends = [1e-30, 0.5, 5.0, 20.0, 87.0, 87.5, 88.2, 88.6, 89.5, 104.0, 1e3, 3e38, torch.inf]
+    z = torch.tensor([0.0, *ends, *(-end for end in ends), torch.nan]).to(dtype)
+    z = z[~(z.abs() > 1e30)] if activation == "gelu" else z
+    z = z[-few(provider, layout, len(z)) :]
+    x, w = torch.zeros(1, len(z), 9, dtype=dtype), torch.ones(len(z), 4, dtype=dtype)
+    bias, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    y = causal_conv1d_fn(in_layout(x, layout), w, bias, activation=activation)
+    expected = getattr(torch.nn.functional, activation)(exact)
+    unit = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(y[0], expected[:, None].expand(-1, 9).to(dtype), rtol=unit, atol=unit, equal_nan=True)
+    (by_bias,) = torch.autograd.grad(y.sum(), bias)
+    (slope,) = torch.autograd.grad(9 * expected.sum(), exact)
+    finite = z.isfinite()
+    torch.testing.assert_close(by_bias[finite], slope[finite].to(dtype), rtol=4 * unit, atol=4 * unit)
+
+
+@pytest.mark.parametrize("layout", ["length", "channels"])
 def test_long_rows_take_many_blocks(provider, layout):
     x, w, bias, states = draw(1, few(provider, layout, 300), 1500 if provider == "triton" else 3001, 4)
     check(x, w, bias, states, whole(1, x.shape[2]), layout=layout)

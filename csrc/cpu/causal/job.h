@@ -84,7 +84,8 @@ struct CausalJob {
     const Sequence& s = call.sequences[job / cut.blocks];
     begin_block(job % cut.blocks);
     if (s.state == PADDING) return padding(s);
-    if constexpr (TAPS > 0 && TAPS <= lanes)
+    // What has to be widened pays more for the shuffles than for scratch.
+    if constexpr (sizeof(T) == sizeof(A) && TAPS > 0 && TAPS <= lanes)
       if (!p.channels_innermost && p.dilation == 1 && call.x.stride[2] == 1) return forward_row(s);
     before(s);
     for (int64_t at = s.begin; at < s.end; at += cut.window) {

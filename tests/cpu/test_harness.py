@@ -6,12 +6,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from problems import PROBLEMS, bias_of, problem
+from sanitizers import SANITIZED, run_sanitized
 from torch import Tensor
 
 from convext.commands import check
@@ -21,8 +21,6 @@ ROOT = Path(__file__).parents[2]
 CSRC, CACHE = ROOT / "csrc", ROOT / "build" / "cpu"
 NUMBERS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
-# AddressSanitizer finds what pointer-overflow would; the kernels step pointers back from rows they do not read.
-SANITIZED = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-sanitize=pointer-overflow"]
 WIDE = ["-O2", "-DCONVEXT_VECTOR_BYTES=64", *(["-mavx2", "-mfma"] if platform.machine() == "x86_64" else [])]
 
 
@@ -85,20 +83,7 @@ def test_vectors_wider_than_the_machines():
 
 
 def test_sanitizers_find_nothing():
-    """AddressSanitizer and UBSan, in a process of its own: the sanitizer's allocator has to come first."""
     library = build([*SANITIZED, "-DCONVEXT_VECTOR_BYTES=32"])
-
-    def path(name: str) -> str:
-        return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
-
     code = "import torch, test_harness, pathlib; torch.manual_seed(0); "
     code += f"test_harness.check_all(pathlib.Path({str(library)!r}))"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{Path(__file__).parent}",
-        "LD_PRELOAD": f"{path('libasan.so')}:{path('libstdc++.so.6')}",
-        "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
-        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-    }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    run_sanitized(["-c", code], str(Path(__file__).parent))

@@ -55,7 +55,7 @@ class Fusion:
     left_alone: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.layers)} layers fused, {len(self.left_alone)} left alone", *self.layers]
+        lines = [f"{_layers(len(self.layers))} fused, {len(self.left_alone)} left alone", *self.layers]
         return "\n  ".join(lines + [f"{name or 'the model'}: {reason}" for name, reason in self.left_alone.items()])
 
 
@@ -103,7 +103,7 @@ class Report:
     def __str__(self) -> str:
         if self.fusion is not None:
             return str(self.fusion)
-        lines = [f"{len(self.changes)} layers converted, {len(self.left_alone)} left alone"]
+        lines = [f"{_layers(len(self.changes))} converted, {len(self.left_alone)} left alone"]
         if self.whole is not None:
             lines.append(f"  the whole model, with them and without: {self.whole}")
         lines += [f"  {name}: converted, {self.gains[name]}" for name in self.converted if name in self.gains]
@@ -121,6 +121,10 @@ class Report:
             elif gains:
                 reason += f": {min(gains):.2f}x to {max(gains):.2f}x"
             yield f"  {_listed(names)}: {reason}"
+
+
+def _layers(number: int) -> str:
+    return f"{number} layer{'' if number == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:

@@ -365,7 +365,7 @@ def test_left_alone_with_a_reason(make, reason):
     assert type(net[1]) is before
     assert report.converted == ["0"]
     assert reason in report.left_alone["1"]
-    assert str(report).splitlines()[0] == "1 layers converted, 1 left alone"
+    assert str(report).splitlines()[0] == "1 layer converted, 1 left alone"
     assert str(report).splitlines()[1:] == [f"  1: {report.left_alone['1']}"]
     if before is not nn.LazyConv2d:
         torch.testing.assert_close(net(x), expected)

@@ -28,6 +28,7 @@ LEGEND = (
     "that suits it; green or red where the samples' spread does not explain it. Below:\n"
     "convext's time (cl: channels last), and what batch and map were cut from and to."
 )
+MEANS = "Geometric means over as many layers as named, by count in their network; green: above 1.05x, red: below 0.95x."
 STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}
 
 
@@ -84,8 +85,14 @@ def families(rows: Sequence[Row]) -> Iterator[list[Cell]]:
         for name in COLUMNS:
             timed = [row for row in rows if row.family == family and column(row) == name and row.ratio()]
             mean = geomean((row.ratio()[0] for row in timed), (row.count for row in timed))  # type: ignore[index]
-            cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
+            cells.append(mean_cell(mean, len(timed)) if timed else Cell())
         yield [Cell(family), *cells]
+
+
+def mean_cell(mean: float, layers: int) -> Cell:
+    """A geometric mean over some layers: means have no spread of their own, so a twentieth counts as noise."""
+    kind = "faster" if mean > 1.05 else "slower" if mean < 0.95 else "same"
+    return Cell(f"{mean:.2f}x of {layers}", kind)
 
 
 def whose(rows: Sequence[Row]) -> list[str]:

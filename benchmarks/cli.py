@@ -150,7 +150,7 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
     rows: list[Row] = []
     begin = time.monotonic()
     interrupted = False
-    with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases)) as progress:
+    with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases), plan.minutes) as progress:
         try:
             for row in run(cases, plan, peaks, args.compiled, args.patience or PATIENCE):
                 writer.row(row)
@@ -170,7 +170,8 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
 def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
     table.show(("layer", *table.COLUMNS), table.lines(rows), f"{peaks.name}: convext's speed relative to torch's")
     print(table.LEGEND)
-    table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
+    table.show(("family", *table.COLUMNS), table.families(rows), "speed relative to torch's")
+    print(table.MEANS)
     if plan.device == "cpu":
         print(*table.whose(rows), sep="\n")
         print("Measured on a CPU: GPU kernels were not run. Batches and maps were cut as the table says. Where convext")

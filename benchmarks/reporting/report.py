@@ -30,7 +30,8 @@ td { white-space: nowrap } td:first-child { white-space: normal; overflow-wrap: 
 th { position: sticky; top: 0; background: white; vertical-align: bottom }
 td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
 td.failed { color: white; background: #c0392b } td small { color: #777; font-weight: normal }
-img { width: 48rem; max-width: 100%; display: block } img.dense { width: 60rem; max-width: none } .note, .facts { max-width: 60rem }
+img { width: 48rem; max-width: 100%; display: block } img.dense { width: 60rem; max-width: none }
+.note, .facts { max-width: 60rem }
 .note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 .wide { overflow-x: auto } .facts { color: #555 }
 @media (max-width: 30rem) { th, td { padding-right: .35rem; font-size: 12px } }
@@ -150,7 +151,8 @@ def _losses(rows: Sequence[Row]) -> list[list[Cell]]:
     """Where "auto" is slower than torch in the same layout, the worst first."""
     found = [(lost, row, where) for row in rows for where in row.chosen if (lost := row.lost(where)) is not None]
     return [
-        [Cell(f"{row.layer} {row.name}"), Cell(table.column(row)), Cell(CHANNELS[where]), Cell(f"{lost:.2f}x", "slower")]
+        [Cell(text) for text in (f"{row.layer} {row.name}", table.column(row), CHANNELS[where])]
+        + [Cell(f"{lost:.2f}x", "slower")]
         for lost, row, where in sorted(found, key=lambda item: item[0])
     ]
 

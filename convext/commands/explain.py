@@ -66,7 +66,7 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         ValueError: `layer` is no convolution, or does not take an input of this shape.
     """
     if not isinstance(layer, torch.nn.modules.conv._ConvNd):
-        raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
+        raise ValueError(f"expected a convolution layer, one of a model's at a time, but got {type(layer).__name__}")
     x = input if isinstance(input, Tensor) else layer.weight.new_empty(1).expand(tuple(input))
     rank, w = layer.weight.dim() - 2, layer.weight
     shape: Ints = x.shape

@@ -52,6 +52,19 @@ def test_the_report_is_a_log_of_changes():
     assert str(net).count("convext.Conv") == 2
 
 
+def test_the_report_names_what_convert_has_not_been_asked_to_swap():
+    said = convext.report(model())
+    assert said.torchs == ["0", "2.1"]
+    assert str(said).splitlines()[1] == "  0, 2.1: torch's: convext.convert(model) swaps them"
+
+
+def test_a_sample_that_would_be_ignored_is_refused():
+    net = model()
+    with pytest.raises(ValueError, match=r"a sample is for measuring: convext.convert\(model, sample=x, measure=True\)"):
+        convext.convert(net, sample=torch.randn(2, 3, 4, 4))
+    assert convext.report(net).converted == []
+
+
 def test_a_converted_model_keeps_its_state_dict():
     net = model()
     before = net.state_dict()

@@ -186,7 +186,9 @@ def _measured_on_cpu(p: ConvProblem) -> list[str]:
     """The rows of the tables that decided, or that none did."""
     found = registry.fastest_on_cpu(p)
     if found is None:
-        return ["  nothing was measured near here to be faster than ATen"]
+        nothing, threads = "  nothing was measured near here to be faster than ATen", torch.get_num_threads()
+        alone = registry.fastest_on_cpu(p, threads=1)
+        return [nothing if alone is None else f"{nothing} with {threads} threads; {alone[0]} was with one"]
     name, rows = found
     return [
         f"  measured near here: {name}, {row.ratios[name][0]:.2f} times as fast as torch (at least "

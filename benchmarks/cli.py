@@ -74,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
             return report.main(args.report, args.out or OUT)
     except ValueError as error:
         args.refuse(str(error))
+    except ModuleNotFoundError as error:
+        args.refuse(f"{error}: pip install 'convext[plots]'")
     if args.overhead:
         from convext.benchmarks.measuring import overhead
 

@@ -158,6 +158,7 @@ def main(device: str, minutes: float | None = None) -> int:
     with Progress(len(found), minutes) as progress:
         try:
             while left and (minutes is None or time.monotonic() < begin + 60 * minutes):
+                progress.begin(left[0])
                 body += compare(left[0], found[left[0]], device, dtype)
                 progress.step(left.pop(0))
         except KeyboardInterrupt:

@@ -173,6 +173,13 @@ class Progress:
             self._bar = Bar(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total)
 
+    def begin(self, what: str) -> None:
+        """`what` takes long enough to be named before it is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+        else:
+            print(f"{self._done + 1} of {self._total}: {what}", file=sys.stderr, flush=True)
+
     def step(self, what: str) -> None:
         """One more is done; `what` it was."""
         self._done += 1

@@ -1,9 +1,10 @@
 """Builds the compiled libraries: csrc/**/*.cu -> convext/_C.abi3.so, csrc/cpu/*/*.cpp -> convext/_cpu.abi3.so.
 
-Metadata lives in pyproject.toml. Both need torch's headers at build time: of the torch that is there, else pip fetches one.
-The first needs nvcc, and no GPU, the second a C++ compiler. Without them the install goes on, and says what is missing;
-CONVEXT_CUDA=1 makes that an error for the CUDA library. MAX_JOBS limits the compilers that run at once, and CONVEXT_ARCHS="90a" builds the CUDA library for these
-architectures alone: a third of the time, for the GPU that is here.
+Metadata lives in pyproject.toml. Both need torch's headers at build time: those of the torch that is there, else pip
+fetches one. The first needs nvcc, and no GPU, the second a C++ compiler. Without them the install goes on, and says
+what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA library. MAX_JOBS limits the compilers that run at
+once, and CONVEXT_ARCHS="90a" builds the CUDA library for these architectures alone: a third of the time, for the GPU
+that is here.
 """
 
 import importlib.util

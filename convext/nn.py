@@ -27,8 +27,8 @@ from torch.nn.utils import parametrize
 from convext import functional as F
 from convext.functional import Padding, Size
 
-# torch's long signatures are written out here, in functional.py and in layers.py, on purpose: an editor, help() and a type
-# checker show what is written, and what is written differs (order, defaults, what a name fixes).
+# torch's long signatures are written out here, in functional.py and in layers.py, on purpose: an editor, help() and a
+# type checker show what is written, and what is written differs (order, defaults, what a name fixes).
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Device = torch.device | str | int | None

@@ -30,8 +30,7 @@ LEGEND = (
     "convext's time (cl: channels last), and what batch and map were cut from and to."
 )
 MEANS = (
-    "Geometric means over as many layers as named, by count in their network;\n"
-    "green: above 1.05x, red: below 0.95x."
+    "Geometric means over as many layers as named, by count in their network;\ngreen: above 1.05x, red: below 0.95x."
 )
 SILENT, EVERY = 2.0, 10.0  # seconds before the first line of progress, and from one to the next
 STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}

@@ -83,7 +83,7 @@ def assert_described(problem: ConvProblem, result: Tensor) -> None:
 
 
 def _oracle(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """The result in float64, of float64 operands with errors 2**-20 as large: else torch's float64 would be held to itself.
+    """The result in float64; of float64, with errors 2**-20 as large, else torch's would be held to themselves.
 
     The leading 20 bits' products have 40, of which 4096 are added without rounding (Ozaki's splitting). The other
     products are 2**-20 as large, and so are their rounding errors.

@@ -271,5 +271,5 @@ def test_progress_is_on_standard_error_after_two_seconds(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("arguments", [("resnet", torch.zeros(1, 3, 9, 9)), (nn.Conv2d(3, 4, 3), (1, 3, 9, 9))])
 def test_what_is_no_model_or_no_tensor_is_named(arguments: tuple[Any, Any]) -> None:
-    with pytest.raises(TypeError, match="takes a torch.nn.Module and a tensor that it is called with"):
+    with pytest.raises(TypeError, match="and a tensor that it is called with"):
         convext.lint(*arguments)

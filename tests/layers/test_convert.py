@@ -60,7 +60,7 @@ def test_the_report_names_what_convert_has_not_been_asked_to_swap():
 
 def test_a_sample_that_would_be_ignored_is_refused():
     net = model()
-    with pytest.raises(ValueError, match=r"a sample is for measuring: convext.convert\(model, sample=x, measure=True\)"):
+    with pytest.raises(ValueError, match="a sample is for measuring: "):
         convext.convert(net, sample=torch.randn(2, 3, 4, 4))
     assert convext.report(net).converted == []
 

@@ -14,7 +14,7 @@ endif
 JOBS   ?= 2
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: test test-all prefer-cpu emulate grid mutants bench docs lint clean
+.PHONY: test test-all prefer-cpu emulate grid mutants bench docs wheel lint clean
 
 test: $(STAMP)
 	$(PYTEST) -m "not long" tests
@@ -51,6 +51,12 @@ bench: $(STAMP)
 # The documentation's pages; a warning is an error.
 docs: $(STAMP)
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+
+# A wheel for other machines, in dist/: auditwheel names the oldest Linux on which its libraries load.
+wheel: $(STAMP)
+	rm -rf build/lib* build/wheel
+	$(PY) -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(dir $(PY)):$$PATH" $(PY) -m auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

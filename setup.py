@@ -1,9 +1,10 @@
 """Builds the compiled libraries: csrc/**/*.cu -> convext/_C.abi3.so, csrc/cpu/*/*.cpp -> convext/_cpu.abi3.so.
 
-Metadata lives in pyproject.toml. Both need torch's headers at build time; the first nvcc, and no GPU, the second a C++
-compiler. Without them the install goes on, and says what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA
-library. MAX_JOBS limits the compilers that run at once, and CONVEXT_ARCHS="90a" builds the CUDA library for these
-architectures alone: a third of the time, for the GPU that is here.
+Metadata lives in pyproject.toml. Both need torch's headers at build time: those of the torch that is there, else pip
+fetches one. The first needs nvcc, and no GPU, the second a C++ compiler. Without them the install goes on, and says
+what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA library. MAX_JOBS limits the compilers that run at
+once, and CONVEXT_ARCHS="90a" builds the CUDA library for these architectures alone: a third of the time, for the GPU
+that is here.
 """
 
 import importlib.util
@@ -11,7 +12,9 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import PathFinder
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +25,7 @@ CSRC = Path("csrc")  # a build runs in the folder of this file, and setuptools w
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10: loads on every newer one
 ARCHITECTURES = "80 90a 100"  # machine code; newer GPUs compile the PTX of the last one
 JOB_GIB = 3  # memory of one compiler
+NO_TORCH = "torch is missing, whose headers they include: pip install torch"
 
 # The CPU kernels are compiled once for each of these: its flags, and the bytes of a vector. 16 bytes are any machine's.
 PLAIN = {"generic": ([], 16)}
@@ -44,8 +48,9 @@ def find_cxx() -> str | None:
 
 
 def find_torch() -> Path | None:
-    """torch's folder, without importing it. An isolated build environment has no torch."""
-    spec = importlib.util.find_spec("torch")
+    """torch's folder, without importing it. Where pip builds in isolation, that of the environment it builds for."""
+    installed = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    spec = importlib.util.find_spec("torch") or PathFinder.find_spec("torch", installed)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
@@ -53,7 +58,7 @@ def missing() -> str | None:
     if find_nvcc() is None:
         return "nvcc was not found: install the CUDA toolkit, or set CUDA_HOME to where it is"
     if find_torch() is None:
-        return "torch is not visible to this build: install it first, then pip install --no-build-isolation ."
+        return NO_TORCH
     return None
 
 
@@ -61,7 +66,7 @@ def cpu_missing() -> str | None:
     if find_cxx() is None:
         return "no C++ compiler was found: install g++ or clang, or set CXX"
     if find_torch() is None:
-        return "torch is not visible to this build: install it first, then pip install --no-build-isolation ."
+        return NO_TORCH
     return None
 
 
@@ -109,6 +114,8 @@ class BuildLibraries(build_ext):
         subprocess.run([*common, "-shared", *commands, "-o", target, f"-L{torch}/lib", "-ltorch_cpu"], check=True)
 
     def build_cuda(self, ext: Extension) -> None:
+        if reason:
+            raise SystemExit(f"CONVEXT_CUDA=1, but the CUDA kernels cannot be built: {reason}")
         nvcc, torch = find_nvcc(), find_torch()
         architectures = (os.environ.get("CONVEXT_ARCHS") or ARCHITECTURES).split()
         target = Path(self.get_ext_fullpath(ext.name))
@@ -139,8 +146,7 @@ CUDA = Extension("convext._C", sorted(map(str, CSRC.rglob("*.cu"))))
 CPU = Extension("convext._cpu", sorted(map(str, (CSRC / "cpu").rglob("*.cpp"))), optional=True)
 
 reason, cpu_reason = missing(), cpu_missing()
-if reason and os.environ.get("CONVEXT_CUDA") == "1":
-    raise SystemExit(f"CONVEXT_CUDA=1, but the CUDA kernels cannot be built: {reason}")
+cuda_is_asked_for = os.environ.get("CONVEXT_CUDA") == "1"
 if reason:
     print(f"convext is installed without its CUDA kernels: {reason}")
 if cpu_reason:
@@ -164,7 +170,8 @@ def packages() -> dict[str, str]:
 setup(
     packages=sorted(packages()),
     package_dir=packages(),
-    ext_modules=[*([] if reason else [CUDA]), *([] if cpu_reason else [CPU])],
+    ext_modules=[*([CUDA] if cuda_is_asked_for or not reason else []), *([] if cpu_reason else [CPU])],
+    setup_requires=["torch>=2.11"] if NO_TORCH in (reason, cpu_reason) else [],
     cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

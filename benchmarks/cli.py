@@ -74,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
             return report.main(args.report, args.out or OUT)
     except ValueError as error:
         args.refuse(str(error))
+    except ModuleNotFoundError as error:
+        args.refuse(f"{error}: pip install 'convext[plots]'")
     if args.overhead:
         from convext.benchmarks.measuring import overhead
 
@@ -150,7 +152,7 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
     rows: list[Row] = []
     begin = time.monotonic()
     interrupted = False
-    with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases)) as progress:
+    with Writer(path, describe(plan.device, peaks)) as writer, table.Progress(len(cases), plan.minutes) as progress:
         try:
             for row in run(cases, plan, peaks, args.compiled, args.patience or PATIENCE):
                 writer.row(row)
@@ -170,7 +172,8 @@ def _run(cases: list[Case], plan: Plan, peaks: Peaks, args: argparse.Namespace, 
 def _show(rows: list[Row], cases: list[Case], plan: Plan, peaks: Peaks) -> None:
     table.show(("layer", *table.COLUMNS), table.lines(rows), f"{peaks.name}: convext's speed relative to torch's")
     print(table.LEGEND)
-    table.show(("family", *table.COLUMNS), table.families(rows), "geometric mean of the speed relative to torch's")
+    table.show(("family", *table.COLUMNS), table.families(rows), "speed relative to torch's")
+    print(table.MEANS)
     if plan.device == "cpu":
         print(*table.whose(rows), sep="\n")
         print("Measured on a CPU: GPU kernels were not run. Batches and maps were cut as the table says. Where convext")

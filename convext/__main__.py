@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 import convext
 from convext.choice import plugins
@@ -21,11 +22,18 @@ _COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names a mistake in one line, where argparse prints every option first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help)\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 2 for what the user cannot have meant, in one line."""
     argv = sys.argv[1:] if argv is None else argv
     plugins.load()
-    parser = argparse.ArgumentParser(prog="convext", description=__doc__)
+    parser = _Parser(prog="convext", description=__doc__)
     parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, (module, help) in _COMMANDS.items():

@@ -4,9 +4,6 @@ Beyond torch, `padding` of the convolutions takes (begin, end) for each axis, "s
 "causal": see `convext.functional`. Our kernels read the input where it lies; torch's operator, and any `padding_mode`
 other than zeros, get a padded copy of it, as from torch.
 
-Torch's long signatures are written out here, in `functional.py` and in `layers.py`, on purpose: an editor, `help()` and
-a type checker show what is written, and what is written differs (order, defaults, what a name fixes).
-
 What other tools see of a layer:
 
     torch.jit.script        torch's own convolution, after a padded copy where torch does not have the padding
@@ -29,6 +26,9 @@ from torch.nn.utils import parametrize
 
 from convext import functional as F
 from convext.functional import Padding, Size
+
+# torch's long signatures are written out here, in functional.py and in layers.py, on purpose: an editor, help() and a
+# type checker show what is written, and what is written differs (order, defaults, what a name fixes).
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 Device = torch.device | str | int | None

@@ -155,9 +155,10 @@ def main(device: str, minutes: float | None = None) -> int:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     body: list[list[Cell]] = []
     begin, left, interrupted = time.monotonic(), list(found), False
-    with Progress(len(found)) as progress:
+    with Progress(len(found), minutes) as progress:
         try:
             while left and (minutes is None or time.monotonic() < begin + 60 * minutes):
+                progress.begin(left[0])
                 body += compare(left[0], found[left[0]], device, dtype)
                 progress.step(left.pop(0))
         except KeyboardInterrupt:

@@ -28,6 +28,7 @@ from convext.benchmarks.reporting.table import COLUMNS, column
 WORK_COLOURS = dict(zip(COLUMNS, ("#1b4f72", "#2e86c1", "#85c1e9", "#f5b041"), strict=True))
 LOSS = "#c0392b"
 WIDTH = 9.0  # inches: as wide as the page's column
+NARROW = 6.4  # of a picture that has to be read on a telephone as well, where it is shrunk
 
 
 def _times(value: float, _: int = 0) -> str:
@@ -46,7 +47,7 @@ def _ratio(row: Row) -> float | None:
 def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
     """Bars of the geometric mean speed for each family and kind of work; a dot is a layer."""
     families = _families(rows)
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(NARROW, 4.2), layout="constrained")
     axes.set_yscale("log", base=2)
     width = 0.8 / len(COLUMNS)
     for i, name in enumerate(COLUMNS):
@@ -62,7 +63,7 @@ def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
                 bar[0].set(edgecolor=LOSS, linewidth=1.5)
             axes.plot([x] * len(ratios), ratios, ".", color="#222222", markersize=3, alpha=0.5)
     axes.axhline(1, color="black", linewidth=1)
-    axes.set_xticks(range(len(families)), families)
+    axes.set_xticks(range(len(families)), families, fontsize=10.5)
     low, high = axes.get_ylim()
     ticks = [2.0**i for i in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
@@ -71,10 +72,10 @@ def speed_by_family(rows: Sequence[Row], device: str) -> Figure:
     axes.set_ylim(min(low, 0.5), max(high, 2.0))  # a machine's noise is not to look like a mountain range
     axes.set_ylabel("speed relative to the best of torch's")
     axes.set_title(
-        f"Speed by family, {device}\nbars: geometric mean over layers by count; red edge: slower", fontsize=10
+        f"Speed by family, {device}\nbars: geometric mean over layers; red edge: slower; dots: layers", fontsize=11
     )
     handles = [Patch(color=colour, label=name) for name, colour in WORK_COLOURS.items()]
-    axes.legend(handles=handles, ncols=len(COLUMNS), fontsize=8, frameon=False, loc="upper left")
+    axes.legend(handles=handles, ncols=2, fontsize=10, frameon=False, loc="upper right")
     axes.margins(y=0.18)
     axes.grid(axis="y", alpha=0.25)
     return figure
@@ -122,7 +123,7 @@ def heat_map(rows: Sequence[Row], device: str) -> Figure:
     for axes, part in zip(all_axes[0], parts, strict=True):
         image = _cells(axes, [[_speed(layers[name].get(work)) for work in COLUMNS] for name in part], fontsize=6)
         some = [next(iter(layers[name].values())) for name in part]
-        axes.set_yticks(range(len(part)), [f"{row.family}  {row.layer} {row.name.split()[0]}"[:40] for row in some])
+        axes.set_yticks(range(len(part)), [f"{row.family}  {row.layer} {row.name.split()[0]}" for row in some])
         axes.set_xticks(range(len(COLUMNS)), [name.replace(" ", "\n") for name in COLUMNS])
         axes.tick_params(labelsize=6.5, length=0)
         axes.xaxis.tick_top()

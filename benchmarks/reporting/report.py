@@ -19,17 +19,22 @@ from convext.problem import Face
 from convext.problem.roofline import H100
 
 PREDICTED = "predicted-h100.html"
+DENSE = "heat_map"  # a picture that a narrow screen scrolls; the others it shrinks
+CHANNELS = {"nc": "first", "cl": "last"}
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 82rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5; white-space: nowrap }
-th { position: sticky; top: 0; background: white }
+th, td { text-align: left; padding: .18rem .7rem .18rem 0; border-bottom: 1px solid #e5e5e5 }
+td { white-space: nowrap } td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem }
+th { position: sticky; top: 0; background: white; vertical-align: bottom }
 td.slower { color: #c0392b; font-weight: 600 } td.faster { color: #1e6b3a }
 td.failed { color: white; background: #c0392b } td small { color: #777; font-weight: normal }
-img { max-width: min(100%, 62rem); display: block } .note, .facts { max-width: 60rem }
+img { width: 48rem; max-width: 100%; display: block } img.dense { width: 60rem; max-width: none }
+.note, .facts { max-width: 60rem }
 .note { background: #fdf3d8; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 .wide { overflow-x: auto } .facts { color: #555 }
+@media (max-width: 30rem) { th, td { padding-right: .35rem; font-size: 12px } }
 """
 
 
@@ -70,21 +75,26 @@ def _page(results: Results, images: dict[str, bytes]) -> str:
         parts.append("<p class=note>The run was interrupted: these are the results so far.</p>")
     elif results.end.get("left_out"):
         parts.append(f"<p class=note>{len(results.end['left_out'])} cases were not begun: the time was over.</p>")
-    parts += _section("Speed by family, geometric means", ("family", *table.COLUMNS), table.families(rows))
-    parts += _section("Speed by network, geometric means", ("network", *table.COLUMNS), _networks(rows))
-    parts += _section("Losses", ("layer", "work", "layout", "speed in this layout"), _losses(rows))
-    parts += [
-        f'<img alt="{name.replace("_", " ")}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        for name, image in images.items()
-    ]
+    parts += _section("Speed by family", ("family", *table.COLUMNS), table.families(rows))
+    parts.append(f"<p class=facts>{html.escape(table.MEANS)}</p>")
+    parts += [_picture(name, image) for name, image in images.items() if name != DENSE]
+    parts += _section("Speed by network", ("network", *table.COLUMNS), _networks(rows))
+    parts += _section("Slower than torch in the same layout", ("layer", "work", "channels", "speed"), _losses(rows))
     parts += _section(
         "Not timed: disagreed with float64, or raised", ("what",), ([Cell(t, "failed")] for t in table.failures(rows))
     )
     parts += _section("Published times, as reported elsewhere", ("layer", "published", "here"), _published(rows))
+    parts += [_picture(name, image) for name, image in images.items() if name == DENSE]
     parts += _section("Every layer", ("layer", *table.COLUMNS), table.lines(rows))
     parts.append(f"<p class=facts>{html.escape(table.LEGEND)}</p>")
     parts.append(f'<p class=facts><a href="{PREDICTED}">What an H100 should take</a>: predicted, not measured.</p>')
     return _document(f"convext against torch on {run['device']}", parts)
+
+
+def _picture(name: str, image: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+    kind = "class=dense " if name == DENSE else ""
+    return f'<div class=wide><img {kind}alt="{name.replace("_", " ")}" src="{source}"></div>'
 
 
 def _document(title: str, parts: Sequence[str]) -> str:
@@ -133,7 +143,7 @@ def _networks(rows: Sequence[Row]) -> Iterable[list[Cell]]:
         for name in table.COLUMNS:
             timed = [r for r in models if r.name.split()[0] == network and table.column(r) == name and r.ratio()]
             mean = geomean((r.ratio()[0] for r in timed), (r.count for r in timed))  # type: ignore[index]
-            cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
+            cells.append(table.mean_cell(mean, len(timed)) if timed else Cell())
         yield [Cell(network), *cells]
 
 
@@ -141,7 +151,8 @@ def _losses(rows: Sequence[Row]) -> list[list[Cell]]:
     """Where "auto" is slower than torch in the same layout, the worst first."""
     found = [(lost, row, where) for row in rows for where in row.chosen if (lost := row.lost(where)) is not None]
     return [
-        [Cell(f"{row.layer} {row.name}"), Cell(table.column(row)), Cell(where), Cell(f"{lost:.2f}x", "slower")]
+        [Cell(text) for text in (f"{row.layer} {row.name}", table.column(row), CHANNELS[where])]
+        + [Cell(f"{lost:.2f}x", "slower")]
         for lost, row, where in sorted(found, key=lambda item: item[0])
     ]
 

@@ -6,7 +6,7 @@
 Both convext and torch take the layout, channels first or last (cl), that suits them best; torch the best of its paths
 as well. 80 columns hold it.
 
-With rich there is colour and a progress bar; without it, the same text.
+With rich there is colour and, on a terminal, a progress bar; without it, the same text.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ LEGEND = (
     "that suits it; green or red where the samples' spread does not explain it. Below:\n"
     "convext's time (cl: channels last), and what batch and map were cut from and to."
 )
+MEANS = (
+    "Geometric means over as many layers as named, by count in their network;\ngreen: above 1.05x, red: below 0.95x."
+)
+SILENT, EVERY = 2.0, 10.0  # seconds before the first line of progress, and from one to the next
 STYLES = {"faster": "green", "slower": "bold red", "same": "", "failed": "bold white on red"}
 
 
@@ -84,8 +89,14 @@ def families(rows: Sequence[Row]) -> Iterator[list[Cell]]:
         for name in COLUMNS:
             timed = [row for row in rows if row.family == family and column(row) == name and row.ratio()]
             mean = geomean((row.ratio()[0] for row in timed), (row.count for row in timed))  # type: ignore[index]
-            cells.append(Cell(f"{mean:.2f}x of {len(timed)}") if timed else Cell())
+            cells.append(mean_cell(mean, len(timed)) if timed else Cell())
         yield [Cell(family), *cells]
+
+
+def mean_cell(mean: float, layers: int) -> Cell:
+    """A geometric mean over some layers: means have no spread of their own, so a twentieth counts as noise."""
+    kind = "faster" if mean > 1.05 else "slower" if mean < 0.95 else "same"
+    return Cell(f"{mean:.2f}x of {layers}", kind)
 
 
 def whose(rows: Sequence[Row]) -> list[str]:
@@ -141,27 +152,45 @@ def show(headers: Sequence[str], body: Iterable[Sequence[Cell]], title: str) -> 
 
 
 class Progress:
-    """A progress bar on standard error: what runs now, how much is done, how much time is left."""
+    """How far a measurement is, on standard error: how much is done, when it ends, what was timed last.
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+    A terminal has a bar where rich is installed; a file, a pipe and a terminal without it get a line now and then.
+    """
+
+    def __init__(self, total: int, minutes: float | None = None) -> None:
+        """`minutes`: what is not begun by then never is."""
+        self._total, self._done, self._limit = total, 0, 60 * minutes if minutes else float("inf")
+        self._begin = time.monotonic()
+        self._said = self._begin - EVERY + SILENT
         self._bar = None
-        if importlib.util.find_spec("rich") is not None:
+        if importlib.util.find_spec("rich") is not None and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=total)
+
+    def begin(self, what: str) -> None:
+        """`what` takes long enough to be named before it is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
+        else:
+            print(f"{self._done + 1} of {self._total}: {what}", file=sys.stderr, flush=True)
 
     def step(self, what: str) -> None:
         """One more is done; `what` it was."""
         self._done += 1
+        now = time.monotonic()
+        by_rate = (now - self._begin) / self._done * (self._total - self._done)
+        minutes, seconds = divmod(round(max(0.0, min(by_rate, self._begin + self._limit - now))), 60)
+        text = f"{minutes}:{seconds:02} left, {what}"
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=what)
-        elif self._done % 10 == 0:
-            print(f"{self._done}/{self._total} {what}", file=sys.stderr)
+            self._bar.update(self._task, advance=1, description=text)
+        elif now - self._said >= EVERY:
+            self._said = now
+            print(f"{self._done} of {self._total}, {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -55,8 +55,12 @@ def lint(model: nn.Module, sample: Tensor, causal: bool | None = None) -> list[F
         causal: whether no output may read its future, for signals [N, C, L]; None where a causal layer says so.
 
     Raises:
+        TypeError: `model` is no module, or `sample` no tensor.
         Exception: what the model raises, unless this is one of the pitfalls.
     """
+    if not isinstance(model, nn.Module) or not isinstance(sample, Tensor):
+        found = f"{type(model).__name__} and {type(sample).__name__}"
+        raise TypeError(f"convext.lint takes a torch.nn.Module and a tensor that it is called with, but got {found}")
     calls, crash = _run(model, sample)
     findings = [finding for call in calls for finding in _layer_findings(call)]
     if crash is None:

@@ -270,12 +270,16 @@ def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
 FORGET.append(cpu_faces.cache_clear)
 
 
-def fastest_on_cpu(problem: ConvProblem) -> tuple[str, tuple[cpu_table.Row, ...]] | None:
-    """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None."""
+def fastest_on_cpu(problem: ConvProblem, threads: int | None = None) -> tuple[str, tuple[cpu_table.Row, ...]] | None:
+    """The record that was measured to be faster than torch near `problem`, and those rows of the tables, or None.
+
+    With this number of threads, by default torch's.
+    """
     if problem.device != "cpu":
         return None
     taking = {kernel.name for kernel in KERNELS if refusal(kernel, problem) is None}
-    return next((found for found in cpu_table.fastest(problem, torch.get_num_threads()) if found[0] in taking), None)
+    ranking = cpu_table.fastest(problem, threads or torch.get_num_threads())
+    return next((found for found in ranking if found[0] in taking), None)
 
 
 def _preference(problem: ConvProblem) -> list[Kernel]:

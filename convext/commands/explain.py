@@ -66,7 +66,7 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         ValueError: `layer` is no convolution, or does not take an input of this shape.
     """
     if not isinstance(layer, torch.nn.modules.conv._ConvNd):
-        raise ValueError(f"expected a convolution layer, but got {type(layer).__name__}")
+        raise ValueError(f"expected a convolution layer, one of a model's at a time, but got {type(layer).__name__}")
     x = input if isinstance(input, Tensor) else layer.weight.new_empty(1).expand(tuple(input))
     rank, w = layer.weight.dim() - 2, layer.weight
     shape: Ints = x.shape
@@ -186,7 +186,9 @@ def _measured_on_cpu(p: ConvProblem) -> list[str]:
     """The rows of the tables that decided, or that none did."""
     found = registry.fastest_on_cpu(p)
     if found is None:
-        return ["  nothing was measured near here to be faster than ATen"]
+        nothing, threads = "  nothing was measured near here to be faster than ATen", torch.get_num_threads()
+        alone = registry.fastest_on_cpu(p, threads=1)
+        return [nothing if alone is None else f"{nothing} with {threads} threads; {alone[0]} was with one"]
     name, rows = found
     return [
         f"  measured near here: {name}, {row.ratios[name][0]:.2f} times as fast as torch (at least "

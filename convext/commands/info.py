@@ -34,7 +34,7 @@ def report() -> str:
         f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN {_cudnn()}",
         *_gpus(),
         f"measured {measured()}",
-        f"compiled {_native()}",
+        f"cuda     {_native()}",
         f"cpu      {_cpu()}",
         f"backend  {settings.BACKEND} (CONVEXT_BACKEND={os.environ.get('CONVEXT_BACKEND', 'unset')})",
         "kernels  " + ", ".join(kernel.name for kernel in registry.kernels()),
@@ -70,9 +70,9 @@ def _native() -> str:
     native = importlib.import_module("convext.providers.cuda.native")
     reason = native.unavailable()
     if reason is None:
-        return "the CUDA C++ library is loaded"
+        return "the CUDA C++ kernels are loaded"
     compiler = shutil.which("nvcc")
-    return f"no CUDA C++ library: {reason}" + (f" (nvcc is at {compiler})" if compiler else "")
+    return f"no CUDA C++ kernels: {reason}" + (f" (nvcc is at {compiler})" if compiler else "")
 
 
 def _cpu() -> str:

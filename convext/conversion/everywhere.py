@@ -40,7 +40,15 @@ class everywhere(TorchFunctionMode):  # noqa: N801  a context, named as torch.no
 
     While it is open, Python looks at every call of torch in this thread, about a microsecond each. `convext.convert`
     costs nothing of that: convert what can be converted, and open this for the rest.
+
+    Raises:
+        TypeError: it is given a model.
     """
+
+    def __init__(self, *nothing: object) -> None:
+        if nothing:
+            raise TypeError("convext.everywhere() takes no model: call yours in `with convext.everywhere():`")
+        super().__init__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (FUNCTIONS.get(func) or _OURS.get(func, func))(*args, **(kwargs or {}))

@@ -55,7 +55,7 @@ class Fusion:
     left_alone: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.layers)} layers fused, {len(self.left_alone)} left alone", *self.layers]
+        lines = [f"{_layers(len(self.layers))} fused, {len(self.left_alone)} left alone", *self.layers]
         return "\n  ".join(lines + [f"{name or 'the model'}: {reason}" for name, reason in self.left_alone.items()])
 
 
@@ -80,6 +80,7 @@ class Report:
         changes: (name of the module, the module, its change), in the model's order.
         left_alone: names of convolutions that are not convext's and that `convert` does not swap, and of modules that
             call torch's convolutions themselves, with the reason and what helps.
+        torchs: names of the layers that `convert` would swap, and has not been asked to.
         gains: what was measured of layers, by name, where `convert` measured: of those that were left alone as well.
         whole: the same of the whole model; None where it was not measured, or nothing in it was worth converting.
         fusion: what `convext.fuse` did to it; None where it did nothing.
@@ -87,6 +88,7 @@ class Report:
 
     changes: list[tuple[str, torch.nn.Module, Change]] = field(default_factory=list)
     left_alone: dict[str, str] = field(default_factory=dict)
+    torchs: list[str] = field(default_factory=list)
     gains: dict[str, Gain] = field(default_factory=dict)
     whole: Gain | None = None
     fusion: Fusion | None = None
@@ -103,7 +105,9 @@ class Report:
     def __str__(self) -> str:
         if self.fusion is not None:
             return str(self.fusion)
-        lines = [f"{len(self.changes)} layers converted, {len(self.left_alone)} left alone"]
+        lines = [f"{_layers(len(self.changes))} converted, {len(self.left_alone)} left alone"]
+        if self.torchs:
+            lines.append(f"  {_listed(self.torchs)}: torch's: convext.convert(model) swaps them")
         if self.whole is not None:
             lines.append(f"  the whole model, with them and without: {self.whole}")
         lines += [f"  {name}: converted, {self.gains[name]}" for name in self.converted if name in self.gains]
@@ -121,6 +125,10 @@ class Report:
             elif gains:
                 reason += f": {min(gains):.2f}x to {max(gains):.2f}x"
             yield f"  {_listed(names)}: {reason}"
+
+
+def _layers(number: int) -> str:
+    return f"{number} layer{'' if number == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:
@@ -142,6 +150,8 @@ def report(model: torch.nn.Module) -> Report:
             said.changes.append((name, module, change))
         elif (reason := why_left_alone(module) or _why_not_worth_it(module, model)) is not None:
             said.left_alone[name] = reason
+        elif is_torchs(module):
+            said.torchs.append(name)
         if (gain := module.__dict__.get(GAIN)) is not None:
             said.gains[name] = gain
     return said

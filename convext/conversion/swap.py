@@ -52,11 +52,13 @@ def convert(
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: to measure without a sample, or a model in training mode that returns nothing with a gradient.
+        ValueError: to measure without a sample, a sample without measuring, or to measure a model in training mode
+            that returns nothing with a gradient.
     """
     must_be_a_module("convert", model)
-    if measure and sample is None:
-        raise ValueError("what is measured has to run: convext.convert(model, sample=x, measure=True)")
+    if measure != (sample is not None):
+        why = "what is measured has to run" if measure else "a sample is for measuring"
+        raise ValueError(f"{why}: convext.convert(model, sample=x, measure=True)")
     if not inplace:
         model = copy.deepcopy(model, {id(t): t for t in tensors_of(model)})
     layers = {

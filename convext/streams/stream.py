@@ -139,7 +139,7 @@ class Stream:
         return _resumed, (self.model, self.state)
 
     def __repr__(self) -> str:
-        return f"<stream of {type(self.model).__name__}, {len(self._program.stages)} places where it remembers>"
+        return f"<stream of {type(self.model).__name__}, states: {len(self._program.stages)}>"
 
 
 def _resumed(model: nn.Module, state: dict[str, Tensor]) -> Stream:

@@ -267,3 +267,9 @@ def test_progress_is_on_standard_error_after_two_seconds(capsys: pytest.CaptureF
     monkeypatch.setattr(progress, "_EVERY", 0.0)
     convext.lint(dilated(2, 2), image())
     assert re.fullmatch(r".*: 6 of about 6 calls of layers, 0 s left", capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.parametrize("arguments", [("resnet", torch.zeros(1, 3, 9, 9)), (nn.Conv2d(3, 4, 3), (1, 3, 9, 9))])
+def test_what_is_no_model_or_no_tensor_is_named(arguments: tuple[Any, Any]) -> None:
+    with pytest.raises(TypeError, match="and a tensor that it is called with"):
+        convext.lint(*arguments)

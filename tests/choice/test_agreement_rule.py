@@ -1,5 +1,7 @@
 """The tolerance rule, and ATen against the float64 reference on random problems."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -64,6 +66,17 @@ def test_the_reference_is_the_index_equation():
 
 
 PROBLEM = ConvProblem.of("fprop", (2, 64, 9, 9), (8, 64, 3, 3), (7, 7), (1, 1), (0, 0), (1, 1), 1, torch.float32)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e100])
+def test_the_oracle_of_float64_is_the_sum_rounded_once(scale):
+    """torch's own sums, which are float64 too, would have no error against themselves."""
+    problem = ConvProblem.of("wgrad", (2, 1, 400), (2, 1, 400), (1,), (1,), (0,), (1,), 1, torch.float64)
+    x, y = check.operands(problem, torch.Generator().manual_seed(0))
+    x, y = x * scale, y * scale
+    pairs = zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)
+    exact = float(sum(Fraction(a) * Fraction(b) for a, b in pairs))
+    assert check._oracle(problem, x, y, None).item() == pytest.approx(exact, rel=2**-52, abs=0)
 
 
 def test_a_slightly_wrong_result_is_refused():

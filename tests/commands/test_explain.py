@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import convext
+from convext.choice import cpu_table
 
 LAYERS = {
     "convolution": (
@@ -35,6 +36,16 @@ LAYERS = {
 def test_tensors_have_the_layers_names(layer: torch.nn.Module, heads: list[str]) -> None:
     text = convext.explain(layer, (2, 8, 9, 7))
     assert [part.splitlines()[0] for part in text.split("\n\n")[:3]] == heads
+
+
+def test_what_was_measured_with_one_thread_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are of a number of threads, and torch takes one a core unless it is told otherwise."""
+    monkeypatch.setattr(cpu_table, "fastest", lambda problem, threads: (("plain.swap", ()),) if threads == 1 else ())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    forward = convext.explain(convext.Conv2d(8, 8, 3, groups=8), (2, 8, 9, 7)).split("\n\n")[0]
+    assert forward.splitlines()[-1].strip() == (
+        "nothing was measured near here to be faster than ATen with 8 threads; plain.swap was with one"
+    )
 
 
 def test_one_line_for_all_that_refuse_for_one_reason() -> None:

@@ -45,7 +45,8 @@ def test_a_mistake_is_named(arguments: tuple[str, ...], said: str, capsys: pytes
     assert ended.value.code == 2
     out, error = capsys.readouterr()
     assert out == ""
-    assert said in error.splitlines()[-1]
+    assert said in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -61,6 +62,19 @@ def test_a_file_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[
         main(["bench", "--report", str(tmp_path / "notes.jsonl")])
     assert ended.value.code == 2
     assert "has no line that describes a run" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_report_without_what_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "some.jsonl").write_text('{"record": "run"}\n')
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "convext.benchmarks.reporting.pictures", raising=False)
+    monkeypatch.delattr("convext.benchmarks.reporting.pictures", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--report", str(tmp_path / "some.jsonl")])
+    assert ended.value.code == 2
+    assert "pip install 'convext[plots]'" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_pipe_that_is_closed_early() -> None:

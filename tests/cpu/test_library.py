@@ -55,7 +55,7 @@ def test_says_why_it_is_not_there(monkeypatch, tmp_path, content):
     monkeypatch.setattr(library, "LIBRARY", path)
     library.unavailable.cache_clear()
     try:
-        expected = "do not load: " if content else "were not built (_cpu.abi3.so is missing): install a C++ compiler"
+        expected = "do not load: " if content else "were not built (_cpu.abi3.so is missing): with a C++ compiler"
         assert expected in library.unavailable()
     finally:
         library.unavailable.cache_clear()

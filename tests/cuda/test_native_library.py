@@ -75,7 +75,7 @@ def test_says_why_it_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     native._load_failure.cache_clear()
     try:
         reason = native.unavailable("cuda")
-        expected = "do not load: " if content else "were not built (_C.abi3.so is missing): install the CUDA toolkit"
+        expected = "do not load: " if content else "were not built (_C.abi3.so is missing): with nvcc, CONVEXT_CUDA=1"
         assert expected in reason
         with pytest.raises(RuntimeError, match="CUDA kernels"):
             native.operators("cuda")

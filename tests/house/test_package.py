@@ -132,6 +132,32 @@ def test_setup_compiles_every_source() -> None:
     assert {name: expected[name] for name in collected} == collected
 
 
+# As pip builds in isolation: what is installed is not on the path, only known to sysconfig.
+ISOLATED = """
+import json, os, runpy, sys, sysconfig, setuptools, setuptools.command.build_ext
+sys.path = [folder for folder in sys.path if "-packages" not in folder]
+sysconfig.get_path = lambda name: os.environ["INSTALLED"]
+setuptools.setup = lambda **given: print(json.dumps(given["setup_requires"]))
+runpy.run_path("setup.py")
+"""
+
+
+@pytest.mark.parametrize(
+    ("torch_is_there", "compilers", "wanted"),
+    [(True, {}, []), (False, {}, ["torch>=2.11"]), (False, NO_COMPILER, [])],
+    ids=["torch", "no torch", "nothing to compile with"],
+)
+def test_an_isolated_build_has_torchs_headers(
+    torch_is_there: bool, compilers: dict[str, str], wanted: list[str], tmp_path: Path
+) -> None:
+    """Without them nothing is compiled, and pip says nothing of it."""
+    if torch_is_there:
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / "__init__.py").touch()
+    told = run(sys.executable, "-c", ISOLATED, cwd=ROOT, INSTALLED=str(tmp_path), **compilers)
+    assert json.loads(told.splitlines()[-1]) == wanted
+
+
 def prerequisites(target: str) -> Iterable[str]:
     """What the Makefile's rule for `target` looks at."""
     asked = subprocess.run(["make", "-pqr", "clean"], cwd=ROOT, capture_output=True, text=True)

@@ -52,6 +52,19 @@ def test_the_report_is_a_log_of_changes():
     assert str(net).count("convext.Conv") == 2
 
 
+def test_the_report_names_what_convert_has_not_been_asked_to_swap():
+    said = convext.report(model())
+    assert said.torchs == ["0", "2.1"]
+    assert str(said).splitlines()[1] == "  0, 2.1: torch's: convext.convert(model) swaps them"
+
+
+def test_a_sample_that_would_be_ignored_is_refused():
+    net = model()
+    with pytest.raises(ValueError, match="a sample is for measuring: "):
+        convext.convert(net, sample=torch.randn(2, 3, 4, 4))
+    assert convext.report(net).converted == []
+
+
 def test_a_converted_model_keeps_its_state_dict():
     net = model()
     before = net.state_dict()
@@ -365,7 +378,7 @@ def test_left_alone_with_a_reason(make, reason):
     assert type(net[1]) is before
     assert report.converted == ["0"]
     assert reason in report.left_alone["1"]
-    assert str(report).splitlines()[0] == "1 layers converted, 1 left alone"
+    assert str(report).splitlines()[0] == "1 layer converted, 1 left alone"
     assert str(report).splitlines()[1:] == [f"  1: {report.left_alone['1']}"]
     if before is not nn.LazyConv2d:
         torch.testing.assert_close(net(x), expected)

@@ -287,7 +287,7 @@ def test_a_model_that_calls_functions_says_so():
     assert said.converted == ["conv2d"]
     assert list(said.left_alone) == [""]
     assert "Both calls conv2d and conv_transpose2d itself: run the model in `with" in said.left_alone[""]
-    assert str(said).splitlines()[0] == "1 layers converted, 1 left alone"
+    assert str(said).splitlines()[0] == "1 layer converted, 1 left alone"
 
 
 def test_who_calls_no_function_is_not_named():
@@ -307,7 +307,7 @@ def test_what_stays_is_grouped_by_reason():
     said = convext.report(convext.convert(net))
     assert len(said.left_alone) == 60
     assert str(said).splitlines() == [
-        "1 layers converted, 60 left alone",
+        "1 layer converted, 60 left alone",
         f"  0, 1, 2 and 55 more: {said.left_alone['0']}",
         f"  58: {said.left_alone['58']}",
         "  59: LazyConv2d has no shape yet: run the model once, then convert",

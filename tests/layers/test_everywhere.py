@@ -160,3 +160,8 @@ def test_transforms_everywhere():
     with convext.everywhere(), convext.backend("aten"):
         torch.testing.assert_close(torch.func.hessian(loss)(w), expected)
         torch.testing.assert_close(torch.vmap(F.conv2d)(x[None], w[None])[0], F.conv2d(x, w))
+
+
+def test_a_model_is_not_its_argument():
+    with pytest.raises(TypeError, match="takes no model: call yours in"):
+        convext.everywhere(nn.Conv2d(3, 4, 3))

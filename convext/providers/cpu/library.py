@@ -25,8 +25,8 @@ def unavailable() -> str | None:
     """Loads the library; the reason where that fails, in one sentence."""
     if not LIBRARY.exists():
         return (
-            f"the CPU kernels were not built ({LIBRARY.name} is missing): install a C++ compiler, "
-            "then pip install --no-build-isolation -v . in the source tree"
+            f"the CPU kernels were not built ({LIBRARY.name} is missing): with a C++ compiler, "
+            "pip install -v . in a clone builds them"
         )
     try:
         torch.ops.load_library(LIBRARY)

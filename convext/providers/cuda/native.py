@@ -23,8 +23,8 @@ def _load_failure() -> str | None:
     """Loads the library; the reason where that fails."""
     if not LIBRARY.exists():
         return (
-            f"the CUDA kernels were not built ({LIBRARY.name} is missing): install the CUDA toolkit, "
-            "then CONVEXT_CUDA=1 pip install --no-build-isolation -v . in the source tree"
+            f"the CUDA kernels were not built ({LIBRARY.name} is missing): with nvcc, "
+            "CONVEXT_CUDA=1 pip install -v . in a clone builds them"
         )
     try:
         torch.ops.load_library(LIBRARY)

@@ -29,7 +29,7 @@ from convext.operators.keys import key_of, remember
 from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain, is_plain_state
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
-from convext.problem.layout import is_channels_last
+from convext.problem.layout import dense, is_channels_last
 from convext.problem.symbols import positive
 
 # What users give: one number for all axes, or one each; padding also as a word, or (begin, end) of an axis.
@@ -412,6 +412,8 @@ def _conv(
     stride: Any, padding: Any, dilation: Any, groups: int,
 ) -> Tensor:  # fmt: skip
     key, call = _made_before("fprop", input, weight, bias, (rank, stride, padding, dilation, groups, settings.BACKEND))
+    if call is TORCHS:
+        return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
     if call is not None:
         return again(call, input, weight, bias)
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
@@ -431,6 +433,11 @@ def _conv(
     found = _look_up(_cached_conv_geometry, described) if concrete else _conv_geometry(*described)
     if found is None or (torchs_own and not input.is_floating_point()):
         return _torchs_answer(_torch_conv(rank, input, weight, bias, stride, padding, dilation, groups))
+    if key is not None and is_torchs(padding, stride, rank) and _is_torchs_by_name("fprop", input, weight, bias, found):
+        result = _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+        if _lies_as_ours(result, input, weight):
+            remember(_calls, key, TORCHS)
+            return result
     return _batched(rank, "fprop", input, weight, bias, found, key)
 
 
@@ -455,6 +462,8 @@ def _conv_transpose(
     torchs = _TORCH_CONV_TRANSPOSE[rank]
     arguments = rank, stride, padding, output_padding, dilation, groups, settings.BACKEND
     key, call = _made_before("dgrad", input, weight, bias, arguments)
+    if call is TORCHS:
+        return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
     if call is not None:
         return again(call, input, weight, bias)
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
@@ -472,17 +481,63 @@ def _conv_transpose(
     found = _look_up(_cached_conv_transpose_geometry, described) if concrete else _conv_transpose_geometry(*described)
     if found is None:
         return _torchs_answer(torchs(input, weight, bias, stride, padding, output_padding, groups, dilation))
+    if key is not None and _is_torchs_by_name("dgrad", input, weight, bias, found):
+        result = torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if _lies_as_ours(result, input, weight):
+            remember(_calls, key, TORCHS)
+            return result
     return _batched(rank, "dgrad", input, weight, bias, found, key)
 
 
+# What stands in `_calls` for one of torch's own function: ATEN by name, where nothing of ours is before or behind its
+# operator. Derivatives, and all transforms of them, are torch's as well.
+TORCHS = "torch's own"
+_ATEN = ("aten", registry.ATEN.name)
+
+
+def _saves_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch's operator keeps for a backward pass what ours does, and no `convext.precision` is in force.
+
+    torch's keeps both operands as soon as one of the three tensors is trained.
+    """
+    if settings.PRECISION is not None:
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    trained = weight.requires_grad
+    return input.requires_grad is trained and (trained or bias is None or not bias.requires_grad)
+
+
+def _is_torchs_by_name(face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, found: Geometry) -> bool:
+    """Whether a call of ATEN by name may be torch's own function: its operator has to be all that ATEN's record does.
+
+    Not in 1-D, where torch returns a view of what it has computed in 2-D.
+    """
+    if settings.BACKEND not in _ATEN or input.dim() < 4 or input.dim() != weight.dim():
+        return False
+    if not _saves_alike(input, weight, bias):
+        return False
+    problem = ConvProblem.of(face, input.shape, weight.shape, *found, input.dtype, False, input.device.type)
+    # A transposed depthwise one ATEN's record computes as torch's backward pass does, on CUDA.
+    by_another = face == "dgrad" and problem.device == "cuda" and problem.family == "depthwise"
+    if problem.empty or by_another or not problem.symmetric:
+        return False
+    return registry.choose(problem, settings.BACKEND) is registry.ATEN
+
+
+def _lies_as_ours(result: Tensor, *operands: Tensor) -> bool:
+    """Whether torch's result is dense in the memory format that ours would have."""
+    return dense(result, any(map(is_channels_last, operands))) is result
+
+
 # Calls that were made before, by all that their answer depends on: the next one asks none of the questions below again.
-_calls: dict[Any, Call] = {}
+_calls: dict[Any, Call | str] = {}
 remembered.FORGET.append(_calls.clear)
 
 
 def _made_before(
     face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...]
-) -> tuple[Any, Call | None]:
+) -> tuple[Any, Any]:
     """The key of a call, and the call where it was made before.
 
     A key has what is plain eager code, and a kernel of ours computes whatever requires gradients.
@@ -492,6 +547,8 @@ def _made_before(
     if not is_plain_state():
         return None, None
     key = key_of(input, weight, bias, face, arguments)
+    if settings.BACKEND in _ATEN and key is not None and not _saves_alike(input, weight, bias):
+        key = "by ours, which keeps less", key
     try:
         return key, _calls.get(key)
     except TypeError:  # a list among the arguments

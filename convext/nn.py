@@ -171,7 +171,13 @@ class _Convolution(_DropIn):
         else:
             if type(input) is not Tensor and self._is_leaf_for(input):
                 return self._leaf(input)
-            return self._conv_forward(input, self.weight, self.bias)
+            found: Any = self._parameters.get  # not by `__getattr__`, which takes half a microsecond for each
+            weight, bias = found("weight"), found("bias")
+            if weight is None:  # a parametrization has it, or a hook
+                weight = self.weight
+            if bias is None:
+                bias = self.bias
+            return self._conv_forward(input, weight, bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if is_scripting():

@@ -54,31 +54,27 @@ class _Descriptor:
 
 
 class Bound:
-    """A launch but for its tensors."""
+    """A launch but for its tensors: `ready` makes it on a stream, without Triton's binding, where that can be done.
+
+    As a step of a replay it has Triton launch anew.
+    """
 
     def __init__(self, launch: Launch, compiled: Any, slot_of: Callable[[Tensor], int]) -> None:
         """`compiled` is what Triton launched, None of its interpreter; `slot_of` says where a tensor stands."""
-        self._kernel, self._programs = launch.kernel, launch.programs
+        self.kernel: Any = launch.kernel
+        self._programs = launch.programs
         self._named = {**launch.constants, "num_warps": launch.warps, "num_stages": launch.stages}
         self._given = [_emptied(value, slot_of) for value in launch.arguments]
         self.reads = [value.index for value in self._given if isinstance(value, Slot | _Descriptor)]
-        self._ready: Ready | None = None
+        self.ready: Ready | None = None
         if type(compiled) is CompiledKernel:
-            rest = self._kernel.arg_names[len(self._given) :]  # type: ignore[attr-defined]
+            rest = launch.kernel.arg_names[len(self._given) :]  # type: ignore[attr-defined]
             every = [*self._given, *(launch.constants[name] for name in rest)]
-            self._ready = _Direct.of(compiled, self._programs, every) or _through(compiled, self._programs, every)
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be launched without Triton's binding."""
-        return self._ready is not None
+            self.ready = _Direct.of(compiled, self._programs, every) or _through(compiled, self._programs, every)
 
     def __call__(self, slots: Slots, stream: Any) -> None:
-        """Launches on a stream; where it is None, Triton launches anew."""
-        if stream is None or self._ready is None or self._kernel.pre_run_hooks:  # type: ignore[attr-defined]
-            self._kernel[(self._programs,)](*_filled(self._given, slots), **self._named)  # type: ignore[index]
-        else:
-            self._ready(slots, stream)
+        """Has Triton launch it, on its current stream."""
+        self.kernel[(self._programs,)](*_filled(self._given, slots), **self._named)
 
 
 def _emptied(value: Any, slot_of: Callable[[Tensor], int]) -> Any:

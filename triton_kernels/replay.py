@@ -15,7 +15,6 @@ An operator that is not known to repeat leaves the tape incomplete, and the call
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,18 +57,16 @@ def _empty_strided(
     return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
-@dataclass(frozen=True)
 class _Operate:
     """A copy, a view, or a write into memory that was allocated (whose `out` is None)."""
 
-    out: int | None
-    operator: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    named: dict[str, Any]
+    def __init__(self, out: int | None, operator: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.out, self.operator, self.arguments = out, operator, arguments
+        self._call, self._named = _METHODS.get(operator, operator), named
 
     def __call__(self, slots: Slots, stream: Any) -> None:
         arguments = [slots[v.index] if type(v) is Slot else v for v in self.arguments]
-        result = _METHODS.get(self.operator, self.operator)(*arguments, **self.named)
+        result = self._call(*arguments, **self._named)
         if self.out is not None:
             slots[self.out] = result
 
@@ -84,7 +81,9 @@ class Replay:
         self._steps, self._result = steps, result
         self._blank = [None] * (slots - 3)
         bound = [step for step in steps if isinstance(step, Bound)]
+        self._kernels = [step.kernel for step in bound]
         self._driver = driver.active if bound and all(step.ready for step in bound) else None
+        self._direct: list[Any] = [step.ready if isinstance(step, Bound) else step for step in steps]
 
     def __call__(self, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         slots = [a, b, bias, *self._blank]
@@ -97,15 +96,24 @@ class Replay:
         return slots[self._result]  # type: ignore[return-value]
 
     def _run(self, slots: Slots, device: int) -> None:
-        stream = None
-        if self._driver is not None and driver.active is self._driver and not _hooked():
+        if self._driver is not None and driver.active is self._driver and not self._hooked():
             stream = self._driver.get_current_stream(device)
-        for step in self._steps:
-            step(slots, stream)
+            for step in self._direct:
+                step(slots, stream)
+        else:
+            for step in self._steps:
+                step(slots, None)
+
+    def _hooked(self) -> bool:
+        """Whether somebody wants to see launches: as Triton's profiler does, or those of a kernel."""
+        for kernel in self._kernels:
+            if kernel.pre_run_hooks:
+                return True
+        return _hooked()
 
 
 def _hooked() -> bool:
-    """Whether somebody, as Triton's profiler does, wants to see launches."""
+    """Whether somebody, as Triton's profiler does, wants to see all launches."""
     runtime = knobs.runtime
     try:
         return bool(runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls)

@@ -17,25 +17,36 @@ from convext.operators.plain import PLAIN_TYPES, is_subclass_like
 MOST = 8192  # calls that are remembered, of one kind
 
 
-def lying(t: Tensor) -> tuple[Any, ...] | None:
-    """How a plain tensor lies in memory, else None: `is_plain_tensor`'s questions and the answer in one go.
-
-    Triton compiles anew for a tensor that begins at no multiple of 16 bytes. Zero tensors begin nowhere; so do empty
-    ones, which are not worth remembering.
-    """
-    if type(t) not in PLAIN_TYPES or is_subclass_like(t) or t.is_neg():
-        return None
-    begin = t.data_ptr()
-    return (t.dtype, t.device, t.shape, t.stride(), begin % 16) if begin else None
-
-
 def key_of(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any, ...] | None:
-    """The key of a call with these tensors, whose `arguments` have the kernel's name; None where one is not plain."""
-    lies_a, lies_b, lies_c = lying(a), lying(b), () if c is None else lying(c)
-    if lies_a is None or lies_b is None or lies_c is None:
+    """The key of a call with these tensors, whose `arguments` have the kernel's name; None where one is not plain.
+
+    A key has how each tensor lies in memory; `is_plain_tensor`'s questions are asked on the way. Triton compiles anew
+    for a tensor that begins at no multiple of 16 bytes. Zero tensors begin nowhere; so do empty ones, which are not
+    worth remembering. (Written out for three tensors: a function for each would take longer than its questions.)
+    """
+    if type(a) not in PLAIN_TYPES or is_subclass_like(a) or a.is_neg():
         return None
-    by_torchs_flag = a.is_cuda and a.dtype is torch.float32
-    return lies_a, lies_b, lies_c, settings.fp32_precision() if by_torchs_flag else settings.PRECISION, arguments
+    if type(b) not in PLAIN_TYPES or is_subclass_like(b) or b.is_neg():
+        return None
+    begin_a, begin_b = a.data_ptr(), b.data_ptr()
+    if not (begin_a and begin_b):
+        return None
+    dtype = a.dtype
+    by_torchs_flag = dtype is torch.float32 and a.is_cuda
+    precision = settings.fp32_precision() if by_torchs_flag else settings.PRECISION
+    of_c: tuple[Any, ...] = ()
+    if c is not None:
+        if type(c) not in PLAIN_TYPES or is_subclass_like(c) or c.is_neg():
+            return None
+        begin_c = c.data_ptr()
+        if not begin_c:
+            return None
+        of_c = c.dtype, c.device, c.shape, c.stride(), begin_c % 16
+    return (
+        dtype, a.device, a.shape, a.stride(), begin_a % 16,
+        b.dtype, b.device, b.shape, b.stride(), begin_b % 16,
+        of_c, precision, arguments,
+    )  # fmt: skip
 
 
 def remember(kept: dict[Any, Any], key: Any, value: Any) -> None:

@@ -276,6 +276,7 @@ def test_news_of_kernels_or_tables_are_heard(news, monkeypatch, tmp_path, device
     x, w = image(device), torch.randn(4, 1, 3, 3, device=device)
     with convext.backend("aten"):
         functional.conv2d(x, w, groups=4)
+        functional.conv2d(x, w, groups=4, padding=((1, 0), (1, 0)))  # which torch does not have
         assert functional._calls
         assert forward._runs
         if news == "a kernel":
@@ -284,6 +285,34 @@ def test_news_of_kernels_or_tables_are_heard(news, monkeypatch, tmp_path, device
             gpu_table.write(tmp_path / "sm_90.json", [], {})
     assert not functional._calls
     assert not forward._runs
+
+
+@pytest.mark.parametrize("cls", [convext.Conv2d, convext.ConvTranspose2d])
+def test_aten_by_name_is_torchs_operator_where_it_keeps_what_ours_does(cls, device):
+    """Node of torch's own where nothing is frozen; ours where torch would keep a tensor that no gradient reads."""
+    layer, x = cls(4, 4, 3, groups=2, device=device), image(device)
+    with convext.backend("aten"):
+        for by_x, by_w, by_bias, precision, torchs in (
+            (True, True, True, None, True), (True, False, False, None, False), (False, True, True, None, False),
+            (False, False, True, None, False), (True, True, False, None, True), (True, True, True, "ieee", False),
+            (True, True, True, None, True),
+        ):  # fmt: skip
+            layer.weight.requires_grad_(by_w)
+            layer.bias.requires_grad_(by_bias)
+            with convext.precision(precision):
+                nodes = [layer(x.detach().requires_grad_(by_x)).grad_fn.name() for _ in range(2)]
+            assert nodes == ["ConvolutionBackward0" if torchs else "_FaceBackward"] * 2
+
+
+@pytest.mark.parametrize("padding", [0, (1, 1), ((1, 0), (0, 1))])
+def test_aten_by_name_pads_as_asked(padding, device):
+    layer, x = convext.Conv2d(4, 4, 3, padding=padding, device=device), image(device).requires_grad_()
+    (top, bottom), (left, right) = ((p, p) if isinstance(p, int) else p for p in layer.padding)
+    padded = torch.nn.functional.pad(x.double(), (left, right, top, bottom))
+    oracle = torch.nn.functional.conv2d(padded, layer.weight.double(), layer.bias.double())
+    with convext.backend("aten"):
+        for _ in range(2):
+            torch.testing.assert_close(layer(x).double(), oracle, rtol=1e-4, atol=1e-4)
 
 
 def test_no_tensor_is_kept(device):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from convext.choice import settings
 from convext.conversion.fusion import onednn
-from convext.conversion.fusion.epilogues import Epilogue
 from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
+from convext.problem.epilogue import Epilogue
 
 _PACKED = "_packed"
 

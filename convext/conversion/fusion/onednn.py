@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convext.conversion.fusion.epilogues import Epilogue
+from convext.problem.epilogue import Epilogue
 
 # By our name: oneDNN's, and the algorithm of those that have several.
 _NAMES = {

@@ -17,10 +17,10 @@ import torch
 from torch import fx, nn
 
 from convext.conversion.fusion import epilogues, norms, onednn
-from convext.conversion.fusion.epilogues import Epilogue
 from convext.conversion.fusion.layer import Fused
 from convext.conversion.reasons import is_torchs, why_left_alone
 from convext.nn import drop_in, with_base
+from convext.problem.epilogue import Epilogue
 
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, "add_")

@@ -12,10 +12,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convext.problem import ConvProblem
+from convext.problem import ConvProblem, layout
+from convext.problem.epilogue import NAMES, Epilogue
 from convext.providers.cpu import library
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NOTHING = Epilogue()
+_NUMBER = {name: i for i, name in enumerate(NAMES)}  # as csrc/cpu/shared/problem.h counts them
 MAX_WINDOW = 1 << 20  # elements that one result reads from, of all channels of a group: they have to fit in scratch
 
 
@@ -39,11 +42,25 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     return convolve(library.isa(problem.channels_last), problem, a, b, bias)
 
 
-def convolve(isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """`run` on one of the instruction sets that the machine has."""
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """Computes `epilogue(run(problem, a, b, bias)) + residual` in the same pass."""
+    return convolve(library.isa(problem.channels_last), problem, a, b, bias, epilogue, residual)
+
+
+def convolve(
+    isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None,
+    epilogue: Epilogue = _NOTHING, residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`run_activated` on one of the instruction sets that the machine has."""
     p = problem
+    first, second = (*epilogue.scalars, 0.0, 0.0)[:2]
     if bias is not None:
         bias = bias.contiguous()
+    if residual is not None:
+        residual = layout.dense(residual, p.channels_last)
     op = torch.ops.convext_cpu.convolve.default
     size = p.open_shape[2:]
-    return cast(Tensor, op(isa, p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, p.channels_last))
+    geometry = size, p.stride, p.pad, p.dilation, p.groups, p.channels_last
+    return cast(Tensor, op(isa, p.face, a, b, bias, *geometry, residual, _NUMBER[epilogue.name], first, second))

@@ -29,6 +29,22 @@ CONVEXT_INLINE Vector<float> exponential(Vector<float> x) {
 }
 
 #ifdef __AVX512F__
+// Two thirds of the instructions: with t = x / ln 2, n = round(t) and r = t - n, e^x = 2^n 2^r, and 2^r = 1 + r s(r) to
+// 2e-8.
+template <>
+CONVEXT_INLINE Vector<float> exponential<Accuracy::all>(Vector<float> x) {
+  constexpr int to_nearest = 0, as_is = 4;
+  const Vector<float> most = broadcast(127.0f), least = broadcast(-126.0f);
+  Vector<float> t = x * 0x1.715476p0f;
+  t = t > most ? most : t;  // a NaN is neither, and stays
+  t = t < least ? least : t;
+  const Vector<float> n = (Vector<float>)__builtin_ia32_rndscaleps_mask(t, to_nearest, t, 0xffff, as_is), r = t - n;
+  const Vector<float> s =
+      ((((r * 0.00131076365f + 0.00967505295f) * r + 0.0555136763f) * r + 0.240221709f) * r + 0.693146408f);
+  const Vector<float> power = s * r + 1.0f;
+  return (Vector<float>)__builtin_ia32_scalefps512_mask(power, n, power, 0xffff, as_is);
+}
+
 // Half the instructions: with t = x / ln 2, n = round(t) and r = t - n, e^x = 2^n 2^r, and 2^r = 1 + r s(r) to 7e-6.
 template <>
 CONVEXT_INLINE Vector<float> exponential<Accuracy::bits8>(Vector<float> x) {
@@ -96,20 +112,68 @@ CONVEXT_INLINE Vector<A> share_below(Vector<A> z) {
   return A(0.5) + A(0.5) * each_lane<A>(z * A(0.70710678118654752440), [](A v) { return error_function(v); });
 }
 
-// To be rounded to T.
+// z times the sigmoid of `by`, which is 0 from -88 down: a sigmoid that is cut off would leave some of a large z.
+template <class A, class T>
+CONVEXT_INLINE Vector<A> times_sigmoid(Vector<A> z, Vector<A> by) {
+  return z * masked<A>(sigmoid<A, accuracy_of<T>>(by), by >= A(-88));
+}
+
+CONVEXT_INLINE Vector<double> hyperbolic_tangent(Vector<double> z) {
+  return each_lane<double>(z, [](double v) { return __builtin_tanh(v); });
+}
+
+// (1 - e) / (1 + e) with e = e^(-2|z|), whose difference loses the digits of a small z: there, its series.
+CONVEXT_INLINE Vector<float> hyperbolic_tangent(Vector<float> z) {
+  const Vector<float> size = z < Vector<float>{} ? -z : z, e = exponential<Accuracy::all>(size * -2.0f), s = z * z;
+  const Vector<float> far = (1.0f - e) * reciprocal<Accuracy::all>(1.0f + e);
+  const Vector<float> near = z + z * s * (((s * 0.0218694885f - 0.0539682540f) * s + 0.133333333f) * s - 0.333333333f);
+  return size < 0.25f ? near : z < Vector<float>{} ? -far : far;
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> bounded(Vector<A> z, A low, A high) {  // a NaN is in no order, and stays
+  const Vector<A> least = broadcast(low), greatest = broadcast(high);
+  z = z < least ? least : z;
+  return z > greatest ? greatest : z;
+}
+
+// One of the first four. To be rounded to T.
 template <class A, class T>
 CONVEXT_INLINE Vector<A> activated(Activation activation, Vector<A> z) {
   switch (activation) {
     case Activation::identity:
       return z;
     case Activation::silu:
-      return z * sigmoid<A, accuracy_of<T>>(z);
+      return times_sigmoid<A, T>(z, z);
     case Activation::gelu:
       return z * share_below<A>(z);
-    case Activation::relu:
-      break;
+    default:
+      return z < Vector<A>{} ? Vector<A>{} : z;
   }
-  return z < Vector<A>{} ? Vector<A>{} : z;
+}
+
+// Any. To be rounded to T.
+template <class A, class T>
+CONVEXT_INLINE Vector<A> activated(const Epilogue& epilogue, Vector<A> z) {
+  const A first = A(epilogue.scalars[0]), second = A(epilogue.scalars[1]);
+  switch (epilogue.activation) {
+    case Activation::leaky_relu:
+      return z > Vector<A>{} ? z : z * first;
+    case Activation::clamp:
+      return bounded<A>(z, first, second);
+    case Activation::hardswish:
+      return z * bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6);
+    case Activation::hardsigmoid:
+      return bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6);
+    case Activation::gelu_tanh:
+      return times_sigmoid<A, T>(z, z * (A(0.071354816272600248) * z * z + A(1.5957691216057308)));
+    case Activation::sigmoid:
+      return sigmoid<A, accuracy_of<T>>(z);
+    case Activation::tanh:
+      return hyperbolic_tangent(z);
+    default:
+      return activated<A, T>(epilogue.activation, z);
+  }
 }
 
 // Calls body(activation). SiLU, which most callers want, is known there when it is compiled: its constants then stay in
@@ -122,7 +186,7 @@ CONVEXT_INLINE void for_activation(Activation activation, const Body& body) {
     body(activation);
 }
 
-// The derivative of `activated` by z.
+// The derivative of `activated` by z, of the first four.
 template <class A>
 CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
   switch (activation) {
@@ -134,10 +198,9 @@ CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
     }
     case Activation::gelu:
       return share_below<A>(z) + z * exponential<Accuracy::all>(z * z * A(-0.5)) * A(0.39894228040143267794);
-    case Activation::relu:
-      break;
+    default:
+      return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
   }
-  return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
 }
 
 }  // namespace CONVEXT_ISA

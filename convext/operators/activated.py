@@ -25,6 +25,7 @@ from convext.operators.keys import key_of, remember
 from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.operators.schema import ACTIVATED, LIBRARY
+from convext.operators.vmap import as_torch_casts, face_rule
 from convext.problem import Face, Ints, layout, open_shape
 from convext.problem.epilogue import Epilogue
 
@@ -179,10 +180,16 @@ def activated(
 # ------------------------------------------------------------------------------------------------------------- vmap
 
 
-def _vmap(info: Any, in_dims: Any, face: Face, *arguments: Any) -> tuple[Tensor, int]:
-    mapped = tuple(in_dims[1:5])
-    tensors, tail = arguments[:4], arguments[4:]
-    return torch.vmap(lambda a, b, bias, residual: composed(face, a, b, bias, residual, *tail), mapped)(*tensors), 0
+def _vmap(
+    info: Any, in_dims: Any, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None, *tail: Any
+) -> tuple[Tensor, int]:
+    """The face's own rule; what follows is element by element."""
+    *geometry, activation, scalars = tail
+    y, _ = face_rule(face, info, in_dims[1:4], a, b, bias, *geometry)  # type: ignore[arg-type]
+    y = _epilogue(activation, tuple(scalars))(y)
+    if residual is not None:
+        y = y + (residual.unsqueeze(0) if in_dims[4] is None else residual.movedim(in_dims[4], 0))
+    return y, 0
 
 
-torch.library.register_vmap("convext::activated", _vmap, lib=LIBRARY)
+torch.library.register_vmap("convext::activated", as_torch_casts(_vmap), lib=LIBRARY)

@@ -130,7 +130,7 @@ def _fuse(node: fx.Node, conv: Any, module: fx.GraphModule) -> Taken:
         parts.append(str(epilogue))
         _give(node, user, module)
     fused = Fused(conv, epilogue, residual is not None).eval()
-    if fused.way == "onednn" and conv.weight.is_cpu:
+    if "onednn" in fused.ways and conv.weight.is_cpu:
         onednn.lay_out(conv)
     module.add_submodule(name, fused)
     return Taken(name, tuple(parts))

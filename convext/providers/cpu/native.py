@@ -39,14 +39,20 @@ def why_not(problem: ConvProblem) -> str | None:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
-    return convolve(library.isa(problem.channels_last), problem, a, b, bias)
+    return convolve(_isa(problem, a), problem, a, b, bias)
 
 
 def run_activated(
     problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
     """Computes `epilogue(run(problem, a, b, bias)) + residual` in the same pass."""
-    return convolve(library.isa(problem.channels_last), problem, a, b, bias, epilogue, residual)
+    return convolve(_isa(problem, a), problem, a, b, bias, epilogue, residual)
+
+
+def _isa(p: ConvProblem, a: Tensor) -> str:
+    """The widest that is trusted also where channels are innermost, if nothing is packed: faces/innermost.h."""
+    unpacked = p.c == p.k == p.groups and a.stride(1) == 1 and (p.face == "fprop" or max(p.stride) == 1)
+    return library.isa(p.channels_last and (p.face == "wgrad" or not unpacked))
 
 
 def convolve(

@@ -72,8 +72,9 @@ class _Face(_SingleLevelFunction):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        needs = ctx.needs_input_grad[2:5]
-        return (None, None, *by_operands(ctx.face, grad, *ctx.saved_tensors, ctx.shapes, ctx.geometry, needs), None)
+        a, b = ctx.saved_tensors
+        grads = by_operands(ctx.face, grad, a, b, ctx.shapes, ctx.geometry, ctx.needs_input_grad[2:5])
+        return (None, None, *grads, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:

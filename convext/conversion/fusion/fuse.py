@@ -140,6 +140,8 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
 
     if layers:
         follow(fastest(Sampled(fused, arguments), plans, follow))
+    for layer in layers.values():
+        layer.forget()
 
 
 def _by(layer: Any, way: str) -> Callable[..., Tensor]:

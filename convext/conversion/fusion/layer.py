@@ -62,11 +62,16 @@ class Fused(nn.Module):
         return self.epilogue.in_place(y) if in_place else self.epilogue(y)
 
     def _packed_for(self, weight: Tensor) -> onednn.Packed | stencil.Packed:
-        kind = onednn.Packed if self.way == "onednn" else stencil.Packed
-        packed: onednn.Packed | stencil.Packed | None = self.__dict__.get(_PACKED)
-        if type(packed) is not kind or not packed.is_of(weight):
-            self.__dict__[_PACKED] = packed = kind(self.conv, self.epilogue)
+        kept: dict[str, onednn.Packed | stencil.Packed] = self.__dict__.setdefault(_PACKED, {})
+        packed = kept.get(self.way)
+        if packed is None or not packed.is_of(weight):
+            kind = onednn.Packed if self.way == "onednn" else stencil.Packed
+            kept[self.way] = packed = kind(self.conv, self.epilogue)
         return packed
+
+    def forget(self) -> None:
+        """Frees the weights that are laid out, for each way that was gone: the next call makes its own anew."""
+        self.__dict__.pop(_PACKED, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the weight as it is laid out, which torch cannot copy or pickle: the next call makes it anew."""

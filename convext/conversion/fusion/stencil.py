@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from convext.conversion.fusion import packed
-from convext.operators.activated import activated
+from convext.operators.keys import remember
+from convext.problem import ConvProblem, layout
 from convext.problem.epilogue import IDENTITY, Epilogue
 from convext.providers.cpu import library, native
 
@@ -35,9 +36,8 @@ class Packed(packed.Packed):
     def __init__(self, conv: Any, epilogue: Epilogue) -> None:
         super().__init__(conv)
         self._innermost = self.weight.movedim(0, -1).contiguous().movedim(-1, 0)
-        padding, stride, dilation, groups = self.geometry
-        self._geometry = tuple(stride), tuple(padding), tuple(dilation), groups, "cpu.stencil"
-        self._epilogue = epilogue.name, epilogue.scalars
+        self._epilogue = epilogue
+        self._problems: dict[tuple[Any, ...], ConvProblem] = {}  # by how an input lies
 
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether `run` computes it. Not what is empty, nor what torch refuses."""
@@ -47,5 +47,15 @@ class Packed(packed.Packed):
 
     def run(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """epilogue(conv(x) + bias), or conv(x) + bias + residual."""
+        lies = x.shape, x.stride()
+        problem = self._problems.get(lies)
+        if problem is None:
+            problem = self._problem(x)
+            remember(self._problems, lies, problem)
+        return native.run_activated(problem, self._epilogue, x, self._innermost, bias, residual)
+
+    def _problem(self, x: Tensor) -> ConvProblem:
+        padding, stride, dilation, groups = self.geometry
         size = self.result_of(x.shape)[2:]  # type: ignore[index]
-        return activated("fprop", x, self._innermost, bias, residual, size, *self._geometry, *self._epilogue)
+        geometry = size, stride, padding, dilation, groups
+        return ConvProblem.of("fprop", x.shape, self.weight.shape, *geometry, x.dtype, layout.is_channels_last(x))

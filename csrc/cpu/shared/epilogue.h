@@ -162,7 +162,7 @@ CONVEXT_INLINE Vector<A> activated(const Epilogue& epilogue, Vector<A> z) {
     case Activation::clamp:
       return bounded<A>(z, first, second);
     case Activation::hardswish:
-      return z * bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6);
+      return z * (bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6));
     case Activation::hardsigmoid:
       return bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6);
     case Activation::gelu_tanh:

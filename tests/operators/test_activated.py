@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import grad, jvp, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from convext.operators.activated import activated
 from convext.problem.epilogue import NAMES, Epilogue
@@ -118,6 +119,16 @@ def test_compiles_whole():
     found, expected = call(*tensors), torchs("fprop", ("silu", ()), *tensors)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(y.sum(), tensors) for y in (found, expected)))
+
+
+def test_flops_are_the_convolutions():
+    a, w, bias, _ = operands("fprop", torch.float32, requires_grad=False)
+    found = []
+    for call in (ours, torchs):
+        with FlopCounterMode(display=False) as counter:
+            call("fprop", ("silu", ()), *([KERNELS[-1]] if call is ours else []), a, w, bias, None)
+        found.append(counter.get_total_flops())
+    assert found[0] == found[1] > 0
 
 
 def test_autocast_casts_the_operands():

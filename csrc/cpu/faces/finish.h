@@ -23,17 +23,6 @@ struct Finish {
     static constexpr Activation value = ACTIVATION;
   };
 
-  // Writes what `make(place, sums, how many)` says. What it needs it has copies of: a store could change all else.
-  template <class Make>
-  static CONVEXT_INLINE void each_vector(const A* sums, int64_t apart, T* to, int64_t step, int64_t rows, int64_t count,
-                                         const Make make) {
-    for (int64_t r = 0; r < rows; ++r, sums += apart, to += step) {
-      int64_t j = 0;
-      for (; j + lanes <= count; j += lanes) narrow(to + j, make(to + j, load(sums + j), lanes));
-      if (j < count) narrow_few<A>(to + j, 1, make(to + j, widen_few<A>(sums + j, 1, count - j), count - j), count - j);
-    }
-  }
-
   A low = -__builtin_inf(), high = __builtin_inf();
   Epilogue curve{};             // no bound
   const T* result = nullptr;    // the tensor,
@@ -102,6 +91,25 @@ struct Finish {
   }
 
  private:
+  // Writes what `make(place, sums, how many)` says. What it needs it has copies of: a store could change all else. The
+  // last vector of a row ends with it, and is made before sums that it shares with the one before are written over.
+  template <class Make>
+  static CONVEXT_INLINE void each_vector(const A* sums, int64_t apart, T* to, int64_t step, int64_t rows, int64_t count,
+                                         const Make make) {
+    if (apart == count && step == count) count *= rows, rows = 1;
+    for (int64_t r = 0; r < rows; ++r, sums += apart, to += step) {
+      if (count < lanes) {
+        narrow_few<A>(to, 1, make(to, widen_few<A>(sums, 1, count), count), count);
+        continue;
+      }
+      const int64_t end = count - lanes;
+      Vector<A> last{};
+      if (count % lanes) last = make(to + end, load(sums + end), lanes);
+      for (int64_t j = 0; j <= end; j += lanes) narrow(to + j, make(to + j, load(sums + j), lanes));
+      if (count % lanes) narrow(to + end, last);
+    }
+  }
+
   // Calls `body` with an activation that is known when it is compiled: its constants stay in registers along a loop.
   template <class Body>
   void each_curve(const Body& body) const {

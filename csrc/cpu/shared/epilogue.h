@@ -62,12 +62,6 @@ CONVEXT_INLINE float exponential(float x) {
 CONVEXT_INLINE double exponential(double x) {
   return __builtin_exp(x);
 }
-CONVEXT_INLINE float error_function(float x) {
-  return __builtin_erff(x);
-}
-CONVEXT_INLINE double error_function(double x) {
-  return __builtin_erf(x);
-}
 
 // `function` of each lane: for what has no vector version here.
 template <class A, class Function>
@@ -107,9 +101,18 @@ CONVEXT_INLINE Vector<A> sigmoid(Vector<A> z) {
 }
 
 // The normal distribution's share below z.
-template <class A>
-CONVEXT_INLINE Vector<A> share_below(Vector<A> z) {
-  return A(0.5) + A(0.5) * each_lane<A>(z * A(0.70710678118654752440), [](A v) { return error_function(v); });
+CONVEXT_INLINE Vector<double> share_below(Vector<double> z) {
+  return 0.5 + 0.5 * each_lane<double>(z * 0.70710678118654752440, [](double v) { return __builtin_erf(v); });
+}
+
+// To 8e-8: Abramowitz and Stegun, 7.1.26. The share beyond |z| is e^(-z^2 / 2) times a polynomial in 1 / (1 + p |z|).
+CONVEXT_INLINE Vector<float> share_below(Vector<float> z) {
+  const Vector<float> far = broadcast(13.0f), given = z < Vector<float>{} ? -z : z, size = given > far ? far : given;
+  const Vector<float> t = reciprocal<Accuracy::all>(1.0f + 0.231641888f * size);
+  const Vector<float> polynomial =
+      t * (0.127414796f + t * (-0.142248368f + t * (0.710706871f + t * (-0.726576014f + t * 0.530702715f))));
+  const Vector<float> beyond = masked<float>(exponential<Accuracy::all>(size * size * -0.5f), given < far) * polynomial;
+  return z < Vector<float>{} ? beyond : 1.0f - beyond;
 }
 
 // z times the sigmoid of `by`, which is 0 from -88 down: a sigmoid that is cut off would leave some of a large z.
@@ -146,7 +149,7 @@ CONVEXT_INLINE Vector<A> activated(Activation activation, Vector<A> z) {
     case Activation::silu:
       return times_sigmoid<A, T>(z, z);
     case Activation::gelu:
-      return z * share_below<A>(z);
+      return z * share_below(z);
     default:
       return z < Vector<A>{} ? Vector<A>{} : z;
   }
@@ -197,7 +200,7 @@ CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
       return s * (A(1) + z * (A(1) - s));
     }
     case Activation::gelu:
-      return share_below<A>(z) + z * exponential<Accuracy::all>(z * z * A(-0.5)) * A(0.39894228040143267794);
+      return share_below(z) + z * exponential<Accuracy::all>(z * z * A(-0.5)) * A(0.39894228040143267794);
     default:
       return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
   }

@@ -120,7 +120,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Times the ways of each layer that has several, then the model: with all one way, and each its own.
+    """Times the ways of each layer that has several, then the model: with each its own, or all one way of torch's.
 
     A layer by itself does not cost what it costs there, where it leaves the caches and its result's format to others.
     """
@@ -130,9 +130,9 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
         return {way: _by(layer, way) for way in layer.ways}
 
     each_its_own = faster(fused, arguments, layers, ways)
-    plans = {"each": each_its_own}
-    for way in ("onednn", "conv", "stencil"):
-        plans[way] = {name: way if way in layers[name].ways else layers[name].ways[0] for name in each_its_own}
+    first = {name: layers[name].ways[0] for name in each_its_own}
+    without = {name: first[name] if way == "stencil" else way for name, way in each_its_own.items()}
+    plans = {"each": each_its_own, "each but stencil": without, "onednn": first, "conv": dict.fromkeys(first, "conv")}
 
     def follow(plan: str) -> None:
         for name, way in plans[plan].items():

@@ -287,7 +287,7 @@ def test_nan_stays_where_torch_computes():
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_way_of_our_own_kernel(rank, adds, dtype):
-    """Depthwise layers of any rank, in both formats; then with other weights, as a copy, with an input that is refused."""
+    """Depthwise layers of any rank, in both formats; then with other weights, as a copy, with an input refused."""
     conv = getattr(convext, f"Conv{rank}d")(40, 40, 3, padding=1, stride=2, groups=40).requires_grad_(False).to(dtype)
     layer = Fused(conv, epilogues.Epilogue() if adds else epilogues.Epilogue("silu"), adds).eval()
     assert "stencil" in layer.ways

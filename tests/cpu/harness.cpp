@@ -14,7 +14,8 @@ extern const Kernels kernels_tested;
 }  // namespace convext
 
 // numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, an
-// activation without scalars, then the five strides of a, b and the result. Jobs are run one at a time, each with scratch of its own, the last one first.
+// activation without scalars, then the five strides of a, b and the result. Jobs are run one at a time, each with
+// scratch of its own, the last one first.
 extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias,
                             const void* residual) {
   Call call{};

@@ -120,7 +120,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Times the ways of each layer that has several, then the model: with each its own, or all one way of torch's.
+    """Times the ways of each layer that has several, then the model: with each its own, or all alike.
 
     A layer by itself does not cost what it costs there, where it leaves the caches and its result's format to others.
     """
@@ -131,8 +131,10 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
 
     each_its_own = faster(fused, arguments, layers, ways)
     first = {name: layers[name].ways[0] for name in each_its_own}
-    without = {name: first[name] if way == "stencil" else way for name, way in each_its_own.items()}
-    plans = {"each": each_its_own, "each but stencil": without, "onednn": first, "conv": dict.fromkeys(first, "conv")}
+    torchs = {name: first[name] if way == "stencil" else way for name, way in each_its_own.items()}
+    plans = {"each": each_its_own, "each of torch's": torchs, "onednn": first, "conv": dict.fromkeys(first, "conv")}
+    ours = {name: "stencil" for name in each_its_own if "stencil" in layers[name].ways}
+    plans.update({f"{way} and stencil": {**plans[way], **ours} for way in ("onednn", "conv")})
 
     def follow(plan: str) -> None:
         for name, way in plans[plan].items():

@@ -479,8 +479,9 @@ def test_gradients_reach_the_input(fused_block):
         *((way, "each", way) for way in ("onednn", "conv", "stencil")),
         ("onednn", "conv", "conv"),
         *((way, "onednn", "onednn") for way in ("conv", "stencil")),
-        ("conv", "each but stencil", "conv"),
-        ("stencil", "each but stencil", "onednn"),
+        ("conv", "each of torch's", "conv"),
+        ("stencil", "each of torch's", "onednn"),
+        ("conv", "onednn and stencil", "stencil"),
     ],
 )
 def test_layers_go_the_way_that_was_faster(of_a_layer, of_the_model, chosen, monkeypatch):

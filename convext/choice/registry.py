@@ -23,6 +23,7 @@ from torch import Tensor
 from convext.choice import cpu_table, gpu_table, settings
 from convext.choice.remembered import FORGET, forget
 from convext.problem import FACES, ConvProblem, Face
+from convext.problem.epilogue import Epilogue
 from convext.providers import aten
 from convext.providers.cpu import library
 from convext.providers.cuda import native
@@ -30,6 +31,7 @@ from convext.providers.cuda import native
 WhyNot = Callable[[ConvProblem], "str | None"]
 Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
 Copies = Callable[[ConvProblem], "list[str]"]
+RunActivated = Callable[[ConvProblem, Epilogue, Tensor, Tensor, "Tensor | None", "Tensor | None"], Tensor]
 RunBoth = Callable[[ConvProblem, Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 
 
@@ -66,6 +68,8 @@ class Kernel:
         both: how it computes dgrad and wgrad together, if it can.
         repeats: whether `run` allocates, copies, and launches by `convext.triton_kernels.launch` alone, and all that
             as its operands lie, whatever they hold: then a second call does what the first was seen to do.
+        activated: `activated(problem, epilogue, a, b, bias, residual)` computes `epilogue(result) + residual` of a
+            problem that it takes, in the pass that stores the result, if it can. `residual`: any strides, or None.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Kernel:
     copies: Copies = no_copies
     both: Both | None = None
     repeats: bool = False
+    activated: RunActivated | None = None
 
     @property
     def provider(self) -> str:
@@ -90,10 +95,11 @@ _HOMES = {
 }
 
 
-def _lazy(name: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
+def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
     """A record whose functions live in a module that is imported at their first use.
 
-    They are its `why_not`, `run` and `copies`, and where `both`, its `why_not_both` and `run_both`.
+    They are its `why_not`, `run` and `copies`, where `both`, its `why_not_both` and `run_both`, and where `activated`,
+    its `run_activated`.
     """
     provider, _, kernel = name.partition(".")
     module = _HOMES[provider].format(kernel)
@@ -103,7 +109,8 @@ def _lazy(name: str, *, both: bool = False, faces: tuple[Face, ...] = FACES) -> 
 
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
     why_not, run, copies = (cast(Any, attribute(function)) for function in ("why_not", "run", "copies"))
-    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider == "triton")
+    also = cast(RunActivated, attribute("run_activated")) if activated else None
+    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider == "triton", activated=also)
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))
@@ -117,8 +124,8 @@ KERNELS: list[Kernel] = [
     _lazy("triton.igemm"),
     _lazy("cuda.stencil", both=True),
     _lazy("cuda.igemm"),
-    _lazy("cpu.stencil"),
-    _lazy("cpu.grouped"),
+    _lazy("cpu.stencil", activated=True),
+    _lazy("cpu.grouped", activated=True),
     _lazy("plain.swap", faces=("fprop", "dgrad")),
     _lazy("plain.taps"),
     _lazy("plain.shuffle", faces=("dgrad",)),

@@ -14,8 +14,10 @@ from torch import Tensor
 from convext import functional, nn
 from convext.choice import gpu_table, registry, settings
 from convext.commands import arguments
+from convext.conversion.fusion import Fused
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
+from convext.problem.epilogue import IDENTITY
 from convext.problem.layout import is_channels_last
 
 
@@ -23,14 +25,15 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     """Says which kernel computes a convolution and its gradients under the current backend, and why.
 
     Args:
-        what: one face of a convolution, or a layer (torch's or convext's).
+        what: one face of a convolution, or a layer (torch's or convext's), or one that `convext.fuse` made.
         input: the layer's input, or its shape. For a DTensor: what its ranks exchange, and the largest problem of one.
         arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
 
     Returns:
         For the forward and each gradient: the sizes, the ideal bytes, FLOPs and time, which kernels take it and which
         of them `convext.backend` chooses, with the hidden copies they would make, and why the others do not. For a
-        layer also whether a backward pass computes both gradients in one call.
+        layer also whether a backward pass computes both gradients in one call; for a fused one, which is for inference,
+        the forward alone, and the passes over its result that its epilogue saves.
 
     Raises:
         ValueError: a layer without its input, or an input that it does not take.
@@ -39,12 +42,28 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         return _explain(what)
     if input is None:
         raise ValueError("explain needs the layer's input, or its shape")
+    if isinstance(what, Fused):
+        return _explain_fused(what, input, arch)
     if type(input) in PLACED:
         return _explain_placed(what, input)
     problems = problems_of(what, input, arch)
     transposed = problems[0].face == "dgrad"
     faces = [_explain(problem, transposed) for problem in problems]
     return "\n\n".join([*_padded_copy(what, problems[0]), *faces, _gradients(problems)])
+
+
+def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
+    """The convolution, and what its way saves: a pass is a read or a write of all of the result."""
+    forward = problems_of(layer.conv, input, arch)[0]
+    parts = [str(layer.epilogue)] * (layer.epilogue.name != IDENTITY) + ["residual"] * layer.adds
+    moved = 2 * len(parts) * math.prod(forward.open_shape) * forward.dtype.itemsize
+    if layer.way == "conv":
+        told = f"in torch's operators, after the store: {2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
+    else:
+        told = (
+            f"by {layer.way!r}, before the store: saves {2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
+        )
+    return f"{_explain(forward)}\n  epilogue: {', '.join(parts) or 'nothing'}, {told}"
 
 
 def _explain_placed(layer: torch.nn.Module, input: Any) -> str:

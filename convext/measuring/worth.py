@@ -257,11 +257,11 @@ def faster(
     layers: Mapping[str, torch.nn.Module],
     ways: Callable[[torch.nn.Module], Mapping[str, Callable[..., Tensor]]],
 ) -> dict[str, str]:
-    """The faster way through each of `layers`, as `model` calls it; the first one where that is not decided.
+    """The fastest way through each of `layers`, as `model` calls it; the first one where that is not decided.
 
     Args:
         arguments: of a call of `model`.
-        ways: two functions that do what a layer does, by name.
+        ways: functions that do what a layer does, by name.
 
     Returns:
         A name of `ways` for each layer that the call reaches.
@@ -286,7 +286,7 @@ def fastest(sampled: Sampled, plans: Iterable[str], follow: Callable[[str], obje
 
 
 def _faster(ways: Mapping[str, Callable[..., Tensor]], calls: list[_Call]) -> str:
-    first, second = ways
+    first, *others = ways
     operands = [(_drawn(call.arguments), _drawn(call.keywords)) for call in calls]
 
     def work(way: str) -> Callable[[], object]:
@@ -294,4 +294,5 @@ def _faster(ways: Mapping[str, Callable[..., Tensor]], calls: list[_Call]) -> st
 
     with torch.no_grad():
         samples = interleaved({way: work(way) for way in ways}, clock_of(operands[0][0][0].device), LAYER)
-    return second if speedup(samples[first], samples[second]).low >= WORTH else first
+    gains = {way: speedup(samples[first], samples[way]) for way in others}
+    return max((way for way in others if gains[way].low >= WORTH), key=lambda way: gains[way].value, default=first)

@@ -6,7 +6,7 @@ So one autograd rule serves all three, to any order, forward-mode included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -72,20 +72,9 @@ class _Face(_SingleLevelFunction):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
-        _, stride, pad, dilation, groups, kernel = ctx.geometry
-        geometry, needs = (stride, pad, dilation, groups, kernel), ctx.needs_input_grad
-        if ctx.face == "fprop" and needs[2] and needs[3]:
-            x, w = ctx.saved_tensors
-            return (None, None, *_gradients(grad, w, x, *geometry, biased=needs[4]), None)
-        roles = OPERANDS[ctx.face]
-        tensors = {**dict(zip(roles, ctx.saved_tensors, strict=True)), OPEN[ctx.face]: grad}
-        grads: list[Tensor | None] = [None, None]
-        for i, role in enumerate(roles):
-            if needs[2 + i]:
-                face = FACE_OPENING[role]
-                first, second = (tensors[r] for r in OPERANDS[face])
-                grads[i] = convolve(face, first, second, None, ctx.shapes[i][2:], *geometry)
-        return (None, None, *grads, _by_bias(grad) if needs[4] else None, None)
+        a, b = ctx.saved_tensors
+        grads = by_operands(ctx.face, grad, a, b, ctx.shapes, ctx.geometry, ctx.needs_input_grad[2:5])
+        return (None, None, *grads, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -103,6 +92,29 @@ class _Face(_SingleLevelFunction):
                 shape = open_shape(ctx.face, a.shape, b.shape, ctx.geometry[0], ctx.geometry[4])
                 terms.append(dbias.view(-1, *[1] * (a.dim() - 2)).expand(shape))
             return sum(terms[1:], terms[0])
+
+
+def by_operands(
+    face: Face, grad: Tensor, a: Tensor | None, b: Tensor | None,
+    shapes: tuple[Ints, Ints], geometry: tuple[Any, ...], needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """The gradients by a face's operands, of these shapes, and by its bias, as far as they are needed.
+
+    Given `grad`, that by its result; an operand whose other's gradient is not needed may be None.
+    """
+    _, stride, pad, dilation, groups, kernel = geometry
+    tail = stride, pad, dilation, groups, kernel
+    if face == "fprop" and needs[0] and needs[1]:
+        return _gradients(grad, cast(Tensor, b), cast(Tensor, a), *tail, biased=needs[2])
+    roles = OPERANDS[face]
+    tensors: dict[str, Any] = {**dict(zip(roles, (a, b), strict=True)), OPEN[face]: grad}
+    grads: list[Tensor | None] = [None, None]
+    for i, role in enumerate(roles):
+        if needs[i]:
+            opening = FACE_OPENING[role]
+            first, second = (tensors[r] for r in OPERANDS[opening])
+            grads[i] = convolve(opening, first, second, None, shapes[i][2:], *tail)
+    return grads[0], grads[1], _by_bias(grad) if needs[2] else None
 
 
 def forward_mode() -> bool:

@@ -13,7 +13,7 @@ from convext.operators.schema import LIBRARY
 from convext.problem import FACES, Face, Ints, check_geometry, layout, open_shape
 
 
-def _fake(
+def fake(
     face: Face, a: Tensor, b: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> Tensor:  # fmt: skip
@@ -26,11 +26,11 @@ def _fake(
 
 def _fake_both(y: Tensor, w: Tensor, x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
     return (
-        _fake("dgrad", y, w, None, x.shape[2:], *tail),
-        _fake("wgrad", x, y, None, w.shape[2:], *tail),
+        fake("dgrad", y, w, None, x.shape[2:], *tail),
+        fake("wgrad", x, y, None, w.shape[2:], *tail),
     )
 
 
 for _face in FACES:
-    torch.library.register_fake(f"convext::{_face}", partial(_fake, _face), lib=LIBRARY)
+    torch.library.register_fake(f"convext::{_face}", partial(fake, _face), lib=LIBRARY)
 torch.library.register_fake("convext::dgrad_wgrad", _fake_both, lib=LIBRARY)

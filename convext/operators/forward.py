@@ -60,7 +60,7 @@ def run_of(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, geometry: tupl
 def _first(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any) -> tuple[Tensor, Run]:
     """What a face comes to, and what computes it from now on."""
     check_operands(face, a, b, bias, geometry[4])
-    problem = _problem(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
+    problem = problem_of(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
     kernel = registry.choose(problem, geometry[5])
     run = partial(kernel.run, problem)
     if not kernel.repeats:
@@ -71,7 +71,7 @@ def _first(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any
     return result, replay or run
 
 
-def _problem(
+def problem_of(
     face: Face, a: Tensor, b: Tensor, last: bool, size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int
 ) -> ConvProblem:
     geometry = size, stride, pad, dilation, groups
@@ -134,8 +134,8 @@ def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any)
             _refuse_unlike("dgrad_wgrad", name, y, t)
     y_last = layout.is_channels_last(y)
     wgrad_last = y_last or layout.is_channels_last(x)
-    dgrad = _problem("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
-    wgrad = _problem("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
+    dgrad = problem_of("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
+    wgrad = problem_of("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
     both, axes = registry.choose_both(dgrad, wgrad, geometry[4]), (0, *range(2, y.dim())) if biased else ()
     if both is not None:
         together = partial(_together, both.run, dgrad, wgrad_last, axes)

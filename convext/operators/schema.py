@@ -8,6 +8,10 @@ and both gradients of an fprop, which some kernels compute together for less tha
 
     convext::dgrad_wgrad(y, w, x, stride, pad, dilation, groups, kernel) -> x, w
 
+and an fprop or dgrad with what follows it, `epilogue(result) + residual`, which some kernels do before they store it:
+
+    convext::activated(face, x or y, w, bias, residual, size, .., kernel, activation, scalars) -> y or x
+
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
 `kernel` what `convext.backend` takes.
 """
@@ -19,13 +23,18 @@ import torch
 from convext.problem import FACES, OPERANDS
 
 LIBRARY = torch.library.Library("convext", "FRAGMENT")
-_GEOMETRY = "SymInt[] size, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, str kernel"
+GEOMETRY = "SymInt[] size, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, str kernel"
 for _face in FACES:
     _first, _second = OPERANDS[_face]
-    LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {_GEOMETRY}) -> Tensor")
+    LIBRARY.define(f"{_face}(Tensor {_first}, Tensor {_second}, Tensor? bias, {GEOMETRY}) -> Tensor")
 OPS = {face: getattr(torch.ops.convext, face).default for face in FACES}
 LIBRARY.define(
     "dgrad_wgrad(Tensor y, Tensor w, Tensor x, SymInt[] stride, SymInt[] pad, SymInt[] dilation, SymInt groups, "
     "str kernel) -> (Tensor, Tensor)"
 )
 BOTH = torch.ops.convext.dgrad_wgrad.default
+LIBRARY.define(
+    f"activated(str face, Tensor a, Tensor b, Tensor? bias, Tensor? residual, {GEOMETRY}, str activation, "
+    "float[] scalars) -> Tensor"
+)
+ACTIVATED = torch.ops.convext.activated.default

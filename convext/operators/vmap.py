@@ -27,7 +27,7 @@ def _unfold(t: Tensor, axis: int, groups: int, batch: int) -> Tensor:
     return t.unflatten(axis, (groups, batch, -1)).movedim(axis + 1, 0).flatten(axis + 1, axis + 2)
 
 
-def _vmap(
+def face_rule(
     face: Face, info: Any, in_dims: Any, a: Tensor, b: Tensor, bias: Tensor | None,
     size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str,
 ) -> tuple[Tensor, int]:  # fmt: skip
@@ -76,13 +76,13 @@ def _vmap_both(
         size = (like if dim is None else like.movedim(dim, 0)[0]).shape[2:]
         if dims[a] is None and dims[b] is None:
             return OPS[face](tensors[a], tensors[b], None, size, *tail), None
-        return _vmap(face, info, (dims[a], dims[b], None), tensors[a], tensors[b], None, size, *tail)
+        return face_rule(face, info, (dims[a], dims[b], None), tensors[a], tensors[b], None, size, *tail)
 
     (by_x, first), (by_w, second) = gradient("dgrad"), gradient("wgrad")
     return (by_x, by_w), (first, second)
 
 
-def _as_torch_casts(rule: Callable[..., Any]) -> Callable[..., Any]:
+def as_torch_casts(rule: Callable[..., Any]) -> Callable[..., Any]:
     """`rule` without autocast on a CPU: torch's there knows conv2d, not the operator that conv2d's own rule calls."""
 
     def uncast(*arguments: Any) -> Any:
@@ -96,5 +96,5 @@ def _as_torch_casts(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _face in FACES:
-    torch.library.register_vmap(f"convext::{_face}", _as_torch_casts(partial(_vmap, _face)), lib=LIBRARY)
-torch.library.register_vmap("convext::dgrad_wgrad", _as_torch_casts(_vmap_both), lib=LIBRARY)
+    torch.library.register_vmap(f"convext::{_face}", as_torch_casts(partial(face_rule, _face)), lib=LIBRARY)
+torch.library.register_vmap("convext::dgrad_wgrad", as_torch_casts(_vmap_both), lib=LIBRARY)

@@ -26,6 +26,11 @@ def _flops_of_both(y: Ints, w: Ints, x: Ints, *args: Any, **kwargs: Any) -> int:
     return _flops("dgrad", y, w, out_shape=x) + _flops("wgrad", x, y, out_shape=w)
 
 
+def _flops_of_activated(face: Face, a: Ints, b: Ints, *args: Any, out_shape: Ints, **kwargs: Any) -> int:
+    """Those of its face: torch counts none for what it does to each element."""
+    return _flops(face, a, b, out_shape=out_shape)
+
+
 def _flops_of_taps(x: Ints, w: Ints, *args: Any, **kwargs: Any) -> int:
     """A causal convolution: a product for each tap of each result."""
     return 2 * math.prod(x) * w[1]
@@ -48,6 +53,7 @@ def register() -> None:
     for face in FACES:
         register_flop_formula(getattr(torch.ops.convext, face))(partial(_flops, face))
     register_flop_formula(torch.ops.convext.dgrad_wgrad)(_flops_of_both)
+    register_flop_formula(torch.ops.convext.activated)(_flops_of_activated)
     register_flop_formula(torch.ops.convext.causal_conv1d)(_flops_of_taps)
     register_flop_formula(torch.ops.convext.causal_conv1d_backward)(_flops_of_taps_backward)
     register_flop_formula(torch.ops.convext.causal_conv1d_update)(_flops_of_step)

@@ -7,6 +7,8 @@ import torch
 
 import convext
 from convext.choice import cpu_table
+from convext.conversion.fusion import Fused
+from convext.problem.epilogue import Epilogue
 
 LAYERS = {
     "convolution": (
@@ -54,3 +56,20 @@ def test_one_line_for_all_that_refuse_for_one_reason() -> None:
     assert line == "     no: cuda.stencil, cuda.igemm: tensors are on cpu; CUDA kernels run on cuda"
     assert "explain with --arch 90" in text
     assert "--arch 90" not in convext.explain(convext.Conv2d(8, 6, 3), (2, 8, 9, 7), arch=90)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ("onednn", "clamp(0.0, 6.0), by 'onednn', before the store: saves 2 passes over the result, 0.04 MB"),
+        ("conv", "clamp(0.0, 6.0), in torch's operators, after the store: 2 passes over the result, 0.04 MB"),
+    ],
+)
+def test_a_fused_layer_tells_the_passes_that_it_saves(way: str, told: str) -> None:
+    layer = Fused(convext.Conv2d(8, 8, 3, padding=1, groups=8), Epilogue("clamp", (0.0, 6.0)), adds=False)
+    layer.way = way
+    text = convext.explain(layer, (1, 8, 24, 24))  # 8 * 24 * 24 results of 4 bytes, read and written
+    assert text.startswith("forward (fprop) of a depthwise 2-D convolution")
+    assert text.endswith(f"epilogue: {told}")
+    both = Fused(convext.Conv2d(8, 8, 1), Epilogue("relu"), adds=True)
+    assert "relu, residual, by 'onednn', before the store: saves 4 passes" in convext.explain(both, (1, 8, 24, 24))

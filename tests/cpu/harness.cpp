@@ -13,18 +13,22 @@ extern const Kernels kernels_tested;
 }
 }  // namespace convext
 
-// numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, then the
-// five strides of a, b and the result. Jobs are run one at a time, each with scratch of its own, the last one first.
-extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias) {
+// numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, an
+// activation without scalars, then the five strides of a, b and the result. Jobs are run one at a time, each with
+// scratch of its own, the last one first.
+extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias,
+                            const void* residual) {
   Call call{};
   Problem& p = call.problem;
   p.face = static_cast<Face>(*numbers++), p.number = static_cast<Number>(*numbers++);
   for (int64_t* to : {&p.n, &p.c, &p.k, &p.groups}) *to = *numbers++;
   for (int64_t* to : {p.input, p.kernel, p.output, p.stride, p.pad, p.dilation})
     for (int axis = 0; axis < AXES; ++axis) to[axis] = *numbers++;
+  call.epilogue.activation = static_cast<Activation>(*numbers++);
   for (View* view : {&call.a, &call.b, &call.result})
     for (int64_t& stride : view->stride) stride = *numbers++;
   call.a.data = a, call.b.data = b, call.result.data = result, call.bias = bias;
+  call.residual = residual;
 
   const Kernels& kernels = kernels_tested;
   const Work work = kernels.work(call);

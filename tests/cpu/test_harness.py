@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import PROBLEMS, bias_of, problem
 from sanitizers import SANITIZED, run_sanitized
 from torch import Tensor
 
 from convext.commands import check
-from convext.problem import FACES, ConvProblem, layout
+from convext.problem import FACES, ConvProblem, layout, reference
+from convext.problem.epilogue import NAMES
 
 ROOT = Path(__file__).parents[2]
 CSRC, CACHE = ROOT / "csrc", ROOT / "build" / "cpu"
@@ -43,8 +45,11 @@ def build(flags: list[str]) -> Path:
     return library
 
 
-def run(library: Path, p: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """As cpu.stencil and cpu.grouped run it."""
+def run(
+    library: Path, p: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None,
+    activation: str = "identity", residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """As cpu.stencil and cpu.grouped run it; `residual` in the format of the result."""
     result = layout.empty(p.open_shape, p.channels_last, a)
 
     def axes(values: tuple[int, ...], absent: int) -> list[int]:
@@ -57,10 +62,11 @@ def run(library: Path, p: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None
     numbers = [FACES.index(p.face), NUMBERS.index(p.dtype), p.n, p.c, p.k, p.groups]
     for values, absent in ((p.input, 1), (p.kernel, 1), (p.output, 1), (p.stride, 1), (p.pad, 0), (p.dilation, 1)):
         numbers += axes(values, absent)
+    numbers.append(NAMES.index(activation))
     for t in (a, b, result):
         numbers += strides(t)
     function = ctypes.CDLL(str(library)).convext_run
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (a, b, result, bias)]
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (a, b, result, bias, residual)]
     function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
     return result
 
@@ -75,6 +81,11 @@ def check_all(library: Path) -> None:
                     a, b, bias = *check.operands(p), bias_of(p)
                     found = check.agreement(p, a, b, bias, run(library, p, a, b, bias))
                     assert found.ok, f"{name}: {p}: {found}"
+                    if face != "wgrad":
+                        residual = layout.dense(torch.randn(p.open_shape).to(dtype), channels_last)
+                        y = run(library, p, a, b, bias, "hardswish", residual)
+                        expected = F.hardswish(reference.compute(p, a, b, bias)) + residual
+                        torch.testing.assert_close(y, expected.to(dtype), rtol=0.02, atol=0.02 * float(p.taps) ** 0.5)
 
 
 def test_vectors_wider_than_the_machines():

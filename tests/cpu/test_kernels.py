@@ -220,6 +220,10 @@ def test_refusals_name_the_numbers(kernel, change, reason):
         ({"groups": 3}, "channels of a fprop with groups=3"),
         ({"a": torch.zeros(1, 4, 5)}, "a to have 4 dimensions, but got shape \\[1, 4, 5\\]"),
         ({"b": torch.zeros(4, 1, 3, 3).double()}, "b to be Float, as a is, but got Double"),
+        ({"activation": 11}, "an activation between 0 and 10, but got 11"),
+        ({"face": "wgrad", "b": torch.zeros(1, 4, 5, 5), "size": [3, 3], "activation": 1}, "no activation for wgrad"),
+        ({"residual": torch.zeros(1, 4, 5, 6)}, "a residual that lies as the result does, of shape \\[1, 4, 5, 5\\]"),
+        ({"residual": torch.zeros(1, 4, 5, 5).mT}, "but got shape \\[1, 4, 5, 5\\] and stride 1 along axis 2"),
         ({"bias": torch.zeros(3)}, "bias of shape \\[4\\] and stride 1, but got shape \\[3\\]"),
     ],
 )
@@ -227,6 +231,7 @@ def test_the_operator_names_the_mistake(isa, change, message):
     arguments = {
         "isa": isa, "face": "fprop", "a": torch.zeros(1, 4, 5, 5), "b": torch.zeros(4, 1, 3, 3), "bias": None,
         "size": [5, 5], "stride": [1, 1], "pad": [1, 1], "dilation": [1, 1], "groups": 4, "channels_last": False,
+        "residual": None, "activation": 0, "first_scalar": 0.0, "second_scalar": 0.0,
     }  # fmt: skip
     with pytest.raises(RuntimeError, match=message):
         torch.ops.convext_cpu.convolve(*{**arguments, **change}.values())

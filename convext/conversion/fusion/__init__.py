@@ -9,7 +9,9 @@ norms       what a batch norm does in eval mode, folded into a weight
 epilogues   what may follow a convolution: activations as modules, functions and methods call them
 rewriting   a graph's convolutions, each with what it takes in
 layer       a convolution with its epilogue
-onednn      the same by torch's own fused operator for CPUs, from a weight in oneDNN's blocks
+packed      what is kept for a way to its result: the weight as that wants it
+onednn      the way by torch's own fused operator for CPUs, from a weight in oneDNN's blocks
+stencil     the way by our own depthwise kernel for CPUs
 """
 
 from convext.conversion.fusion.fuse import fuse

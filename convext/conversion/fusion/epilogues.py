@@ -3,56 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-
-@dataclass(frozen=True)
-class Epilogue:
-    """An activation.
-
-    Attributes:
-        name: one of the keys of `_TORCHS`.
-        scalars: the slope of "leaky_relu"; the least and the greatest value of "clamp".
-    """
-
-    name: str = "identity"
-    scalars: tuple[float, ...] = ()
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return _TORCHS[self.name][0](z, *self.scalars)
-
-    def in_place(self, z: Tensor) -> Tensor:
-        """The same, written over `z` where torch has an operator for it."""
-        return _TORCHS[self.name][1](z, *self.scalars)
-
-    def __str__(self) -> str:
-        return f"{self.name}{self.scalars or ''}"
-
-
-def _gelu_tanh(z: Tensor) -> Tensor:
-    return F.gelu(z, approximate="tanh")
-
-
-# By name: torch's function, and the one that works in place.
-_TORCHS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "identity": (lambda z: z, lambda z: z),
-    "relu": (torch.relu, torch.relu_),
-    "leaky_relu": (F.leaky_relu, F.leaky_relu_),
-    "clamp": (torch.clamp, torch.clamp_),
-    "silu": (F.silu, lambda z: F.silu(z, inplace=True)),
-    "hardswish": (F.hardswish, lambda z: F.hardswish(z, inplace=True)),
-    "hardsigmoid": (F.hardsigmoid, lambda z: F.hardsigmoid(z, inplace=True)),
-    "gelu": (F.gelu, F.gelu),
-    "gelu_tanh": (_gelu_tanh, _gelu_tanh),
-    "sigmoid": (torch.sigmoid, torch.sigmoid_),
-    "tanh": (torch.tanh, torch.tanh_),
-}
-
+from convext.problem.epilogue import Epilogue
 
 # ------------------------------------------------------------------------------- what a call of each of torch's means
 

@@ -25,8 +25,9 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
         norm -> conv -> norm -> (+ residual) -> activation     is one layer, `convext.conversion.fusion.Fused`
 
     Batch norms by running statistics become part of a weight; sums and activations are computed before the result is
-    stored, where a kernel can, and else in place. On a CPU that kernel is torch's fused operator, with its weight laid
-    out once. Layers of which another kernel is faster on this machine, as `sample` meets them, keep to that one.
+    stored, where a kernel can, and else in place. On a CPU that kernel is torch's fused operator, or for depthwise
+    layers our own, with its weight laid out once. Each layer takes the way that is fastest on this machine, as `sample`
+    meets it.
 
     Args:
         model: in eval mode; it is not modified. Convolutions are those of torch.nn, of convext and of subclasses, as
@@ -119,17 +120,21 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
-    """Times both ways of each layer that has two, then the model: with all one way, all the other, and each its own.
+    """Times the ways of each layer that has several, then the model: with each its own, or all alike.
 
     A layer by itself does not cost what it costs there, where it leaves the caches and its result's format to others.
     """
-    layers = {name: m for name, m in fused.named_modules() if isinstance(m, Fused) and m.way == "onednn"}
+    layers = {name: m for name, m in fused.named_modules() if isinstance(m, Fused) and len(m.ways) > 1}
 
     def ways(layer: Any) -> dict[str, Callable[..., Tensor]]:
-        return {way: _by(layer, way) for way in ("onednn", "conv")}
+        return {way: _by(layer, way) for way in layer.ways}
 
     each_its_own = faster(fused, arguments, layers, ways)
-    plans = {"each": each_its_own, **{way: dict.fromkeys(each_its_own, way) for way in ("onednn", "conv")}}
+    first = {name: layers[name].ways[0] for name in each_its_own}
+    torchs = {name: first[name] if way == "stencil" else way for name, way in each_its_own.items()}
+    plans = {"each": each_its_own, "each of torch's": torchs, "onednn": first, "conv": dict.fromkeys(first, "conv")}
+    ours = {name: "stencil" for name in each_its_own if "stencil" in layers[name].ways}
+    plans.update({f"{way} and stencil": {**plans[way], **ours} for way in ("onednn", "conv")})
 
     def follow(plan: str) -> None:
         for name, way in plans[plan].items():
@@ -137,6 +142,8 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
 
     if layers:
         follow(fastest(Sampled(fused, arguments), plans, follow))
+    for layer in layers.values():
+        layer.forget()
 
 
 def _by(layer: Any, way: str) -> Callable[..., Tensor]:

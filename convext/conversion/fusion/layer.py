@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from convext.choice import settings
-from convext.conversion.fusion import onednn
-from convext.conversion.fusion.epilogues import Epilogue
+from convext.conversion.fusion import onednn, stencil
 from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
+from convext.problem.epilogue import Epilogue
 
 _PACKED = "_packed"
 
@@ -19,19 +19,23 @@ _PACKED = "_packed"
 class Fused(nn.Module):
     """epilogue(conv(x)) or epilogue(conv(x) + residual): a convolution of an inference, with what follows it.
 
-    x and the result as of `conv`; `residual` of the result's shape, or of one that broadcasts with it. Two ways lead
+    x and the result as of `conv`; `residual` of the result's shape, or of one that broadcasts with it. Three ways lead
     there, which agree within the tolerance rule:
 
-    - torch's fused operator for CPUs (oneDNN): one pass, the result is channels last. In plain eager code, float32 or
-      bfloat16, where no gradient is asked for and "auto" chooses.
-    - `conv` and torch's activation, in place where no gradient is asked for: everywhere else, under torch.compile and
-      torch.export too, where Inductor fuses the two. `conv` runs whichever kernel is chosen for it.
+    - "onednn", torch's fused operator for CPUs: one pass, the result is channels last. In float32 or bfloat16.
+    - "stencil", our own kernel of depthwise convolutions for CPUs: one pass, the result has the format of x.
+    - "conv", `conv` and torch's activation, in place where no gradient is asked for. `conv` runs whichever kernel is
+      chosen for it.
+
+    The first two are for plain eager code, where no gradient is asked for and "auto" chooses. Everywhere else it is the
+    last: under torch.compile and torch.export too, where Inductor fuses the two.
 
     Attributes:
         conv: with the norm beside it folded into its weight.
         epilogue: the activation.
         adds: whether it is called with a residual.
-        way: "onednn", or "conv" where that was measured to be faster on this machine, or the only one.
+        ways: those that it has.
+        way: the first of `ways`, or the one that was measured to be faster on this machine.
     """
 
     def __init__(self, conv: nn.Module, epilogue: Epilogue, adds: bool) -> None:
@@ -39,13 +43,15 @@ class Fused(nn.Module):
         self.conv: Any = conv
         self.epilogue = epilogue
         self.adds = adds
-        self.way = "onednn" if onednn.takes(conv, epilogue, adds) else "conv"
+        first = ("onednn", "conv") if onednn.takes(conv, epilogue, adds) else ("conv",)
+        self.ways = (*first, "stencil") if stencil.takes(conv, epilogue, adds) else first
+        self.way = self.ways[0]
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         plain = is_plain(x, residual)
-        if plain and self.way == "onednn" and settings.BACKEND == "auto" and x.is_cpu and x.dtype in onednn.dtypes():
+        if plain and self.way != "conv" and settings.BACKEND == "auto" and x.is_cpu:
             weight, bias = self.conv.weight, self.conv.bias
-            if weight.dtype is x.dtype and onednn.is_on() and not reverse_mode(x, residual, weight, bias):
+            if weight.dtype is x.dtype and not reverse_mode(x, residual, weight, bias):
                 packed = self._packed_for(weight)
                 if packed.takes(x, residual):
                     return packed.run(x, bias, residual)
@@ -55,14 +61,20 @@ class Fused(nn.Module):
             y = y.add_(residual) if in_place and _fits(residual, y.shape, y.dtype) else y + residual
         return self.epilogue.in_place(y) if in_place else self.epilogue(y)
 
-    def _packed_for(self, weight: Tensor) -> onednn.Packed:
-        packed: onednn.Packed | None = self.__dict__.get(_PACKED)
+    def _packed_for(self, weight: Tensor) -> onednn.Packed | stencil.Packed:
+        kept: dict[str, onednn.Packed | stencil.Packed] = self.__dict__.setdefault(_PACKED, {})
+        packed = kept.get(self.way)
         if packed is None or not packed.is_of(weight):
-            self.__dict__[_PACKED] = packed = onednn.Packed(self.conv, self.epilogue)
+            kind = onednn.Packed if self.way == "onednn" else stencil.Packed
+            kept[self.way] = packed = kind(self.conv, self.epilogue)
         return packed
 
+    def forget(self) -> None:
+        """Frees the weights that are laid out, for each way that was gone: the next call makes its own anew."""
+        self.__dict__.pop(_PACKED, None)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without the weight in blocks: torch can neither copy nor pickle it, and the next call makes it anew."""
+        """Without the weight as it is laid out, which torch cannot copy or pickle: the next call makes it anew."""
         return {name: value for name, value in self.__dict__.items() if name != _PACKED}
 
     def extra_repr(self) -> str:

@@ -17,10 +17,10 @@ import torch
 from torch import fx, nn
 
 from convext.conversion.fusion import epilogues, norms, onednn
-from convext.conversion.fusion.epilogues import Epilogue
 from convext.conversion.fusion.layer import Fused
 from convext.conversion.reasons import is_torchs, why_left_alone
 from convext.nn import drop_in, with_base
+from convext.problem.epilogue import Epilogue
 
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, "add_")
@@ -130,7 +130,7 @@ def _fuse(node: fx.Node, conv: Any, module: fx.GraphModule) -> Taken:
         parts.append(str(epilogue))
         _give(node, user, module)
     fused = Fused(conv, epilogue, residual is not None).eval()
-    if fused.way == "onednn" and conv.weight.is_cpu:
+    if "onednn" in fused.ways and conv.weight.is_cpu:
         onednn.lay_out(conv)
     module.add_submodule(name, fused)
     return Taken(name, tuple(parts))

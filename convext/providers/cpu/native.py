@@ -1,7 +1,8 @@
 """What the compiled CPU kernels (csrc/cpu/) share: the problems that they take, and the call.
 
 They read operands of any strides where they lie, copy a window at a time into zero-bordered scratch in float32 (or
-float64), and sum there: nothing of the size of a tensor is allocated but the result.
+float64), and sum there; depthwise ones whose channels are innermost they sum where they lie. Nothing of the size of a
+tensor is allocated but the result, and an epilogue is computed before that is stored.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from convext.problem import ConvProblem
+from convext.problem import ConvProblem, layout
+from convext.problem.epilogue import NAMES, Epilogue
 from convext.providers.cpu import library
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_NOTHING = Epilogue()
+_NUMBER = {name: i for i, name in enumerate(NAMES)}  # as csrc/cpu/shared/problem.h counts them
 MAX_WINDOW = 1 << 20  # elements that one result reads from, of all channels of a group: they have to fit in scratch
 
 
@@ -36,14 +40,34 @@ def why_not(problem: ConvProblem) -> str | None:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
-    return convolve(library.isa(problem.channels_last), problem, a, b, bias)
+    return convolve(_isa(problem, a), problem, a, b, bias)
 
 
-def convolve(isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """`run` on one of the instruction sets that the machine has."""
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """Computes `epilogue(run(problem, a, b, bias)) + residual` in the same pass."""
+    return convolve(_isa(problem, a), problem, a, b, bias, epilogue, residual)
+
+
+def _isa(p: ConvProblem, a: Tensor) -> str:
+    """The widest that is trusted also where channels are innermost, if nothing is packed: faces/innermost.h."""
+    unpacked = p.c == p.k == p.groups and a.stride(1) == 1 and (p.face == "fprop" or max(p.stride) == 1)
+    return library.isa(p.channels_last and (p.face == "wgrad" or not unpacked))
+
+
+def convolve(
+    isa: str, problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None,
+    epilogue: Epilogue = _NOTHING, residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`run_activated` on one of the instruction sets that the machine has."""
     p = problem
+    first, second = (*epilogue.scalars, 0.0, 0.0)[:2]
     if bias is not None:
         bias = bias.contiguous()
+    if residual is not None:
+        residual = layout.dense(residual, p.channels_last)
     op = torch.ops.convext_cpu.convolve.default
     size = p.open_shape[2:]
-    return cast(Tensor, op(isa, p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, p.channels_last))
+    geometry = size, p.stride, p.pad, p.dilation, p.groups, p.channels_last
+    return cast(Tensor, op(isa, p.face, a, b, bias, *geometry, residual, _NUMBER[epilogue.name], first, second))

@@ -19,3 +19,4 @@ def copies(problem: ConvProblem) -> list[str]:
 
 
 run = native.run
+run_activated = native.run_activated

@@ -3,6 +3,7 @@
 // A tile is CHANNELS planes of results x VECTORS places, a place being one vector of a row. Each vector of the operand
 // is loaded once for all channels. Places are looked up, so that short rows and long ones run alike.
 #pragma once
+#include "cpu/faces/finish.h"
 #include "cpu/shared/geometry.h"
 #include "cpu/shared/sums.h"
 
@@ -27,6 +28,7 @@ struct Channels {
   int64_t taps;
   const A* w;  // `taps` for each channel of the result
   const A* bias;
+  const Finish<A>& finish;
 };
 
 template <class A, int CHANNELS, int VECTORS>
@@ -52,7 +54,8 @@ CONVEXT_INLINE void channel_tile(const Channels<A>& p, int64_t channel, int64_t 
   sums.finish();
   sums.each(CONVEXT_EACH2(c, v) {
     const Place& here = p.places[place + v.value];
-    store_first<A>(p.result + (channel + c.value) * p.plane + here.result, sums.now[c.value][v.value], here.count);
+    store_first<A>(p.result + (channel + c.value) * p.plane + here.result, p.finish.bound(sums.now[c.value][v.value]),
+                   here.count);
   });
 }
 
@@ -61,6 +64,11 @@ inline void channel_rows(const Channels<A>& p, int64_t channel) {
   int64_t i = 0;
   for (; i + VECTORS <= p.place_count; i += VECTORS) channel_tile<A, CHANNELS, VECTORS>(p, channel, i);
   for (; i < p.place_count; ++i) channel_tile<A, CHANNELS, 1>(p, channel, i);
+  if (p.finish.is_done()) return;
+  for (i = 0; i < p.place_count; ++i) {
+    A* const to = p.result + channel * p.plane + p.places[i].result;
+    p.finish.rest(to, p.plane, to, p.plane, CHANNELS, p.places[i].count);
+  }
 }
 
 // Every result of `channels` planes.

@@ -4,6 +4,7 @@
 // A bundle is one group, or where channels are innermost in memory, as many groups as fill a vector with channels.
 #pragma once
 #include "cpu/faces/channels.h"
+#include "cpu/faces/finish.h"
 #include "cpu/faces/stencil.h"
 #include "cpu/shared/pack.h"
 
@@ -95,7 +96,6 @@ void gather_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   const int64_t *s = call.b.stride, out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
   const T* w = static_cast<const T*>(call.b.data);
   A* prepared = static_cast<A*>(call.prepared);
-  const auto number = [](const T* from) { return widen_few<A>(from, 1, 1)[0]; };
   each_phase(p, g.blocks.axis, [&](const Phases& f, int64_t before) {
     const Phase &d = f.axis[0], &h = f.axis[1], &v = f.axis[2];
     A* to = prepared + (before * p.groups + f.taps() * first_group) * g.out * g.in;
@@ -124,11 +124,15 @@ struct GatherJob {
   const Call& call;
   const Problem& p = call.problem;
   const Gather g = gather_of<T>(p, call.a, call.result);
+  const Finish<T> finish{call};
+  Finish<A> direct_finish;  // of sums that go to the tensor: T is A
   A *operand, *staging;
   Place* places;
   int32_t* offsets;
 
   GatherJob(const Call& c, void* scratch) : call(c) {
+    if constexpr (sizeof(T) == sizeof(A))
+      if (g.direct) direct_finish = finish;
     operand = static_cast<A*>(scratch);
     staging = operand + g.operand_length;
     places = reinterpret_cast<Place*>(staging + g.staging_length);
@@ -216,11 +220,11 @@ struct GatherJob {
           stencil(plane_of(x, to_group + out * plane, count, depth, row, f, w + i * weights + out * taps,
                            bias[i * g.out + out]));
       else
-        sum_channels<A>(
-            {x, to_group, plane, places, places_of(count), offsets, g.in * taps, w + i * weights, bias + i * g.out},
-            g.out);
+        sum_channels<A>({x, to_group, plane, places, places_of(count), offsets, g.in * taps, w + i * weights,
+                         bias + i * g.out, direct_finish},
+                        g.out);
     }
-    if (!g.direct) unpack(staging, b.pitch, b.staged, count, to);
+    if (!g.direct) unpack(staging, b.pitch, b.staged, count, to, finish);
   }
 
   Plane<A> plane_of(const A* x, A* result, const int64_t (&count)[AXES], int64_t depth, int64_t row, const Phases& f,
@@ -238,7 +242,8 @@ struct GatherJob {
                    offsets,
                    w,
                    bias,
-                   0};
+                   0,
+                   direct_finish};
     const int64_t distance[] = {window.depth, window.row, 1};
     for (int i = 0; i < AXES; ++i) {
       plane.taps.count[i] = f.axis[i].taps;

@@ -3,6 +3,7 @@
 #include "cpu/faces/kernels.h"
 
 #include "cpu/faces/gather.h"
+#include "cpu/faces/innermost.h"
 #include "cpu/faces/wgrad.h"
 
 #define CONVEXT_JOIN(a, b) a##b
@@ -38,13 +39,21 @@ CONVEXT_INLINE auto for_element(const Call& call, const Action& action) {
 Work work(const Call& call) {
   return for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
-    const bool weights = call.problem.face == Face::wgrad;
-    return weights ? wgrad_work<T>(call.problem, call.a, call.b) : gather_work<T>(call.problem, call.a, call.result);
+    const Problem& p = call.problem;
+    if (p.face == Face::wgrad) return wgrad_work<T>(p, call.a, call.b);
+    if (is_innermost<T>(p, call.a, call.result)) return innermost_work<T>(p, call.b);
+    return gather_work<T>(p, call.a, call.result);
   });
 }
 
 void prepare(const Call& call, int64_t first, int64_t last) {
-  for_element(call, [&](auto element) { gather_prepare<typename decltype(element)::type>(call, first, last); });
+  for_element(call, [&](auto element) {
+    using T = typename decltype(element)::type;
+    if (is_innermost<T>(call.problem, call.a, call.result))
+      innermost_prepare<T>(call, first, last);
+    else
+      gather_prepare<T>(call, first, last);
+  });
 }
 
 void run(const Call& call, int64_t first, int64_t last, void* scratch) {
@@ -52,6 +61,8 @@ void run(const Call& call, int64_t first, int64_t last, void* scratch) {
     using T = typename decltype(element)::type;
     if (call.problem.face == Face::wgrad)
       wgrad_run<T>(call, first, last, scratch);
+    else if (is_innermost<T>(call.problem, call.a, call.result))
+      innermost_run<T>(call, first, last);
     else
       gather_run<T>(call, first, last, scratch);
   });

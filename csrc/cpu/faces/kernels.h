@@ -8,9 +8,11 @@ namespace cpu {
 
 struct Call {
   Problem problem;
-  View a, b, result;  // the face's operands, (x, w), (y, w) or (x, y), and the tensor that it leaves open
-  const void* bias;   // contiguous, or null
-  void* prepared;     // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
+  View a, b, result;     // the face's operands, (x, w), (y, w) or (x, y), and the tensor that it leaves open
+  const void* bias;      // contiguous, or null
+  Epilogue epilogue;     // fprop, dgrad: result = epilogue(sum + bias) + residual
+  const void* residual;  // as the result lies, or null
+  void* prepared;        // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
 };
 
 struct Work {

@@ -46,7 +46,7 @@ std::string vendor() {
 struct Arguments {
   const std::string& face;
   const Tensor &a, &b;
-  const std::optional<Tensor>& bias;
+  const std::optional<Tensor>&bias, &residual;
   const Ints &size, &stride, &pad, &dilation;
   int64_t groups;
   bool channels_last;
@@ -136,6 +136,24 @@ Tensor empty_result(const Problem& p, const Arguments& g) {
   return Tensor(handle);
 }
 
+Epilogue epilogue_of(const Problem& p, int64_t activation, double first, double second) {
+  check(activation >= 0 && activation < ACTIVATIONS, "an activation between 0 and ", ACTIVATIONS - 1, ", but got ",
+        activation);
+  check(p.face != Face::wgrad || activation == 0, "no activation for wgrad");
+  return {Activation(activation), {first, second}};
+}
+
+const void* checked_residual(const Arguments& g, const Tensor& result) {
+  const Tensor& t = *g.residual;
+  check(g.face != "wgrad", "no residual for wgrad");
+  check_tensor(g, "residual", t, static_cast<size_t>(result.dim()));
+  for (int64_t axis = 0; axis < result.dim(); ++axis)
+    check(t.size(axis) == result.size(axis) && (t.size(axis) < 2 || t.stride(axis) == result.stride(axis)),
+          "a residual that lies as the result does, of shape ", list(shape(result)), ", but got shape ", list(shape(t)),
+          " and stride ", t.stride(axis), " along axis ", axis);
+  return t.const_data_ptr();
+}
+
 // Strides of absent axes, and of axes of size 1, which are never stepped along, are 0.
 View view(const Tensor& t) {
   View result{const_cast<void*>(t.const_data_ptr()), {}};
@@ -148,17 +166,22 @@ View view(const Tensor& t) {
 // -------------------------------------------------------------------------------------------------------- operator
 
 Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size,
-                Ints stride, Ints pad, Ints dilation, int64_t groups, bool channels_last) {
+                Ints stride, Ints pad, Ints dilation, int64_t groups, bool channels_last,
+                std::optional<Tensor> residual, int64_t activation, double first_scalar, double second_scalar) {
   const Kernels* kernels = kernels_for(isa);
   check(kernels != nullptr, "an instruction set of this machine and library, but got ", isa);
-  const Arguments arguments{face, a, b, bias, size, stride, pad, dilation, groups, channels_last};
-  Call call{checked_problem(arguments), view(a), view(b), {}, nullptr, nullptr};
+  const Arguments arguments{face, a, b, bias, residual, size, stride, pad, dilation, groups, channels_last};
+  Call call{};
+  call.problem = checked_problem(arguments);
+  call.a = view(a), call.b = view(b);
   const Problem& p = call.problem;
   Tensor result = empty_result(p, arguments);
   if (result.numel() == 0) return result;
   check(a.numel() > 0 && b.numel() > 0, "operands with elements");
   call.result = view(result);
   call.bias = bias ? bias->const_data_ptr() : nullptr;
+  call.epilogue = epilogue_of(p, activation, first_scalar, second_scalar);
+  call.residual = residual ? checked_residual(arguments, result) : nullptr;
 
   const Work work = kernels->work(call);
   const Memory prepared = allocate(work.prepared_bytes);
@@ -181,11 +204,13 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
 }  // namespace
 
 // `a`, `b`: the face's operands, (x, w), (y, w) or (x, y), of any strides. `size`: the result's spatial size. `pad`:
-// the zeros before each axis. `channels_last`: the result's memory format.
+// the zeros before each axis. `channels_last`: the result's memory format. `residual`: as the result lies, added to
+// what `activation`, a number of Activation with up to two scalars, makes of a sum.
 STABLE_TORCH_LIBRARY(convext_cpu, m) {
   m.def(
       "convolve(str isa, str face, Tensor a, Tensor b, Tensor? bias, int[] size, int[] stride, int[] pad, "
-      "int[] dilation, int groups, bool channels_last) -> Tensor");
+      "int[] dilation, int groups, bool channels_last, Tensor? residual, int activation, float first_scalar, "
+      "float second_scalar) -> Tensor");
   m.def("supports(str isa) -> bool");
   m.def("vendor() -> str");
 }

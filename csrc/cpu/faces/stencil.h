@@ -7,6 +7,7 @@
 //     results   0 1 2 3                   1: 0 1
 //                                         2: 0 1 2        the ramp; then all rows, and down again
 #pragma once
+#include "cpu/faces/finish.h"
 #include "cpu/shared/geometry.h"
 #include "cpu/shared/sums.h"
 
@@ -89,6 +90,7 @@ struct Plane {
   const A* w;
   A bias;
   int64_t spacing;  // of the taps along height, in results, where rows share loads; else 0
+  const Finish<A>& finish;
 };
 
 template <class A, int HEIGHT, int ROWS, int VECTORS>
@@ -103,7 +105,7 @@ CONVEXT_INLINE void tile(const Plane<A>& p, const A* x, A* result, int64_t step,
     sum_rows<A, HEIGHT>(x + p.offsets[0], p.taps, p.w, sums);
   sums.finish();
   sums.each(CONVEXT_EACH2(r, v) {
-    store_first<A>(result + r.value * step * p.row + v.value * lanes, sums.now[r.value][v.value],
+    store_first<A>(result + r.value * step * p.row + v.value * lanes, p.finish.bound(sums.now[r.value][v.value]),
                    columns - v.value * lanes);
   });
 }
@@ -137,8 +139,11 @@ inline void strips(const Plane<A>& p) {
       const int64_t count = over(rows - first, spacing);
       const auto at = [&](int64_t row, auto height) __attribute__((always_inline)) {
         constexpr int rows_of = decltype(height)::value;
-        strip<A, rows_of == 1 ? -1 : HEIGHT, rows_of, rows_of == 1 ? 8 : VECTORS>(
-            p, x + row * spacing * p.x_row, result + row * spacing * p.row, spacing);
+        A* const to = result + row * spacing * p.row;
+        strip<A, rows_of == 1 ? -1 : HEIGHT, rows_of, rows_of == 1 ? 8 : VECTORS>(p, x + row * spacing * p.x_row, to,
+                                                                                  spacing);
+        const int64_t apart = spacing * p.row;
+        if (!p.finish.is_done()) p.finish.rest(to, apart, to, apart, rows_of, p.count[2]);
       };
       int64_t r = 0;
       for (; r + ROWS <= count; r += ROWS) at(r, Int<ROWS>{});

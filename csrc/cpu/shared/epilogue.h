@@ -55,12 +55,6 @@ CONVEXT_INLINE float exponential(float x) {
 CONVEXT_INLINE double exponential(double x) {
   return __builtin_exp(x);
 }
-CONVEXT_INLINE float error_function(float x) {
-  return __builtin_erff(x);
-}
-CONVEXT_INLINE double error_function(double x) {
-  return __builtin_erf(x);
-}
 
 // `function` of each lane: for what has no vector version here.
 template <class A, class Function>
@@ -91,25 +85,82 @@ CONVEXT_INLINE Vector<A> sigmoid(Vector<A> z) {
 }
 
 // The normal distribution's share below z.
-template <class A>
-CONVEXT_INLINE Vector<A> share_below(Vector<A> z) {
-  return A(0.5) + A(0.5) * each_lane<A>(z * A(0.70710678118654752440), [](A v) { return error_function(v); });
+CONVEXT_INLINE Vector<double> share_below(Vector<double> z) {
+  return 0.5 + 0.5 * each_lane<double>(z * 0.70710678118654752440, [](double v) { return __builtin_erf(v); });
 }
 
-// To be rounded to T.
+// To 8e-8: Abramowitz and Stegun, 7.1.26. The share beyond |z| is e^(-z^2 / 2) times a polynomial in 1 / (1 + p |z|).
+CONVEXT_INLINE Vector<float> share_below(Vector<float> z) {
+  const Vector<float> far = broadcast(13.0f), given = z < Vector<float>{} ? -z : z, size = given > far ? far : given;
+  const Vector<float> t = 1.0f / (1.0f + 0.231641888f * size);
+  const Vector<float> polynomial =
+      t * (0.127414796f + t * (-0.142248368f + t * (0.710706871f + t * (-0.726576014f + t * 0.530702715f))));
+  const Vector<float> beyond = masked<float>(exponential<Accuracy::all>(size * size * -0.5f), given < far) * polynomial;
+  return z < Vector<float>{} ? beyond : 1.0f - beyond;
+}
+
+// z times the sigmoid of `by`.
+template <class A, class T>
+CONVEXT_INLINE Vector<A> times_sigmoid(Vector<A> z, Vector<A> by) {
+  return quotient<accuracy_of<T>, A>(z, A(1) + exponential<accuracy_of<T>>(-by));
+}
+
+CONVEXT_INLINE Vector<double> hyperbolic_tangent(Vector<double> z) {
+  return each_lane<double>(z, [](double v) { return __builtin_tanh(v); });
+}
+
+// (1 - e) / (1 + e) with e = e^(-2|z|), whose difference loses the digits of a small z: there, its series.
+CONVEXT_INLINE Vector<float> hyperbolic_tangent(Vector<float> z) {
+  const Vector<float> size = z < Vector<float>{} ? -z : z, e = exponential<Accuracy::all>(size * -2.0f), s = z * z;
+  const Vector<float> far = (1.0f - e) / (1.0f + e);
+  const Vector<float> near = z + z * s * (((s * 0.0218694885f - 0.0539682540f) * s + 0.133333333f) * s - 0.333333333f);
+  return size < 0.25f ? near : z < Vector<float>{} ? -far : far;
+}
+
+template <class A>
+CONVEXT_INLINE Vector<A> bounded(Vector<A> z, A low, A high) {  // a NaN is in no order, and stays
+  const Vector<A> least = broadcast(low), greatest = broadcast(high);
+  z = z < least ? least : z;
+  return z > greatest ? greatest : z;
+}
+
+// One of the first four. To be rounded to T.
 template <class A, class T>
 CONVEXT_INLINE Vector<A> activated(Activation activation, Vector<A> z) {
   switch (activation) {
     case Activation::identity:
       return z;
     case Activation::silu:
-      return quotient<accuracy_of<T>, A>(z, A(1) + exponential<accuracy_of<T>>(-z));
+      return times_sigmoid<A, T>(z, z);
     case Activation::gelu:
-      return z * share_below<A>(z);
-    case Activation::relu:
-      break;
+      return z * share_below(z);
+    default:
+      return z < Vector<A>{} ? Vector<A>{} : z;
   }
-  return z < Vector<A>{} ? Vector<A>{} : z;
+}
+
+// Any. To be rounded to T.
+template <class A, class T>
+CONVEXT_INLINE Vector<A> activated(const Epilogue& epilogue, Vector<A> z) {
+  const A first = A(epilogue.scalars[0]), second = A(epilogue.scalars[1]);
+  switch (epilogue.activation) {
+    case Activation::leaky_relu:
+      return z > Vector<A>{} ? z : z * first;
+    case Activation::clamp:
+      return bounded<A>(z, first, second);
+    case Activation::hardswish:
+      return z * (bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6));
+    case Activation::hardsigmoid:
+      return bounded<A>(z + A(3), A(0), A(6)) * A(1.0 / 6);
+    case Activation::gelu_tanh:
+      return times_sigmoid<A, T>(z, z * (A(0.071354816272600248) * z * z + A(1.5957691216057308)));
+    case Activation::sigmoid:
+      return sigmoid<A, accuracy_of<T>>(z);
+    case Activation::tanh:
+      return hyperbolic_tangent(z);
+    default:
+      return activated<A, T>(epilogue.activation, z);
+  }
 }
 
 // Calls body(activation). SiLU, which most callers want, is known there when it is compiled: its constants then stay in
@@ -122,7 +173,7 @@ CONVEXT_INLINE void for_activation(Activation activation, const Body& body) {
     body(activation);
 }
 
-// The derivative of `activated` by z.
+// The derivative of `activated` by z, of the first four.
 template <class A>
 CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
   switch (activation) {
@@ -133,11 +184,10 @@ CONVEXT_INLINE Vector<A> slope(Activation activation, Vector<A> z) {
       return s * (A(1) + z * (A(1) - s));
     }
     case Activation::gelu:
-      return share_below<A>(z) + z * exponential<Accuracy::all>(z * z * A(-0.5)) * A(0.39894228040143267794);
-    case Activation::relu:
-      break;
+      return share_below(z) + z * exponential<Accuracy::all>(z * z * A(-0.5)) * A(0.39894228040143267794);
+    default:
+      return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
   }
-  return z > Vector<A>{} ? broadcast(A(1)) : Vector<A>{};
 }
 
 }  // namespace CONVEXT_ISA

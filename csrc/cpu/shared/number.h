@@ -82,6 +82,17 @@ CONVEXT_INLINE void narrow(float16* to, Vector<float> value) {
   store_bits(to, result | ((bits >> 16) & 0x8000));
 }
 
+// One number.
+template <class T>
+CONVEXT_INLINE typename Sum<T>::type number(const T* from) {
+  if constexpr (sizeof(T) == sizeof(typename Sum<T>::type)) {
+    return *from;
+  } else {
+    T elements[Lanes<float>::count] = {*from};
+    return widen(elements)[0];
+  }
+}
+
 // `count` elements, at most a vector, that lie `step` apart; zeros in the other lanes.
 template <class A, class T>
 CONVEXT_INLINE Vector<A> widen_few(const T* from, int64_t step, int64_t count) {

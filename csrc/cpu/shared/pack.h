@@ -82,9 +82,11 @@ inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], con
     }
 }
 
-// Writes a block of `count` results, rows of `pitch` in planes of scratch `plane` apart, to the tensor's planes.
-template <class A, class T>
-inline void unpack(const A* scratch, int64_t pitch, int64_t plane, const int64_t (&count)[AXES], const Planes<T>& to) {
+// Writes a block of `count` results, rows of `pitch` in planes of scratch `plane` apart, to the tensor's planes, each
+// vector as `finish.all` makes it of sums.
+template <class A, class T, class Finish>
+inline void unpack(const A* scratch, int64_t pitch, int64_t plane, const int64_t (&count)[AXES], const Planes<T>& to,
+                   const Finish& finish) {
   constexpr int64_t lanes = Lanes<A>::count;
   const bool pixels = to.between == 1 && to.count > 1 && to.count <= lanes;
   for (int64_t z = 0; z < count[0]; ++z)
@@ -94,14 +96,19 @@ inline void unpack(const A* scratch, int64_t pitch, int64_t plane, const int64_t
       for (int64_t j = 0; j < count[2]; j += lanes) {
         const int64_t left = least(lanes, count[2] - j);
         if (!pixels) {
-          for (int64_t i = 0; i < to.count; ++i)
-            narrow_few<A>(line + i * to.between + j * to.step[2], to.step[2], load(rows + i * plane + j), left);
+          for (int64_t i = 0; i < to.count; ++i) {
+            T* const at = line + i * to.between + j * to.step[2];
+            narrow_few<A>(at, to.step[2], finish.all(load(rows + i * plane + j), at, to.step[2], left), left);
+          }
           continue;
         }
         Vector<A> values[lanes];
         for (int64_t i = 0; i < lanes; ++i) values[i] = i < to.count ? load(rows + i * plane + j) : Vector<A>{};
         transpose<A>(values);
-        for (int64_t i = 0; i < left; ++i) narrow_few<A>(line + (j + i) * to.step[2], 1, values[i], to.count);
+        for (int64_t i = 0; i < left; ++i) {
+          T* const at = line + (j + i) * to.step[2];
+          narrow_few<A>(at, 1, finish.all(values[i], at, 1, to.count), to.count);
+        }
       }
     }
 }

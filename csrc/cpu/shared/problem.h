@@ -13,7 +13,27 @@ namespace cpu {
 
 enum class Face { fprop, dgrad, wgrad };
 enum class Number { float32, float64, float16, bfloat16 };
-enum class Activation { identity, silu, gelu, relu };  // in the order of convext.problem.epilogue.ACTIVATIONS
+// In the order of convext.problem.epilogue.NAMES; the first four are its ACTIVATIONS.
+enum class Activation {
+  identity,
+  silu,
+  gelu,
+  relu,
+  leaky_relu,
+  clamp,
+  hardswish,
+  hardsigmoid,
+  gelu_tanh,
+  sigmoid,
+  tanh
+};
+constexpr int64_t ACTIVATIONS = 11;
+
+// An activation and its numbers: the slope of leaky_relu; the least and the greatest value of clamp.
+struct Epilogue {
+  Activation activation;
+  double scalars[2];
+};
 
 constexpr int AXES = 3;  // depth, height, width; absent ones come first, with size 1, one tap and stride 1
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import convext
 from convext.conversion.fusion import Fused, epilogues, onednn
+from convext.providers.cpu import library
 
 CONVOLUTIONS = {
     "1-D": (nn.Conv1d(4, 6, 3, padding=1, groups=2), (2, 4, 7)),
@@ -279,3 +280,51 @@ def test_a_weight_that_changes_is_laid_out_anew(change):
 def test_nan_stays_where_torch_computes():
     layer, x = fused("conv"), torch.full((1, 3, 3, 3), torch.nan)
     assert layer(x).isnan().all()
+
+
+@pytest.mark.skipif(library.unavailable() is not None, reason="the way is that of the compiled kernels for CPUs")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_way_of_our_own_kernel(rank, adds, dtype):
+    """Depthwise layers of any rank, in both formats; then with other weights, as a copy, with an input refused."""
+    conv = getattr(convext, f"Conv{rank}d")(40, 40, 3, padding=1, stride=2, groups=40).requires_grad_(False).to(dtype)
+    layer = Fused(conv, epilogues.Epilogue() if adds else epilogues.Epilogue("silu"), adds).eval()
+    assert "stencil" in layer.ways
+    layer.way = "stencil"
+
+    def check(layer, x, residual):
+        z = getattr(F, f"conv{rank}d")(
+            x.double(), layer.conv.weight.double(), layer.conv.bias.double(), 2, 1, groups=40
+        )
+        exact = z + residual.double() if adds else F.silu(z)
+        allowed = 4 * torch.finfo(dtype).eps * (1 + exact.abs().max())
+        y = layer(x, residual) if adds else layer(x)
+        assert y.dtype is dtype
+        assert (y.double() - exact).abs().max() <= allowed
+        return y
+
+    x, residual = torch.randn(2, 40, *[9] * rank).to(dtype), torch.randn(2, 40, *[5] * rank).to(dtype)
+    lies_last = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    assert check(layer, x, residual).stride(1) != 1
+    assert check(layer, lies_last, residual).stride(1) == 1
+    conv.weight.mul_(2)
+    check(layer, lies_last, residual)
+    twin = copy.deepcopy(layer)
+    twin.conv.weight.mul_(2)
+    check(twin, lies_last, residual)
+    check(layer, lies_last, residual)
+    with pytest.raises(RuntimeError, match="40 channels"):
+        layer(torch.randn(2, 39, *[9] * rank).to(dtype), residual if adds else None)
+
+
+def test_our_own_kernel_is_no_way_for_what_it_does_not_compute():
+    of = [
+        (convext.Conv2d(4, 8, 3, groups=4), "silu", False),
+        (convext.Conv2d(4, 4, 3, groups=2), "silu", False),
+        (convext.ConvTranspose2d(4, 4, 3, groups=4), "silu", False),
+        (convext.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4), "silu", False),
+        (convext.Conv2d(4, 4, 3, padding="same", groups=4), "silu", False),
+        (convext.Conv2d(4, 4, 3, groups=4), "relu", True),  # which follows the sum here
+    ]
+    assert all("stencil" not in Fused(conv, epilogues.Epilogue(name), adds).ways for conv, name, adds in of)

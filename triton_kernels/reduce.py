@@ -3,6 +3,9 @@
     partial [S, E]   one row for each part of the sum, in float32 (float64 for float64)
     result  [E]      = partial[0] + partial[1] + ..
 
+Of a matrix the partial sums may be [S, columns, rows]: where its rows are neighbours in the block that writes them, and
+its columns are not, each sector of memory is then written whole.
+
 A block adds the rows of BLOCK columns, ROWS at a time, then these ROWS sums as a tree. The order depends on the shape
 alone, so the same operands give the same bits; nothing is added atomically.
 """
@@ -26,18 +29,20 @@ def partial_sums(parts: int, result: Tensor) -> Tensor:
 
 
 def add_in_order(partial: Tensor, result: Tensor) -> None:
-    """Writes the sums over the rows of `partial` into the dense memory of `result`, element by element."""
-    parts, elements = partial.shape
-    constants = {"ROWS": ROWS, "BLOCK": BLOCK}
-    Launch(_add_rows, triton.cdiv(elements, BLOCK), (partial, result, parts, elements), constants)()
+    """Writes the sums over `partial`'s first axis, [S, elements] or [S, columns, rows], to `result`'s dense memory."""
+    parts, elements = partial.shape[0], result.numel()
+    columns, rows = partial.shape[1:] if partial.ndim == 3 else (1, elements)
+    arguments, constants = (partial, result, parts, elements, columns, rows), {"ROWS": ROWS, "BLOCK": BLOCK}
+    Launch(_add_rows, triton.cdiv(elements, BLOCK), arguments, constants)()
 
 
 @triton.jit
-def _add_rows(partial, result, parts, elements, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rows(partial, result, parts, elements, columns, rows, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row = tl.arange(0, ROWS)
     total = tl.zeros((ROWS, BLOCK), partial.dtype.element_ty)
     for first in range(0, parts, ROWS):
         at = (first + row).to(tl.int64)[:, None] * elements + column[None, :]
         total += tl.load(partial + at, mask=(first + row < parts)[:, None] & (column < elements)[None, :], other=0.0)
-    tl.store(result + column, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=column < elements)
+    at = column % rows * columns + column // rows
+    tl.store(result + at, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=column < elements)

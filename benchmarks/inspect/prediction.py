@@ -2,8 +2,10 @@
 
     ideal         max(bytes / bandwidth, FLOPs / peak)                                    (convext.problem.roofline)
     instructions  sum over launches of  programs x threads x (instructions + loop x (trips - 1)) / 29.6e12 a second
+    L2            bytes that blocks read, each sector once, and those of the sectors that they write / 9.0e12 a second
+    shared memory wavefronts / 231e9 a second
     copies        bytes that operands and results are copied with beside the kernels / bandwidth
-    predicted     max(ideal, instructions) + copies
+    predicted     max(ideal, instructions, L2, shared memory) + copies
 
     python -m convext.benchmarks.inspect.prediction            compiles what changed, writes results/layers_sm_90.json
     python -m convext.benchmarks.inspect.prediction --check    compiles nothing: says whether the file is of this source
@@ -11,9 +13,11 @@
 Each layer's launches are the very ones that would run: the kernel's `run` is called with the layer's sizes and tensors
 on "meta", and instead of being launched its launches are collected, compiled for sm_90 and read (inspect_triton.py).
 The kernel is the one that "auto" runs; where that is torch's own, which has no figures, the first Triton kernel that
-takes the layer. What this leaves out: latency that too few programs do not hide, the start of a kernel, and traffic of
-an operand that is read again from beyond the L2. The banded kernels may be faster than predicted where "fp32" is the
-bound: the ideal time of depthwise is that of multiply-adds, and theirs run on tensor cores.
+takes the layer. L2 and shared memory were counted on the emulated GPU, in a few blocks at the layer's real size
+(tests/emulator/tests/project/traffic.py, results/traffic_sm_90.json). What this leaves out: latency that too few
+programs do not hide, the start of a kernel, and traffic of an operand that is read again from beyond the L2. The banded
+kernels may be faster than predicted where "fp32" is the bound: the ideal time of depthwise is that of multiply-adds,
+and theirs run on tensor cores.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ if TYPE_CHECKING:
 
 ARCH = 90
 INSTRUCTIONS = 29.6e12  # thread-instructions a second: 132 multiprocessors x 4 x 32 lanes at 1.75 GHz
+L2 = 9.0e12  # bytes a second: 5,120 a clock (NVIDIA's A100 white paper; assumed of an H100), 1.75 GHz
+WAVEFRONTS = 231e9  # of shared memory a second: one a clock in each of 132 multiprocessors
 RESULTS = Path(__file__).parents[1] / "results" / f"layers_sm_{ARCH}.json"
+TRAFFIC = RESULTS.with_name(f"traffic_sm_{ARCH}.json")
 
 Table = dict[str, Any]  # {"triton": version, "launches": {fingerprint: figures}, "layers": {"7 fprop": row}}
 
@@ -180,7 +187,7 @@ class Prediction:
         kernel: what was counted; "" where no Triton kernel takes the problem.
         per_output: thread-instructions for each output.
         registers: of a thread of the launch with the most instructions.
-        instructions, copies: seconds that these take.
+        instructions, l2, shared, copies: seconds that these take.
     """
 
     auto: str
@@ -190,22 +197,25 @@ class Prediction:
     per_output: float = math.nan
     registers: int = 0
     instructions: float = math.nan
+    l2: float = 0.0
+    shared: float = 0.0
     copies: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Predicted; not a number where nothing was counted."""
-        return max(self.instructions, self.ideal) + self.copies
+        return max(self.instructions, self.ideal, self.l2, self.shared) + self.copies
 
     @property
     def limit(self) -> str:
         """What takes longest: "instructions", "copies", or what `bound` says."""
-        times = {self.bound: self.ideal, "instructions": self.instructions, "copies": self.copies}
+        times = {self.bound: self.ideal, "instructions": self.instructions, "L2": self.l2}
+        times |= {"shared memory": self.shared, "copies": self.copies}
         return max(times, key=lambda name: times[name]) if self.kernel else self.bound
 
 
-def predict(layer: Layer, face: Face, committed: Table) -> Prediction:
-    """The prediction for one face of a layer, from a table."""
+def predict(layer: Layer, face: Face, committed: Table, traffic: Table) -> Prediction:
+    """The prediction for one face of a layer, from the tables of launches and of their traffic."""
     problem = problem_of(layer, face)
     auto, ideal, limit = choose(problem).name, ideal_seconds(problem, H100), bound(problem, H100)
     row = committed["layers"].get(f"{layer.id} {face}")
@@ -217,17 +227,19 @@ def predict(layer: Layer, face: Face, committed: Table) -> Prediction:
         issued.append(programs * figures["threads"] * (figures["instructions"] + figures["loop"] * (trips - 1)))
         registers.append(figures["registers"])
     total, outputs = sum(issued), math.prod(problem.open_shape)
+    counted = traffic[f"{layer.id} {face}"]
     return Prediction(
         auto, ideal, limit, row["kernel"], total / outputs, registers[issued.index(max(issued))],
-        total / INSTRUCTIONS, row["copied"] / H100.bandwidth,
+        total / INSTRUCTIONS, (counted["l2"] + counted["written"]) / L2, counted["wavefronts"] / WAVEFRONTS,
+        row["copied"] / H100.bandwidth,
     )  # fmt: skip
 
 
 def predictions(layers: Sequence[Layer]) -> Iterator[tuple[Layer, dict[Face, Prediction]]]:
     """Layers with the predictions for their faces, by family."""
-    committed = read()
+    committed, traffic = read(), json.loads(TRAFFIC.read_text())
     for layer in sorted(layers, key=lambda layer: layer.family):
-        yield layer, {face: predict(layer, face, committed) for face in FACES}
+        yield layer, {face: predict(layer, face, committed, traffic) for face in FACES}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convext.benchmarks.cases.layers import model_layers
 from convext.benchmarks.cases.sweep import PREFIX
-from convext.benchmarks.inspect.prediction import INSTRUCTIONS, Prediction, predictions
+from convext.benchmarks.inspect.prediction import INSTRUCTIONS, L2, WAVEFRONTS, Prediction, predictions
 from convext.benchmarks.reporting import table
 from convext.benchmarks.reporting.results import Results, Row
 from convext.benchmarks.reporting.stats import geomean
@@ -184,8 +184,10 @@ def _predictions() -> list[str]:
     note = (
         "<p class=note>Prediction, not measured: no kernel ran for this table. The Triton kernels that would run each "
         "layer, at full size, in bfloat16 and its network's layout, were compiled for sm_90. They take as long as "
-        f"the bytes at {H100.bandwidth / 1e12:g} TB/s, the products at their peak (both: ideal) or the "
-        f"instructions in the machine code at {INSTRUCTIONS / 1e12:g}e12 a second, whichever is longest, and then the "
+        f"the bytes at {H100.bandwidth / 1e12:g} TB/s, the products at their peak (both: ideal), the "
+        f"instructions in the machine code at {INSTRUCTIONS / 1e12:g}e12 a second, the sectors that blocks move from "
+        f"and to L2 at {L2 / 1e12:g} TB/s or the wavefronts of shared memory at {WAVEFRONTS / 1e9:g}e9 a second (both "
+        "counted by an emulator), whichever is longest, and then the "
         'copies that they need. In brackets: layers that "auto" leaves to torch until measured. Gradients: predicted '
         "time, ideal time's share of it, and what takes longest. Red: more than twice the ideal time.</p>"
     )

@@ -95,15 +95,24 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
 
 def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan) -> Tensor:
     """Writes the open tensor of a problem that is not empty into `result`, by a given plan."""
-    made = recipe(problem, plan, a.stride(), b.stride(), result.stride())
+    target, strides = (result, result.stride()) if plan.parts == 1 else _partial_sums(problem, plan.parts, result)
+    made = recipe(problem, plan, a.stride(), b.stride(), strides)
     if bias is not None:
         bias = bias.contiguous()
     with torch.cuda.device(result.device) if result.is_cuda else nullcontext():
-        target = result if plan.parts == 1 else partial_sums(plan.parts, result)
         made.launch(a, b, bias, target)()
         if plan.parts > 1:
             add_in_order(target, result)
     return result
+
+
+def _partial_sums(problem: ConvProblem, parts: int, result: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Memory for partial sums of `result`, and the strides of one: a product's columns, channels, are innermost."""
+    sums, strides = partial_sums(parts, result), result.stride()
+    if problem.face != "wgrad" or problem.channels_last:
+        return sums, strides
+    rows, columns = result.shape[:2]
+    return sums.view(parts, problem.taps, rows * columns), (columns, 1, *(s * rows * columns for s in strides[2:]))
 
 
 @lru_cache(maxsize=4096)

@@ -228,7 +228,10 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
 
 @lru_cache(maxsize=4096)
 def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_strides: Strides) -> Plan:
-    """How `weight_sums` computes a wgrad: its parts are as many as give each multiprocessor eight programs."""
+    """How `weight_sums` computes a wgrad: its parts are as many as give each multiprocessor eight programs.
+
+    Partial sums have the channels innermost where programs do: see reduce.py.
+    """
     p = problem
     walk = _walk(p, p.x_shape, x_strides, p.y_shape, y_strides)
     choice = walk.choice
@@ -236,9 +239,10 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     parts = min(blocks, triton.cdiv(8 * multiprocessors(p), programs))
     blocks = triton.cdiv(blocks, parts)
     parts = triton.cdiv(walk.lines, walk.lanes * blocks)
-    taps = [0 if r is None else w_strides[r + 2] for r in choice.roles]
+    w_k, scale = (1, p.k) if parts > 1 and p.channels_last else (w_strides[0], 1)
+    taps = [0 if r is None else w_strides[r + 2] * scale for r in choice.roles]
     arguments = (
-        walk.x_strides, walk.y_strides, (p.k * p.taps, w_strides[0], *taps), walk.lines, blocks,
+        walk.x_strides, walk.y_strides, (p.k * p.taps, w_k, *taps), walk.lines, blocks,
         walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
     )  # fmt: skip
     constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}

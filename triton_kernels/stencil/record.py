@@ -75,5 +75,7 @@ def launch_wgrad(problem: ConvProblem, x: Tensor, y: Tensor, result: Tensor) -> 
     """The launch that computes a wgrad, and what it writes: partial sums of `result`, or `result` itself."""
     plan = plan_wgrad(problem, x.stride(), y.stride(), result.stride())
     sums = partial_sums(plan.parts, result) if plan.parts > 1 else result
+    if plan.parts > 1 and problem.channels_last:
+        sums = sums.view(plan.parts, problem.taps, problem.k)
     arguments = (x, y, sums, *plan.arguments)
     return Launch(weight_sums, plan.programs, arguments, plan.constants, plan.tile.warps, trips=plan.trips), sums

@@ -41,8 +41,8 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
         and that `sample` does not give, are taken to be left out.
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: `model` is in training mode, or has been fused already.
+        TypeError: `model` is no module, or `sample` a shape.
+        ValueError: `model` is in training mode, has been fused already, or is on "meta".
         RuntimeError: the copy does not agree on `sample`: its forward does something that a trace does not show.
 
     Source: Jacob et al., arXiv 1712.05877, section 3.2, for folding norms.
@@ -53,6 +53,7 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
     if fusion_of(model) is not None:
         raise ValueError("the model is fused already: convext.revert(model) returns what it was made from")
     arguments = sample if isinstance(sample, tuple) else (sample,)
+    _must_be_data(model, arguments)
     twin = copy.deepcopy(model, {id(t): t for t in tensors_of(model)})
     taken: list[Taken] = []
     left_alone: dict[str, str] = {}
@@ -66,6 +67,16 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
         _choose_ways(fused, arguments)
     keep(fused, Fusion(model, tuple(map(str, taken)), left_alone))
     return fused
+
+
+def _must_be_data(model: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """What runs is timed and compared: shapes and tensors without data are not enough."""
+    if arguments and all(isinstance(each, int) for each in arguments):
+        raise TypeError(f"the sample is what the model is called with, as torch.randn{arguments}, but got {arguments}")
+    if any(t.is_meta for t in (*tensors_of(model), *arguments) if isinstance(t, torch.Tensor)):
+        raise ValueError(
+            'the model or its sample is on "meta", and layers are timed: move them with to_empty(device=..)'
+        )
 
 
 def _fused(

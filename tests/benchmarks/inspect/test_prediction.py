@@ -15,6 +15,7 @@ from convext.problem.roofline import H100, ideal_seconds
 
 pytest.importorskip("triton", reason="Triton is not installed: ATen is chosen everywhere, and has no figures")
 LAYERS = {layer.id: layer for layer in model_layers()}
+NO_TRAFFIC = {"7 fprop": {"l2": 0, "written": 0, "wavefronts": 0}}
 FIGURES = {"threads": 128, "registers": 40, "spills": 0, "instructions": 1000, "loop": 100}
 
 
@@ -29,7 +30,7 @@ def table_of(*launches: tuple[int, float], copied: int = 0) -> prediction.Table:
 
 
 def test_instructions_are_those_of_all_launches_and_trips() -> None:
-    found = predict(LAYERS["7"], "fprop", table_of((1_000_000, 11), (500_000, 1)))
+    found = predict(LAYERS["7"], "fprop", table_of((1_000_000, 11), (500_000, 1)), NO_TRAFFIC)
     issued = 128 * (1_000_000 * (1000 + 100 * 10) + 500_000 * 1000)
     assert found.instructions == pytest.approx(issued / INSTRUCTIONS)
     assert found.per_output == pytest.approx(issued / math.prod(problem_of(LAYERS["7"], "fprop").open_shape))
@@ -38,19 +39,31 @@ def test_instructions_are_those_of_all_launches_and_trips() -> None:
 
 
 def test_memory_limits_where_instructions_are_few() -> None:
-    found = predict(LAYERS["7"], "fprop", table_of((1, 1)))
+    found = predict(LAYERS["7"], "fprop", table_of((1, 1)), NO_TRAFFIC)
     assert found.seconds == found.ideal == ideal_seconds(problem_of(LAYERS["7"], "fprop"), H100)
     assert found.limit == "memory"
 
 
+@pytest.mark.parametrize(
+    ("traffic", "limit"),
+    [
+        ({"l2": 4_500_000_000, "written": 4_500_000_000, "wavefronts": 1}, "L2"),
+        ({"l2": 1, "written": 1, "wavefronts": 231_000_000}, "shared memory"),
+    ],
+)
+def test_traffic_within_the_chip_limits_too(traffic: dict[str, int], limit: str) -> None:
+    found = predict(LAYERS["7"], "fprop", table_of((1, 1)), {"7 fprop": traffic})
+    assert (found.seconds, found.limit) == (pytest.approx(1e-3), limit)
+
+
 def test_copies_come_on_top() -> None:
-    found = predict(LAYERS["7"], "fprop", table_of((1, 1), copied=3_000_000_000))
+    found = predict(LAYERS["7"], "fprop", table_of((1, 1), copied=3_000_000_000), NO_TRAFFIC)
     assert found.seconds == pytest.approx(found.ideal + 1e-3)
     assert found.limit == "copies"
 
 
 def test_a_layer_without_a_row_has_its_ideal_only() -> None:
-    found = predict(LAYERS["7"], "dgrad", table_of((1, 1)))
+    found = predict(LAYERS["7"], "dgrad", table_of((1, 1)), {})
     assert (found.kernel, found.limit, found.ideal > 0) == ("", "memory", True)
     assert math.isnan(found.seconds)
 
@@ -89,6 +102,7 @@ def test_every_layer_that_triton_takes_is_in_the_table() -> None:
     assert used == committed["launches"].keys()
     assert prediction._json(committed) == prediction.RESULTS.read_text()
     assert json.loads(prediction._json(committed)) == committed
+    assert json.loads(prediction.TRAFFIC.read_text()).keys() == taken
 
 
 def test_no_launch_of_the_layers_spills() -> None:

@@ -104,6 +104,11 @@ def test_mistakes_are_named():
     x = torch.randn(1, 6, 5, 5)
     with pytest.raises(TypeError, match=r"convext\.fuse takes a torch\.nn\.Module, but got str: 'x'"):
         convext.fuse("x", x)
+    with pytest.raises(TypeError, match=r"as torch\.randn\(1, 6, 5, 5\), but got \(1, 6, 5, 5\)"):
+        convext.fuse(nn.Conv2d(6, 6, 1).eval(), (1, 6, 5, 5))
+    for device, t in (("meta", x), ("cpu", x.to("meta"))):
+        with pytest.raises(ValueError, match='on "meta", and layers are timed'):
+            convext.fuse(nn.Conv2d(6, 6, 1, device=device).eval(), t)
     with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
         convext.fuse(Block(), x)
 

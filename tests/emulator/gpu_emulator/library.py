@@ -10,6 +10,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).parents[1] / "src"
 CACHE = Path(__file__).parents[3] / "build" / "emulator"
@@ -66,8 +67,9 @@ def load() -> ctypes.CDLL:
     driver.emulator_tell.restype = driver.emulator_forget.restype = driver.emulator_set_seed.restype = None
     driver.emulator_set_seed.argtypes = [ctypes.c_uint64]
     driver.emulator_launches.restype = ctypes.c_uint64
-    driver.emulator_executed.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    driver.emulator_executed.restype = ctypes.c_size_t
+    for lines in (driver.emulator_executed, driver.emulator_counted):
+        lines.argtypes, lines.restype = [ctypes.c_char_p, ctypes.c_size_t], ctypes.c_size_t
+    driver.emulator_count.argtypes, driver.emulator_count.restype = [ctypes.c_uint64], None
     return driver
 
 
@@ -89,12 +91,16 @@ def set_seed(seed: int) -> None:
     load().emulator_set_seed(seed)
 
 
+def numbers(function: Any) -> dict[str, int]:
+    """What a function of the driver writes, "name value" a line."""
+    buffer = ctypes.create_string_buffer(function(None, 0))
+    function(buffer, len(buffer))
+    return {name: int(value) for name, value in (line.split() for line in buffer.value.decode().splitlines())}
+
+
 def executed() -> dict[str, int]:
     """How often a warp has run each opcode, in this process."""
-    driver = load()
-    buffer = ctypes.create_string_buffer(driver.emulator_executed(None, 0))
-    driver.emulator_executed(buffer, len(buffer))
-    return {name: int(count) for name, count in (line.split() for line in buffer.value.decode().splitlines())}
+    return numbers(load().emulator_executed)
 
 
 def launches() -> int:

@@ -90,7 +90,7 @@ class _CudaIsCpu(TorchFunctionMode):
         if str(kwargs.get("device", "")).startswith("cuda"):
             kwargs["device"] = "cpu"
         result = func(*args, **kwargs)
-        if func in _UNINITIALISED and result.is_floating_point() and result.numel():
+        if func in _UNINITIALISED and result.is_cpu and result.is_floating_point() and result.numel():
             begin, end = extent(result)
             ctypes.memset(begin, 0xFF, end - begin)
         return result

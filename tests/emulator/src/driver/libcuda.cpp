@@ -61,6 +61,8 @@ struct State {
   std::map<uint64_t, uint64_t> allocated_bytes;
   std::map<std::string, uint64_t> executed;  // warp-instructions by opcode
   uint64_t launches = 0;
+  std::unique_ptr<Counters> counters;  // while somebody counts
+  uint64_t most_blocks = ~uint64_t(0);
 };
 
 State& state() {
@@ -195,6 +197,25 @@ EXPORTED size_t emulator_executed(char* into, size_t size) {
   std::string lines;
   for (const auto& [opcode, count] : state().executed) lines += opcode + " " + std::to_string(count) + "\n";
   if (into && size > lines.size()) std::memcpy(into, lines.c_str(), lines.size() + 1);
+  return lines.size() + 1;
+}
+
+// From now on launches are counted, and of each at most `most_blocks` blocks run, chosen by the seed: 0 for all. What
+// the others would have written stays as it is.
+EXPORTED void emulator_count(uint64_t most_blocks) {
+  const Lock lock(state().mutex);
+  state().counters = std::make_unique<Counters>();
+  state().most_blocks = most_blocks ? most_blocks : ~uint64_t(0);
+}
+
+// Ends that. "name value" a line; returns the bytes it takes.
+EXPORTED size_t emulator_counted(char* into, size_t size) {
+  const Lock lock(state().mutex);
+  const std::string lines = state().counters ? state().counters->lines() : "";
+  if (!into || size <= lines.size()) return lines.size() + 1;
+  std::memcpy(into, lines.c_str(), lines.size() + 1);
+  state().counters.reset();
+  state().most_blocks = ~uint64_t(0);
   return lines.size() + 1;
 }
 
@@ -554,6 +575,8 @@ EXPORTED CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction func
   launch.threads = {config->blockDimX, config->blockDimY, config->blockDimZ};
   launch.shared_bytes = launch.kernel->static_shared + int(config->sharedMemBytes);
   launch.seed = state().seed;
+  launch.counters = state().counters.get();
+  launch.most_blocks = state().most_blocks;
   if (const CUresult code = check_size(*function, launch.grid, launch.threads, config->sharedMemBytes)) return code;
   std::vector<uint8_t> values;
   if (const CUresult code = read_parameters(launch.kernel->entry, parameters, extra, values)) return code;

@@ -38,8 +38,24 @@ bool is_shared(const Instruction& I, uint64_t& address) {
   return true;
 }
 
+// Of lanes whose addresses are generic, those in shared memory and the others count as two requests.
+void count(Warp& warp, const Instruction& I, Mask mask, const Address& at, int bytes, bool storing) {
+  Counters* counters = counters_of(warp);
+  if (!counters) return;
+  Request global, shared;
+  for (int lane = 0; lane < 32; lane++) {
+    if (!in_mask(mask, lane)) continue;
+    uint64_t address = address_of(warp, at, lane);
+    const bool here = is_shared(I, address);
+    (here ? shared : global).add(lane, address);
+  }
+  storing ? counters->store(global, bytes) : counters->load(global, bytes);
+  storing ? counters->shared_store(shared, bytes) : counters->shared_load(shared, bytes);
+}
+
 void load(Warp& warp, const Instruction& I, Mask mask) {
   const int bytes = I.width * int(I.dl.size());
+  count(warp, I, mask, I.from, bytes, false);
   for (int lane = 0; lane < 32; lane++) {
     if (!in_mask(mask, lane)) continue;
     uint64_t address = address_of(warp, I.from, lane);
@@ -50,6 +66,7 @@ void load(Warp& warp, const Instruction& I, Mask mask) {
 
 void store(Warp& warp, const Instruction& I, Mask mask) {
   const int bytes = I.width * int(I.al.size());
+  count(warp, I, mask, I.to, bytes, true);
   for (int lane = 0; lane < 32; lane++) {
     if (!in_mask(mask, lane)) continue;
     uint8_t value[64];
@@ -131,6 +148,7 @@ void decode_store(Decoder& D) {
 
 // Bytes that are not read are zeros. They arrive at the wait, and until then nobody may touch the destination.
 void copy(Warp& warp, const Instruction& I, Mask mask) {
+  Request reads, writes;
   for (int lane = 0; lane < 32; lane++) {
     if (!in_mask(mask, lane)) continue;
     const uint64_t from = address_of(warp, I.from, lane), to = address_of(warp, I.to, lane);
@@ -142,6 +160,8 @@ void copy(Warp& warp, const Instruction& I, Mask mask) {
       fail(warp, I, lane, Fault::ALIGNMENT,
            text("cp.async from 0x%llx, which is not aligned to %d bytes", (unsigned long long)from, I.width));
     }
+    if (read) reads.add(lane, from);
+    writes.add(lane, to);
     for (uint32_t i = 0; i < read;) {  // its end may be no multiple of its alignment
       const int bytes = read - i >= 4 ? 4 : 1;
       global_for_read(warp, I, lane, from + i, bytes);
@@ -149,6 +169,10 @@ void copy(Warp& warp, const Instruction& I, Mask mask) {
     }
     begin_flight(warp, I, lane, uint32_t(to), I.width, SharedMemory::COPYING);
     warp.copies.push_back({uint32_t(to), from, I.width, int(read)});
+  }
+  if (Counters* counters = counters_of(warp)) {
+    counters->load(reads, I.width);
+    counters->shared_store(writes, I.width);
   }
 }
 
@@ -210,9 +234,12 @@ Element element(int lane, int half, bool transposed) {
 
 void load_matrices(Warp& warp, const Instruction& I, Mask) {
   const uint8_t* rows[32];
+  Request request;
   for (int lane = 0; lane < 8 * I.n; lane++) {
     rows[lane] = shared_for_read(warp, I, lane, address_of(warp, I.from, lane), 16);
+    request.add(lane, address_of(warp, I.from, lane));
   }
+  if (Counters* counters = counters_of(warp)) counters->shared_load(request, 16);
   uint32_t found[4][32];
   for (int i = 0; i < I.n; i++) {
     for (int lane = 0; lane < 32; lane++) {
@@ -228,6 +255,7 @@ void load_matrices(Warp& warp, const Instruction& I, Mask) {
 }
 
 void store_matrices(Warp& warp, const Instruction& I, Mask) {
+  Request request;
   for (int i = 0; i < I.n; i++) {
     uint8_t rows[8][16];
     const uint32_t* values = warp.at_slot<uint32_t>(I.al[size_t(i)]);
@@ -241,8 +269,10 @@ void store_matrices(Warp& warp, const Instruction& I, Mask) {
     for (int row = 0; row < 8; row++) {
       const int lane = 8 * i + row;
       std::memcpy(shared_for_write(warp, I, lane, address_of(warp, I.to, lane), 16, rows[row]), rows[row], 16);
+      request.add(lane, address_of(warp, I.to, lane));
     }
   }
+  if (Counters* counters = counters_of(warp)) counters->shared_store(request, 16);
 }
 
 void decode_matrices(Decoder& D, bool loading) {

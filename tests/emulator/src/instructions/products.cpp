@@ -97,6 +97,7 @@ void multiply(const double* a, const double* b, double* c, int rows, int n, int 
 void mma(Warp& warp, const Instruction& I, Mask) {
   const auto format = Format(I.number);
   double a[16 * 16], b[8 * 16], c[16 * 8];
+  if (Counters* counters = counters_of(warp)) counters->product(uint64_t(I.width * 8 * I.k));
   gather(warp, I.al, format, I.width, a, I.k);
   gather(warp, I.bl, format, 8, b, I.k);
   if (format == DOUBLE) {
@@ -223,6 +224,7 @@ void wgmma(Warp& warp, const Instruction& I, Mask) {
   b.assign(size_t(I.n * I.k), 0);
   c.assign(size_t(16 * I.n), 0);
   Product product;
+  if (Counters* counters = counters_of(warp)) counters->product(uint64_t(16 * I.n * I.k));
   if (I.s[0] < 0) {
     check_fenced(warp, I, I.al);
     gather(warp, I.al, format, 16, a.data(), I.k);

@@ -43,6 +43,7 @@ void load_tile(Warp& warp, const Instruction& I, Mask mask) {
       begin_flight(warp, I, lane, load.to + i, 16, SharedMemory::LOADING);
     }
     block.loads.push_back(std::move(load));
+    if (Counters* counters = counters_of(warp)) counters->tile();
   }
   warp.knowledge.seen[size_t(warp.id)]++;
 }
@@ -64,6 +65,9 @@ void read_line(const TileLoad& load, uint64_t address, bool inside, uint8_t* lin
   std::memset(line, map.nan_fill ? 0xff : 0, size_t(map.box[0]) * size_t(element));
   if (!inside) return;
   const int begin = std::max(0, -first), end = int(std::min<int64_t>(map.box[0], int64_t(map.sizes[0]) - first));
+  if (Counters* counters = counters_of(*load.warp)) {
+    counters->tile_line(address + uint64_t(int64_t(begin) * element), address + uint64_t(int64_t(end) * element));
+  }
   for (int i = begin; i < end;) {
     const uint64_t from = address + uint64_t(int64_t(i) * element);
     const int bytes = from % 16 == 0 && (end - i) * element >= 16 ? 16 : element;

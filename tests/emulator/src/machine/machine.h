@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "machine/counters.h"
 #include "machine/memory.h"
 #include "text/ptx.h"
 
@@ -168,11 +169,13 @@ struct Launch {
   uint64_t seed = 0;
   std::mt19937_64 random;
   uint64_t instructions = 0;
+  uint64_t most_blocks = ~uint64_t(0);  // a random choice of so many runs
+  Counters* counters = nullptr;         // where there is somebody who wants to know
 
   void set_parameters(const std::vector<uint8_t>& values);
 };
 
-// Runs every block. Throws Finding for whatever a kernel must not do.
+// Runs every block, or a choice of them. Throws Finding for whatever a kernel must not do.
 void run(Launch& launch);
 
 // Throws a Finding that says where: kernel, line, block, warp, lane.
@@ -199,6 +202,10 @@ inline uint32_t swizzled(uint32_t address, uint32_t bytes) {
 
 inline bool in_mask(Mask mask, int lane) {
   return mask >> lane & 1;
+}
+
+inline Counters* counters_of(const Warp& warp) {
+  return warp.block->launch->counters;
 }
 
 Mask mask_of(Warp& warp, int predicate_slot, bool negated);

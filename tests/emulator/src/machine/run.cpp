@@ -305,6 +305,7 @@ void run(Launch& launch) {
   std::vector<uint32_t> order(launch.grid.count());
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), launch.random);
+  order.resize(size_t(std::min<uint64_t>(order.size(), launch.most_blocks)));
   Block block;
   block.launch = &launch;
   const size_t warps = (launch.threads.count() + 31) / 32;
@@ -312,6 +313,7 @@ void run(Launch& launch) {
   for (const uint32_t index : order) {
     block.index = {index % launch.grid.x, index / launch.grid.x % launch.grid.y, index / launch.grid.x / launch.grid.y};
     block.number++;
+    if (launch.counters) launch.counters->next_block();
     block.shared.reset(size_t(launch.shared_bytes), warps + 1);
     block.barriers.clear();
     block.transaction_barriers.clear();

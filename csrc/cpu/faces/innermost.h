@@ -139,14 +139,13 @@ struct InnermostJob {
       const auto at = [&](auto taps, auto stride) {
         neighbours<decltype(taps)::value, decltype(stride)::value>(x, to, c, end);
       };
-      const auto by_taps = [&](auto stride) {
-        return f.taps == 3   ? (at(Int<3>{}, stride), true)
-               : f.taps == 5 ? (at(Int<5>{}, stride), true)
-               : f.taps == 7 ? (at(Int<7>{}, stride), true)
-                             : false;
-      };
-      if (g.in[2] == 1 && by_taps(Int<1>{})) return;
-      if (g.in[2] == 2 && by_taps(Int<2>{})) return;
+      const Int<1> one;
+      const Int<2> two;
+      if (f.taps == 3 && g.in[2] == 1) return at(Int<3>{}, one);
+      if (f.taps == 3 && g.in[2] == 2) return at(Int<3>{}, two);
+      if (f.taps == 5 && g.in[2] == 1) return at(Int<5>{}, one);
+      if (f.taps == 5 && g.in[2] == 2) return at(Int<5>{}, two);
+      if (f.taps == 7 && g.in[2] == 1) return at(Int<7>{}, one);
     }
     const int64_t beyond = g.operand_size[2] - f.offset - (f.taps - 1) * f.spacing;
     const int64_t low = most(c, over(most(-f.offset, 0), g.in[2]));           // all taps of low to high - 1
@@ -164,7 +163,7 @@ struct InnermostJob {
   }
 
   // The same where TAPS neighbours are read by each result, STRIDE from those of the next. What is left at the end is
-  // done by a tile that is shifted back over results that are already there.
+  // done by a tile that is shifted back over results that are already there. Tiles of MANY pixels read inside.
   template <int TAPS, int STRIDE>
   void neighbours(const T* x, T* to, int64_t c, int64_t end) {
     for (; c + MANY <= end; c += MANY) neighbours_of<TAPS, STRIDE, MANY>(x, to, c);
@@ -176,15 +175,15 @@ struct InnermostJob {
     constexpr int64_t read = (PIXELS - 1) * STRIDE + TAPS;
     const int64_t column = m * STRIDE + g.taps[2].offset;  // of the first pixel
     const int64_t first = most(-column, 0), end = least(read, g.operand_size[2] - column);
+    if constexpr (PIXELS == MANY)
+      if (first > 0 || end < read)
+        return neighbours_of<TAPS, STRIDE, FEW>(x, to, m), neighbours_of<TAPS, STRIDE, FEW>(x, to, m + FEW);
     x += column * call.a.stride[4] + inside[0].first * x_tap[0] + inside[1].first * x_tap[1];
     const A* w = weights + inside[0].first * w_tap[0] + inside[1].first * w_tap[1];
     to += m * call.result.stride[4];
     for (int64_t c = 0; c < p.k; c += lanes) {
       c = least(c, p.k - lanes);
-      if (first == 0 && end == read)
-        line_tile<TAPS, STRIDE, PIXELS, true>(x + c, w + c, bias + c, to + c, 0, read);
-      else
-        line_tile<TAPS, STRIDE, PIXELS, false>(x + c, w + c, bias + c, to + c, first, end);
+      line_tile<TAPS, STRIDE, PIXELS, PIXELS == MANY>(x + c, w + c, bias + c, to + c, first, end);
     }
   }
 

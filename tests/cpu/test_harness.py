@@ -88,11 +88,13 @@ def check_all(library: Path) -> None:
                         torch.testing.assert_close(y, expected.to(dtype), rtol=0.02, atol=0.02 * float(p.taps) ** 0.5)
 
 
+@pytest.mark.long
 def test_vectors_wider_than_the_machines():
     """The code of the widest instruction set, where the machine does not have it: the compiler splits its vectors."""
     check_all(build(WIDE))
 
 
+@pytest.mark.long
 def test_sanitizers_find_nothing():
     library = build([*SANITIZED, "-DCONVEXT_VECTOR_BYTES=32"])
     code = "import torch, test_harness, pathlib; torch.manual_seed(0); "

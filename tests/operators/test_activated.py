@@ -93,9 +93,12 @@ def test_functional_transforms(which):
             return call(a[None], w, bias, residual[:1]).square().sum()
 
         tangents = jvp(lambda w: call(a, w, bias, residual), (w,), (w.cos(),))
+        residuals = torch.stack([residual, -residual], 2)
+        mapped = vmap(call, (None, None, None, 2))(a, w, bias, residuals)
+        both = vmap(call, (0, None, None, 2))(torch.stack([a, -a]), w, bias, residuals)
         return vmap(grad(loss, (0, 1, 2)), (0, None, None))(a, w, bias), vmap(loss, (None, None, 0))(
             a[0], w, torch.stack([bias, -bias])
-        ), tangents  # fmt: skip
+        ), tangents, mapped, both  # fmt: skip
 
     kernel = KERNELS[-1]
     found = of(lambda *t: ours("fprop", which, kernel, *t))

@@ -71,7 +71,7 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
 
 def _must_be_data(model: nn.Module, arguments: tuple[Any, ...]) -> None:
     """What runs is timed and compared: shapes and tensors without data are not enough."""
-    if arguments and all(isinstance(each, int) for each in arguments):
+    if len(arguments) > 1 and all(isinstance(each, int) for each in arguments):
         raise TypeError(f"the sample is what the model is called with, as torch.randn{arguments}, but got {arguments}")
     if any(t.is_meta for t in (*tensors_of(model), *arguments) if isinstance(t, torch.Tensor)):
         raise ValueError(

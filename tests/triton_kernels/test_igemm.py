@@ -250,6 +250,20 @@ def test_narrow_copies_take_smaller_tiles(unit: int, size: tuple[int, int]) -> N
     assert (tile.rows, tile.columns) == size
 
 
+@pytest.mark.parametrize("groups", [1, 32])
+@pytest.mark.parametrize("arch", igemm_tiles.TILES)
+def test_long_sums_of_few_channels_are_shared_among_the_multiprocessors(arch: int, groups: int) -> None:
+    """Also where every tile is larger than the product of a tap."""
+    channels, space = 32, (64, 64, 64)
+    problem = ConvProblem(
+        "wgrad", 2, groups * channels, groups * channels, groups, space, (3, 3, 3), space, (1, 1, 1), (1, 1, 1),
+        (1, 1, 1), torch.bfloat16, True, "cuda", arch,
+    )  # fmt: skip
+    plan = igemm_tiles.choose(problem)
+    assert igemm_tiles.blocks(problem, plan) >= igemm_tiles.multiprocessors(problem)
+    assert plan.parts > 1 or groups == 32
+
+
 @pytest.mark.parametrize("arch", igemm_tiles.TILES)
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
 @pytest.mark.parametrize("dtype", DTYPES)

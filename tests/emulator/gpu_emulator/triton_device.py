@@ -19,7 +19,7 @@ import triton
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from triton.backends.nvidia import driver as nvidia
-from triton.compiler.compiler import CompiledKernel
+from triton.compiler.compiler import CompiledKernel, max_shared_mem
 from triton.runtime.jit import JITFunction
 
 from gpu_emulator import library
@@ -149,7 +149,8 @@ def emulated(arch: int, seed: int | None = None, rewrite: Rewrite = lambda name,
 
 
 def _forget_compiled() -> None:
-    """Triton keeps what it compiled by device, and every architecture is device 0 here."""
+    """Triton keeps what it compiled, and what a device has, by device; every architecture is device 0 here."""
+    max_shared_mem.cache_clear()
     for function in gc.get_objects():
         if type(function) is JITFunction:
             function.device_caches.clear()

@@ -9,6 +9,7 @@ import triton.language as tl
 from gpu_emulator.library import CudaError
 from gpu_emulator.triton_device import emulated
 from torch import Tensor
+from triton.compiler.compiler import max_shared_mem
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ARCHITECTURES = pytest.mark.parametrize("arch", [80, 90, 120])
@@ -32,6 +33,13 @@ def multiply(a, b, c, N: tl.constexpr):
 def copy_box(source, target, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     box = source.load([-1, 0])
     tl.store(target + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], box)
+
+
+def test_each_device_has_its_own_shared_memory() -> None:
+    """As the manual's table of compute capabilities says, whichever was emulated before."""
+    for arch, kibibytes in ((120, 99), (90, 227), (80, 163), (90, 227)):
+        with emulated(arch):
+            assert max_shared_mem(0) == 1024 * kibibytes
 
 
 def scaled(x: Tensor, y: Tensor, masked: bool = True) -> object:

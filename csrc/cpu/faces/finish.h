@@ -3,8 +3,9 @@
 // Bounds (none, relu, clamp) cost two instructions, and a tile has them in its registers. What costs more, and reads
 // another tensor, is done to a tile's results, which lie in the first-level cache:
 //
-//     sums in registers ──> bounded, and stored ──> curve and residual, from the cache and back      nothing to do: not
-//     read
+//     sums in registers ──> bounded, and stored ──> curve and residual, from the cache and back
+//
+// Where nothing is left to do they are not read again.
 #pragma once
 #include "cpu/faces/kernels.h"
 #include "cpu/shared/epilogue.h"

@@ -70,7 +70,7 @@ CONVEXT_INLINE Vector<double> exponential(Vector<double> x) {
   return each_lane<double>(x, [](double v) { return exponential(v); });
 }
 
-// a / b. Where 8 bits do, a division of 16 lanes would take as long as all of a sum of taps and its exponential.
+// a / b. Where 8 bits do, an approximate reciprocal takes the place of the division.
 template <Accuracy accuracy, class A>
 CONVEXT_INLINE Vector<A> quotient(Vector<A> a, Vector<A> b) {
 #ifdef __AVX512F__

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from convext.replay.launches import WATCHED
+from convext.triton_kernels.bound import Bound
 
 _collected: list[Launch] | None = None
-
-
-class _Watched(threading.local):
-    """Who makes this thread's launches in our place: `make` is given each, and calls its `launch`."""
-
-    make: Callable[[Launch], None] | None = None
-
-
-WATCHED = _Watched()
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,10 @@ class Launch:
             return self.kernel[(self.programs,)](  # type: ignore[index]
                 *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
             )
+
+    def bound(self, launched: Any, slot_of: Callable[[Tensor], int]) -> Bound:
+        """The launch but for its tensors, whose slots `slot_of` tells, given what `launch` returned."""
+        return Bound(self, launched, slot_of)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Kernel:
             `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
         copies: the hidden copies that `run` would make, one sentence each.
         both: how it computes dgrad and wgrad together, if it can.
-        repeats: whether `run` allocates, copies, and launches by `convext.triton_kernels.launch` alone, and all that
+        repeats: whether `run`, and `both.run`, allocate, copy, and launch by what `convext.replay` watches alone, all that
             as its operands lie, whatever they hold: then a second call does what the first was seen to do.
         activated: `activated(problem, epilogue, a, b, bias, residual)` computes `epilogue(result) + residual` of a
             problem that it takes, in the pass that stores the result, if it can. `residual`: any strides, or None.
@@ -110,7 +110,7 @@ def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tupl
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
     why_not, run, copies = (cast(Any, attribute(function)) for function in ("why_not", "run", "copies"))
     also = cast(RunActivated, attribute("run_activated")) if activated else None
-    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider == "triton", activated=also)
+    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider in ("triton", "cuda"), activated=also)
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))

@@ -66,8 +66,8 @@ class Kernel:
             `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
         copies: the hidden copies that `run` would make, one sentence each.
         both: how it computes dgrad and wgrad together, if it can.
-        repeats: whether `run`, and `both.run`, allocate, copy, and launch by what `convext.replay` watches alone, all that
-            as its operands lie, whatever they hold: then a second call does what the first was seen to do.
+        repeats: whether `run`, and `both.run`, allocate, copy, and launch by what `convext.replay` watches alone, and
+            all that as its operands lie, whatever they hold: then a second call does what the first was seen to do.
         activated: `activated(problem, epilogue, a, b, bias, residual)` computes `epilogue(result) + residual` of a
             problem that it takes, in the pass that stores the result, if it can. `residual`: any strides, or None.
     """

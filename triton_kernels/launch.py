@@ -40,11 +40,11 @@ class Launch:
     trips: float = 1
 
     def __call__(self) -> None:
-        """Launches on the device of the first argument, current or not. An empty grid launches nothing."""
+        """Launches on the device of the first argument, current or not; nothing for an empty grid, or on "meta"."""
         if _collected is not None:
             _collected.append(self)
             return
-        if self.programs == 0:
+        if self.programs == 0 or self.arguments[0].is_meta:
             return
         make = WATCHED.make or Launch.launch
         make(self)

@@ -33,6 +33,7 @@ class Call(NamedTuple):
 
 
 RunAll = Callable[[Tensor, Tensor, Tensor], Gradients]
+ByBias = Callable[[Tensor], Tensor]
 
 _runs: dict[Any, Run] = {}
 _runs_of_all: dict[Any, RunAll] = {}
@@ -138,35 +139,32 @@ def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any)
     wgrad_last = y_last or layout.is_channels_last(x)
     dgrad = problem_of("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
     wgrad = problem_of("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
-    both, axes = registry.choose_both(dgrad, wgrad, geometry[4]), (0, *range(2, y.dim())) if biased else ()
+    both = registry.choose_both(dgrad, wgrad, geometry[4])
     kernels = [registry.choose(problem, geometry[4]) for problem in (dgrad, wgrad)]
     repeats = all(kernel.repeats for kernel in kernels)
+    by_bias = partial(kernels[1].bias_gradient, wgrad) if biased else None
     run: RunAll
     if both is not None:
-        run = partial(_together, both.run, dgrad, wgrad_last, axes)
+        run = partial(_together, both.run, dgrad, wgrad_last, by_bias)
     elif repeats and kernels[0].provider == kernels[1].provider:
-        run = partial(_apart, partial(kernels[0].run, dgrad), partial(kernels[1].run, wgrad), axes)
+        run = partial(_apart, partial(kernels[0].run, dgrad), partial(kernels[1].run, wgrad), by_bias)
     else:  # what repeats is written down alone
         by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
         by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
-        return (by_x, by_w, _sum(y, axes)), partial(_apart, dgrad_run, wgrad_run, axes)
+        return (by_x, by_w, by_bias and by_bias(y)), partial(_apart, dgrad_run, wgrad_run, by_bias)
     return _recorded(run, y, w, x) if repeats else (run(y, w, x), run)
 
 
 def _together(
-    run: registry.RunBoth, dgrad: ConvProblem, wgrad_last: bool, axes: Ints, y: Tensor, w: Tensor, x: Tensor
-) -> Gradients:
+    run: registry.RunBoth, dgrad: ConvProblem, wgrad_last: bool, by_bias: ByBias | None,
+    y: Tensor, w: Tensor, x: Tensor,
+) -> Gradients:  # fmt: skip
     by_x, by_w = run(dgrad, y, w, x)
-    return by_x, layout.dense(by_w, wgrad_last), _sum(y, axes)
+    return by_x, layout.dense(by_w, wgrad_last), by_bias and by_bias(y)
 
 
-def _apart(dgrad: Run, wgrad: Run, axes: Ints, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
-    return dgrad(y, w, None), wgrad(x, y, None), _sum(y, axes)
-
-
-def _sum(y: Tensor, axes: Ints) -> Tensor | None:
-    """The gradient by a bias, over the axes that it was added along."""
-    return y.sum(tuple(axes)) if axes else None
+def _apart(dgrad: Run, wgrad: Run, by_bias: ByBias | None, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
+    return dgrad(y, w, None), wgrad(x, y, None), by_bias and by_bias(y)
 
 
 def _compute_both(

@@ -151,7 +151,7 @@ def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any)
     else:  # what repeats is written down alone
         by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
         by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
-        return (by_x, by_w, by_bias and by_bias(y)), partial(_apart, dgrad_run, wgrad_run, by_bias)
+        return (by_x, by_w, by_bias(y) if by_bias else None), partial(_apart, dgrad_run, wgrad_run, by_bias)
     return _recorded(run, y, w, x) if repeats else (run(y, w, x), run)
 
 
@@ -160,11 +160,11 @@ def _together(
     y: Tensor, w: Tensor, x: Tensor,
 ) -> Gradients:  # fmt: skip
     by_x, by_w = run(dgrad, y, w, x)
-    return by_x, layout.dense(by_w, wgrad_last), by_bias and by_bias(y)
+    return by_x, layout.dense(by_w, wgrad_last), by_bias(y) if by_bias else None
 
 
 def _apart(dgrad: Run, wgrad: Run, by_bias: ByBias | None, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
-    return dgrad(y, w, None), wgrad(x, y, None), by_bias and by_bias(y)
+    return dgrad(y, w, None), wgrad(x, y, None), by_bias(y) if by_bias else None
 
 
 def _compute_both(

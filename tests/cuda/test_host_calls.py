@@ -1,4 +1,4 @@
-"""Layers on the CUDA kernels of the host build: a call is bound when it comes first, and made again on other tensors."""
+"""Layers on the CUDA kernels of the host build: a call is bound when it comes first, and made again."""
 
 import gc
 from pathlib import Path

@@ -223,8 +223,8 @@ def test_copies_are_named(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[1] for line in igemm.copies(many)] == ["x", "w"]
     assert igemm.copies(replace(many, channels_last=True)) == []
     copied: list[Tensor] = []
-    dense = layout.dense
-    monkeypatch.setattr(layout, "dense", lambda t, channels_last: copied.append(t) or dense(t, channels_last))
+    dense = igemm.dense
+    monkeypatch.setattr(igemm, "dense", lambda t, channels_last: copied.append(t) or dense(t, channels_last))
     monkeypatch.setattr(igemm, "compute", lambda problem, a, b, bias, result, plan: result)
     for problem in (few, many):
         copied.clear()

@@ -1,4 +1,10 @@
-"""One kernel launch as a value: what runs it on a device is also what compiles it without one."""
+"""One kernel launch as a value: what runs it on a device is also what compiles it without one.
+
+Triton compiles a kernel anew for each number that is 1 or not, and that 16 divides or not. Of what changes with batches
+and with sizes of images alone that would be a hundred times, for next to nothing: vectors are proved by constants
+(`pixels.py`). So each kernel names its COUNTS, which are never constants, and its SIZES, of which a 1 is one but no
+divisor is told. They are arguments of their own, for Triton asks nothing of what is in tuples.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +60,10 @@ class Launch:
             return
         make = WATCHED.make or Launch.launch
         make(self)
+
+    def argument(self, name: str) -> Any:
+        """The run-time argument that the kernel calls `name`."""
+        return self.arguments[self.kernel.arg_names.index(name)]  # type: ignore[attr-defined]
 
     def launch(self) -> Any:
         """Launches, and returns what Triton compiled for it; None from Triton's interpreter."""

@@ -37,12 +37,22 @@ def channels_of(first_group, groups, PACK: tl.constexpr, CHANNELS: tl.constexpr,
     return channel, (within < CHANNELS) & (first_group + group < groups), group, within
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch"]
+SIZES = [
+    "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "a_stride_n", "a_stride0", "a_stride1",
+    "a_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "a_channel", "y_channel",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def packed_image_kernel(
     y, w, bias, a,  # a is a TMA descriptor [N, three axes of space, channels] where BOXED
     batch, groups,
-    a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
-    a_strides, y_strides,  # of n and of three axes of space, in units of UNIT
+    a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad, period,  # three axes each
+    a_stride_n, a_stride0, a_stride1, a_stride2,  # of n and of three axes of space, in units of UNIT
+    y_stride_n, y_stride0, y_stride1, y_stride2,
     w_strides,  # of k and of three axes of taps, in units of W_UNIT
     a_channel, w_channel, y_channel,  # stride of the second axis
     DGRAD: tl.constexpr, BOXED: tl.constexpr, RANK: tl.constexpr,
@@ -51,6 +61,9 @@ def packed_image_kernel(
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     UNIT: tl.constexpr, W_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
+    a_strides, y_strides = (a_stride_n, a_stride0, a_stride1, a_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
+
     # Which block: packs fastest, so that blocks which run together share the lines of NHWC pixels; phases slowest.
     q0_size, q1_size, q2_size, phases1, phases2 = phases_of(DGRAD, y_size, stride)
     block, pack = unravel(tl.program_id(0), tl.cdiv(groups, PACK))

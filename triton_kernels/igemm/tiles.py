@@ -256,13 +256,31 @@ def phase_sizes(problem: ConvProblem) -> tuple[int, int, int, int]:
     return (p.n, *three_axes([-(-i // s) for i, s in zip(p.input, p.stride, strict=True)], 1))
 
 
+Box = tuple[int, int, int, int]
+
+
 @lru_cache(maxsize=4096)
-def best_box(sizes: tuple[int, int, int, int], pixels: int) -> tuple[int, int, int, int]:
-    """Images and pixels on three axes, powers of two with the product `pixels`, that cover `sizes` with least waste."""
-    powers = [1 << i for i in range(pixels.bit_length())]
-    boxes = [(pixels // (a * b * c), a, b, c) for a in powers for b in powers for c in powers if a * b * c <= pixels]
+def best_box(sizes: Box, pixels: int) -> Box:
+    """Images and pixels on three axes, powers of two with the product `pixels`, that cover `sizes` with little waste.
 
-    def covered(box: tuple[int, int, int, int]) -> int:
-        return math.prod(-(-size // side) * side for size, side in zip(sizes, box, strict=True))
+    A kernel is compiled for its box, and with sizes of images the best one changes. So there are few, one for each of
+    four numbers of images. Over the layers of real networks they cover 0.5% more than the best of all boxes do.
+    """
+    boxes = [(n, *cube(sizes[1:], pixels // n)) for n in (1, 8, 32, 64) if n <= pixels]
+    return min(boxes, key=lambda box: covered(sizes, box))
 
-    return min(boxes, key=lambda box: (covered(box), [-side for side in reversed(box)]))
+
+def cube(sizes: tuple[int, ...], pixels: int, cell: tuple[int, int, int] = (1, 1, 1)) -> tuple[int, int, int]:
+    """Three sides of a box of so many pixels, each with the sides `cell`: as nearly a cube as powers of two are.
+
+    The shortest is doubled, the last of equals, but on an axis of one pixel.
+    """
+    sides = [1, 1, 1]
+    while math.prod(sides) < pixels:
+        sides[min((2, 1, 0), key=lambda i: (sizes[i] == 1, sides[i] * cell[i]))] *= 2
+    return sides[0], sides[1], sides[2]
+
+
+def covered(sizes: Box, box: Box) -> int:
+    """Pixels of all boxes that cover `sizes`."""
+    return math.prod(-(-size // side) * side for size, side in zip(sizes, box, strict=True))

@@ -24,6 +24,11 @@ def moves_narrowly(itemsize: int, *planes: Plane) -> bool:
     return min(plane.vector for plane in planes) < min(4, 16 // itemsize)
 
 
+def _filled(count: int, values: tuple[int, ...]) -> tuple[int, ...]:
+    """`values` and ones, which no kernel of fewer axes reads."""
+    return (*values, *(1,) * (count - len(values)))
+
+
 def channels_launch(
     problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor, tile: Tile | None = None
 ) -> Launch:
@@ -58,8 +63,8 @@ def _channels_plan(
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
-        rows // units[0], depth // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
-        row_blocks, pixel_blocks, k * w_strides[0], source.strides, w.strides, target.strides,
+        rows // units[0], depth // units[1], count // units[2], *_filled(4, (*sizes[:-1], sizes[-1] // units[2])),
+        row_blocks, pixel_blocks, k * w_strides[0], w.strides, *_filled(5, source.strides), *_filled(5, target.strides),
     )  # fmt: skip
     constants = {
         "ROWS": units[0], "DEPTH": units[1], "PIXELS": units[2], "AXES": len(sizes),
@@ -101,8 +106,8 @@ def _pixels_plan(
     share, parts = split(p, count, step, blocks)
     units = power_of_two(rows), power_of_two(columns), power_of_two(sizes[-1])
     arguments = (
-        rows // units[0], columns // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
-        share // step, row_blocks, column_blocks, p.groups, x.strides, y.strides,
+        rows // units[0], columns // units[1], count // units[2], *_filled(4, (*sizes[:-1], sizes[-1] // units[2])),
+        share // step, row_blocks, column_blocks, p.groups, *_filled(5, x.strides), *_filled(5, y.strides),
     )  # fmt: skip
     constants = {
         "ROWS": units[0], "COLUMNS": units[1], "PIXELS": units[2], "AXES": len(sizes),

@@ -37,7 +37,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 continue
             if face == "wgrad":
                 launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"], tile)
-                trips = launch.arguments[3 + 4]
+                trips = launch.argument("steps")
             else:
                 launch = channels_launch(problem, a, b, None, tensors[OPEN[face]], tile)
                 trips = b.shape[0 if face == "dgrad" else 1] // launch.constants["BD"]

@@ -14,11 +14,20 @@ import triton.language as tl
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["steps"]
+SIZES = [
+    "size0", "size1", "size2", "size3", "x_stride0", "x_stride1", "x_stride2", "x_stride3", "x_stride4", "y_stride0",
+    "y_stride1", "y_stride2", "y_stride3", "y_stride4",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def accumulate(
     x, y, target,
-    rows, columns, pixels, sizes, steps, row_blocks, column_blocks, groups, x_strides, y_strides,
+    rows, columns, pixels, size0, size1, size2, size3, steps, row_blocks, column_blocks, groups,
+    x_stride0, x_stride1, x_stride2, x_stride3, x_stride4,  # of channels, of AXES axes
+    y_stride0, y_stride1, y_stride2, y_stride3, y_stride4,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     X_V: tl.constexpr, X_UNIT: tl.constexpr, Y_V: tl.constexpr, Y_UNIT: tl.constexpr,
     BR: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, PRECISION: tl.constexpr,
@@ -27,6 +36,9 @@ def accumulate(
 
     `rows`, `columns` and `pixels` are in units of ROWS, COLUMNS and PIXELS. target [parts, groups * rows, columns].
     """
+    sizes = (size0, size1, size2, size3)
+    x_strides = (x_stride0, x_stride1, x_stride2, x_stride3, x_stride4)
+    y_strides = (y_stride0, y_stride1, y_stride2, y_stride3, y_stride4)
     block = tl.program_id(0)
     row_block = block % row_blocks
     block = block // row_blocks

@@ -109,7 +109,7 @@ class Walk:
     column_blocks: int
     strips: int
     rows: int
-    axes: tuple[Strides, Strides, Strides]
+    axes: tuple[int | Strides, ...]
     constants: dict[str, Any]
 
     @property
@@ -159,12 +159,12 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     strips = triton.cdiv(roll.groups, rows)
     lines = planes * strips * column_blocks
     axes = (
-        (loop.input, loop.output, loop.S, loop.D, loop.P, loop.R),
+        loop.input, loop.output, roll.input, roll.output, row.input, row.output,
+        (loop.S, loop.D, loop.P, loop.R),
         (
-            roll.input, roll.output, roll.S, roll.D, roll.P, roll.residues,
+            roll.S, roll.D, roll.P, roll.residues,
             -roll.P % roll.R, pow(roll.D, -1, roll.R) if roll.R > 1 else 0,
         ),
-        (row.input, row.output),
     )  # fmt: skip
     constants = {
         "X_UNIT": x_unit, "Y_UNIT": y_unit, "CHANNELS_LAST": last,
@@ -211,7 +211,7 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     lines = walk.lines if p.channels_last else walk.lines * walk.channels
     channel_blocks = walk.channel_blocks if p.channels_last else 1
     arguments = (
-        walk.x_strides, (w_strides[0], *taps), walk.y_strides,
+        (w_strides[0], *taps), *walk.x_strides, *walk.y_strides,
         lines, walk.channels, channel_blocks, walk.column_blocks, walk.strips, walk.rows, 1 if dgrad else multiplier,
         *walk.axes,
     )  # fmt: skip
@@ -242,7 +242,7 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     w_k, scale = (1, p.k) if parts > 1 and p.channels_last else (w_strides[0], 1)
     taps = [0 if r is None else w_strides[r + 2] * scale for r in choice.roles]
     arguments = (
-        walk.x_strides, walk.y_strides, (p.k * p.taps, w_k, *taps), walk.lines, blocks,
+        *walk.x_strides, *walk.y_strides, (p.k * p.taps, w_k, *taps), walk.lines, blocks,
         walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
     )  # fmt: skip
     constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}

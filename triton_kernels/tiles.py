@@ -14,6 +14,9 @@ from convext.problem import ConvProblem
 SHARED_MEMORY = {0: 1 << 30, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 MULTIPROCESSORS = {0: 4, 80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
 
+# Images for which tiles are chosen: any other number takes one of these, since a kernel is compiled for its tile.
+BATCHES = (1, 8, 64)
+
 
 def known(table: Mapping[int, object], arch: int) -> int:
     """The newest architecture of `table` that is no newer than `arch`."""
@@ -86,17 +89,25 @@ def fitting(
 
 
 def first_that_fills(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, batch: int
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, pixels: int, depth: int, narrow: bool
 ) -> Tile:
-    """The first tile that fits `batch` results of `rows` x `columns` and gives each multiprocessor a block.
+    """The first of the tiles for some numbers of images that gives each multiprocessor a block: see `BATCHES`.
 
-    Where none fills the device, the last that fits.
+    Where none fills the device, the last. For each group and image `rows` x `pixels` are summed over `depth`.
     """
-    candidates = fitting(tiles, problem, rows, columns, depth, narrow)
-    for tile in candidates:
-        if batch * -(-rows // tile.rows) * -(-columns // tile.columns) >= multiprocessors(problem):
-            return tile
-    return candidates[-1]
+
+    def candidates(images: int) -> Sequence[Tile]:
+        return fitting(tiles, problem, rows, images * pixels, depth, narrow)
+
+    def first(tiles: Sequence[Tile], images: int) -> Tile:
+        for tile in tiles:
+            blocks = problem.groups * -(-rows // tile.rows) * -(-images * pixels // tile.columns)
+            if blocks >= multiprocessors(problem):
+                return tile
+        return tiles[-1]
+
+    few = {first(candidates(images), images) for images in BATCHES}
+    return first([tile for tile in tiles if tile in few], problem.n)
 
 
 def split(problem: ConvProblem, count: int, step: int, blocks: int) -> tuple[int, int]:

@@ -30,10 +30,10 @@ from convext.triton_kernels.index import inside, unravel
 from convext.triton_kernels.products import add_product
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["batch", "patch_rows", "patch_columns"]
+COUNTS = ["batch", "patch_rows", "patch_columns", "trips"]
 SIZES = [
     "x_rows", "x_columns", "y_rows", "y_columns", "x_stride_n", "x_stride_c", "x_stride_row", "y_stride_n",
-    "y_stride_c", "y_stride_row", "trips",
+    "y_stride_c", "y_stride_row",
 ]  # fmt: skip
 
 

@@ -23,10 +23,10 @@ from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, p
 from convext.triton_kernels.index import unravel
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["batch"]
+COUNTS = ["batch", "parts"]
 SIZES = [
     "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "y_stride_n", "y_stride0", "y_stride1",
-    "y_stride2", "y_channel", "y_elements", "parts",
+    "y_stride2", "y_channel", "y_elements",
 ]  # fmt: skip
 
 

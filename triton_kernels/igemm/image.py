@@ -79,10 +79,10 @@ def store_image(
 
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["batch"]
+COUNTS = ["batch", "parts"]
 SIZES = [
     "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "a_stride_n", "a_stride0", "a_stride1",
-    "a_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "a_channel", "y_channel", "y_elements", "parts",
+    "a_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "a_channel", "y_channel", "y_elements",
 ]  # fmt: skip
 
 

@@ -12,13 +12,13 @@ the tensor cores:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from convext.problem import ConvProblem
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.products import TMA_ROUNDS
-from convext.triton_kernels.tiles import Tile, known, legal, multiprocessors
+from convext.triton_kernels.tiles import BATCHES, Tile, known, legal, multiprocessors
 
 # Where channels lie side by side, and groups of them fill at least the 4 bytes of one asynchronous copy.
 TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
@@ -210,7 +210,7 @@ def crowded(problem: ConvProblem, tile: Tile, unit: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16) -> Plan:
-    """The plan with the least cost; between equals the larger tile and the fewer parts.
+    """The cheapest of the plans for some numbers of images, in the best number of parts: see `BATCHES`.
 
     Args:
         problem: what is computed; not empty.
@@ -218,6 +218,13 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         boxes: whether they lie so that TMA can bring them in.
         unit: elements that are copied at a time, up to 16 bytes of them.
     """
+    plans = [cheapest(replace(problem, n=n), scalar, boxes, unit) for n in BATCHES]
+    return _best(problem, [like for plan in plans for like in in_parts(problem, plan, split=plan.parts > 1)])
+
+
+@lru_cache(maxsize=4096)
+def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int) -> Plan:
+    """The plan with the least cost. Arguments as those of `choose`."""
     product, itemsize = product_of(problem), problem.dtype.itemsize
     candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
     fallback = candidates[-1:]
@@ -231,13 +238,21 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         reads_on = boxed and problem.groups > 1 and product.depth % tile.steps(itemsize) > 0
         return not (oversized or spills or reads_on) and legal(tile, problem) is None
 
-    plans = []
-    for tile, boxed in [candidate for candidate in candidates if fits(*candidate)] or fallback:
-        parts, most = 1, min(MOST_PARTS, product.steps(tile.steps(itemsize)) // 4)
-        while parts == 1 or parts <= most:
-            plans.append(planned(problem, tile, parts, boxed))
-            parts *= 2
+    fitting = [candidate for candidate in candidates if fits(*candidate)] or fallback
+    whole = [planned(problem, tile, 1, boxed) for tile, boxed in fitting]
+    return _best(problem, [plan for one in whole for plan in (one, *in_parts(problem, one, split=True))])
+
+
+def _best(problem: ConvProblem, plans: list[Plan]) -> Plan:
+    """The one with the least cost; between equals the first: the larger tile and the fewer parts."""
     return min(plans, key=lambda plan: cost(problem, plan))
+
+
+def in_parts(problem: ConvProblem, plan: Plan, split: bool) -> list[Plan]:
+    """`plan` in one part, or, where it is to be split, in powers of two of parts; each has four steps or more."""
+    steps = product_of(problem).steps(plan.tile.steps(problem.dtype.itemsize))
+    most = min(MOST_PARTS, steps // 4) if split else 1
+    return [replace(plan, parts=1 << i) for i in range(int(split), most.bit_length())]
 
 
 def planned(problem: ConvProblem, tile: Tile, parts: int, boxed: bool) -> Plan:

@@ -24,10 +24,10 @@ from convext.triton_kernels.index import unravel
 from convext.triton_kernels.products import add_product
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["batch"]
+COUNTS = ["batch", "parts"]
 SIZES = [
     "x_size0", "x_size1", "x_size2", "y_size0", "y_size1", "y_size2", "x_stride_n", "x_stride0", "x_stride1",
-    "x_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "x_channel", "y_channel", "parts",
+    "x_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "x_channel", "y_channel",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["pixel_blocks"]
+COUNTS = ["pixels", "row_blocks", "pixel_blocks"]
 SIZES = [
     "size0", "size1", "size2", "size3", "source_stride0", "source_stride1", "source_stride2", "source_stride3",
     "source_stride4", "target_stride0", "target_stride1", "target_stride2", "target_stride3", "target_stride4",

@@ -59,7 +59,7 @@ def _channels_plan(
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
     narrow = moves_narrowly(itemsize, source, w, target)
-    tile = tile or first_that_fills(tiles_for(p), p, rows, count, depth, narrow, p.groups)
+    tile = tile or first_that_fills(tiles_for(p), p, rows, count // p.n, depth, narrow)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (

@@ -15,7 +15,7 @@ from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["steps"]
+COUNTS = ["pixels", "steps"]
 SIZES = [
     "size0", "size1", "size2", "size3", "x_stride0", "x_stride1", "x_stride2", "x_stride3", "x_stride4", "y_stride0",
     "y_stride1", "y_stride2", "y_stride3", "y_stride4",

@@ -141,11 +141,11 @@ def plane_offset(source, tap, o, size, loop, x_c, x_loop, LOOPED: tl.constexpr):
 
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["lines"]
+COUNTS = ["lines", "channels", "channel_blocks"]
 SIZES = [
     "x_stride_n", "x_stride_c", "x_stride_loop", "x_stride_roll", "x_stride_row", "y_stride_n", "y_stride_c",
     "y_stride_loop", "y_stride_roll", "y_stride_row", "loop_in", "loop_out", "roll_in", "roll_out", "row_in", "row_out",
-    "column_blocks", "strips", "rows",
+    "column_blocks", "strips", "rows", "multiplier",
 ]  # fmt: skip
 
 
@@ -157,7 +157,8 @@ def gather(
     x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row,  # see `in_elements`
     y_stride_n, y_stride_c, y_stride_loop, y_stride_roll, y_stride_row,
     lines,  # lanes with work (of a vector of channels, where these are last)
-    channels, channel_blocks, column_blocks, strips, rows,  # rows: groups of output rows in a strip
+    channels,  # in units of Y_UNIT where they are last
+    channel_blocks, column_blocks, strips, rows,  # rows: groups of output rows in a strip
     multiplier,  # output channels for each input channel
     loop_in, loop_out, roll_in, roll_out, row_in, row_out,  # sizes
     loop,  # S, D, P, R
@@ -193,7 +194,7 @@ def gather(
         pid, block = unravel(pid, channel_blocks)
         c = (block * BC + tl.arange(0, BC))[None, :]
         q = (pid * BQ + tl.arange(0, BQ))[:, None]
-        has_channel = c < channels
+        has_channel = c < channels * Y_UNIT
         live = (q < lines) & has_channel
     else:
         q = pid * BQ + tl.arange(0, BQ)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from convext.problem import ConvProblem
+from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.stencil.image import groups_in_flight
 from convext.triton_kernels.stencil.plan import (
     Axis,
@@ -26,6 +27,10 @@ from convext.triton_kernels.stencil.plan import (
 from convext.triton_kernels.tiles import multiprocessors
 
 Strides = tuple[int, ...]
+
+# Of a lane in NHWC whose threads have several, at most: two sectors of memory in 16 bits. Of 72 or 144 channels few are
+# padding then, and a program's lanes are neighbours along a row, which read the same columns.
+CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Walk:
         choice: roles and tile.
         x_strides, y_strides: of (n, c, loop, roll, row), divided as `in_elements` multiplies.
         lines, lanes: lanes with work; lanes of one program.
-        channels: channels of y.
+        channels: channels of y, in NHWC in units of Y_UNIT.
         channel_blocks, column_blocks, strips, rows: how these, rows of y and its columns are split.
         axes: sizes and equations of loop, roll and row.
         constants: constexprs.
@@ -137,19 +142,26 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     if isinstance(choice, str):
         raise ValueError(choice)
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
-    if not last and roles.row != p.rank - 1:
-        x_unit = y_unit = x_chunk = 1
+    # Units beyond the vectors that they prove would be constants for nothing; so would wide chunks of the smaller part.
+    chunk_in = min(tile.columns, x_chunk)
+    chunk_out = min(choice.width & -choice.width, y_unit, 2 * chunk_in)
+    if last:
+        chunk_in = chunk_out = 1
+        x_unit, y_unit = (min(u, power_of_two(y_shape[1]), tile.channels) for u in (x_unit, y_unit))
+    elif roles.row != p.rank - 1:
+        chunk_in = chunk_out = x_unit = y_unit = 1
+    else:
+        x_unit, y_unit = chunk_in, chunk_out
 
     def by_role(strides: Strides, divisor: int) -> Strides:
         axes = [0, 1, *(None if r is None else r + 2 for r in roles)]
         return tuple(0 if a is None else strides[a] // (1 if a == contiguous else divisor) for a in axes)
 
     threads, c = 32 * tile.warps, y_shape[1]
-    chunk_in, chunk_out = min(tile.columns, x_chunk), min(choice.width & -choice.width, y_unit)
     channels, lanes = 1, threads
     if last:
-        chunk_in = chunk_out = 1
-        channels = min(threads, triton.next_power_of_2(triton.cdiv(c, tile.channels))) * tile.channels
+        most = CHANNELS if tile.channels > 1 else threads
+        channels = min(most, triton.next_power_of_2(triton.cdiv(c, tile.channels)) * tile.channels)
         lanes = threads * tile.channels // channels
     column_blocks, channel_blocks = triton.cdiv(row.output, choice.width), triton.cdiv(c, channels)
     planes = p.n * loop.output * roll.residues
@@ -175,8 +187,8 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         "ACC": tl.float64 if p.dtype == torch.float64 else tl.float32,
     }  # fmt: skip
     return Walk(
-        choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c, channel_blocks, column_blocks,
-        strips, rows, axes, constants,
+        choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c // y_unit if last else c,
+        channel_blocks, column_blocks, strips, rows, axes, constants,
     )  # fmt: skip
 
 
@@ -239,13 +251,15 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     parts = min(blocks, triton.cdiv(8 * multiprocessors(p), programs))
     blocks = triton.cdiv(blocks, parts)
     parts = triton.cdiv(walk.lines, walk.lanes * blocks)
-    w_k, scale = (1, p.k) if parts > 1 and p.channels_last else (w_strides[0], 1)
-    taps = [0 if r is None else w_strides[r + 2] * scale for r in choice.roles]
+    # Strides of k and of taps; the latter in units, for vectors, where channels are neighbours.
+    apart = parts > 1 and p.channels_last
+    w_k, scale, w_unit = (1, p.k, walk.constants["Y_UNIT"]) if apart else (w_strides[0], 1, 1)
+    taps = [0 if r is None else w_strides[r + 2] * scale // w_unit for r in choice.roles]
     arguments = (
-        *walk.x_strides, *walk.y_strides, (p.k * p.taps, w_k, *taps), walk.lines, blocks,
+        *walk.x_strides, *walk.y_strides, p.k * p.taps // w_unit, w_k, *taps, walk.lines, blocks,
         walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
     )  # fmt: skip
-    constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
+    constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31, "W_UNIT": w_unit}
     return Plan(
         programs * parts, arguments, constants, choice.tile, walk.outputs * blocks,
         walk.steps * blocks, (walk.steps - walk.rows) * blocks, parts,

@@ -13,7 +13,7 @@ from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
 # What changes with batches and with sizes of images: see launch.py.
-COUNTS = ["pixels", "row_blocks", "pixel_blocks"]
+COUNTS = ["pixels", "pixel_blocks"]
 SIZES = [
     "size0", "size1", "size2", "size3", "source_stride0", "source_stride1", "source_stride2", "source_stride3",
     "source_stride4", "target_stride0", "target_stride1", "target_stride2", "target_stride3", "target_stride4",
@@ -29,6 +29,7 @@ def multiply(
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     SOURCE_V: tl.constexpr, SOURCE_UNIT: tl.constexpr, W_V: tl.constexpr, W_UNIT: tl.constexpr,
     TARGET_V: tl.constexpr, TARGET_UNIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether all tiles have BQ pixels
     BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BQ] tile of target; `rows`, `depth` and `pixels` are in units of ROWS, DEPTH and PIXELS."""
@@ -46,7 +47,7 @@ def multiply(
     r = row_block * BR + tl.arange(0, BR)
     d = tl.arange(0, BD)
     q = pixel_block * BQ + tl.arange(0, BQ)
-    in_rows, in_pixels = r < rows, q < pixels
+    in_rows, in_pixels = r < rows, tl.full((BQ,), True, tl.int1) if WHOLE else q < pixels
     source_step = channel_stride(source_strides, SOURCE_V, SOURCE_UNIT)
     source_at = group * depth * source_step + pixel_offset(
         q, sizes, PIXELS, source_strides, SOURCE_V, SOURCE_UNIT, AXES

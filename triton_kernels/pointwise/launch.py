@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.pixels import Plane, coalesce, pixel_strides, power_of_two
+from convext.triton_kernels.pixels import CHANNEL, Plane, coalesce, pixel_strides, power_of_two
 from convext.triton_kernels.pointwise.image import multiply
 from convext.triton_kernels.pointwise.tiles import tiles_for
 from convext.triton_kernels.pointwise.weight import accumulate
@@ -70,6 +70,7 @@ def _channels_plan(
         "ROWS": units[0], "DEPTH": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "SOURCE_V": source.vector, "SOURCE_UNIT": source.unit, "W_V": w.vector, "W_UNIT": w.unit,
         "TARGET_V": target.vector, "TARGET_UNIT": target.unit,
+        "WHOLE": source.unit == target.unit == CHANNEL and count % tile.columns == 0,
         "BR": tile.rows, "BQ": tile.columns, "BD": tile.steps(itemsize), "PRECISION": p.precision,
     }  # fmt: skip
     return p.groups * row_blocks * pixel_blocks, arguments, constants, tile
@@ -112,6 +113,7 @@ def _pixels_plan(
     constants = {
         "ROWS": units[0], "COLUMNS": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "X_V": x.vector, "X_UNIT": x.unit, "Y_V": y.vector, "Y_UNIT": y.unit,
+        "WHOLE": x.unit == y.unit == CHANNEL and count % step == 0,
         "BR": tile.rows, "BC": tile.columns, "BQ": step, "PRECISION": p.precision,
     }  # fmt: skip
     return blocks * parts, parts, arguments, constants, tile

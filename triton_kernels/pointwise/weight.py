@@ -30,6 +30,7 @@ def accumulate(
     y_stride0, y_stride1, y_stride2, y_stride3, y_stride4,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     X_V: tl.constexpr, X_UNIT: tl.constexpr, Y_V: tl.constexpr, Y_UNIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether all steps have BQ pixels
     BR: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BC] tile of one part of w: the sum over `steps` times BQ pixels.
@@ -57,7 +58,7 @@ def accumulate(
     tl.assume(steps > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
     for step in range(0, steps):
         q = (part * steps + step) * BQ + tl.arange(0, BQ)
-        inside = q < pixels
+        inside = tl.full((BQ,), True, tl.int1) if WHOLE else q < pixels
         y_pixel = pixel_offset(q, sizes, PIXELS, y_strides, Y_V, Y_UNIT, AXES)
         x_pixel = pixel_offset(q, sizes, PIXELS, x_strides, X_V, X_UNIT, AXES)
         y_tile = tl.load(y_at + y_pixel[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)

@@ -144,7 +144,7 @@ def packed_image_kernel(
             offset_of(n_first, in0, in1, in2, a_strides, INDEX) + offset_of(rn, x0, x1, x2, a_strides, INDEX)
         ) * UNIT
         a_at = a + tl.cast(s, INDEX)[:, None] * a_channel + a_row[None, :]  # [DEPTH, PIXELS]
-        in0, in1, in2 = in0 + x0, in1 + x1, tl.where(exists, in2 + x2, FAR_OUTSIDE)
+        in0, in1, in2 = in0 + x0, in1 + x1, in2 + x2
 
     ACC: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((PACK * CHANNELS_PADDED, BATCH * BOX0 * BOX1 * BOX2), ACC)
@@ -155,7 +155,7 @@ def packed_image_kernel(
             box = a.load([n_first, in0 + i0, in1 + i1, in2 + i2, channel])
             a_tile = box.reshape(BATCH * BOX0 * BOX1 * BOX2, PACK * SUMMED_PADDED).T
         else:
-            a_seen = in_bounds(in2 + i2, a_size[2])
+            a_seen = exists & in_bounds(in2 + i2, a_size[2])
             if RANK > 1:
                 a_seen = a_seen & in_bounds(in1 + i1, a_size[1])
             if RANK > 2:
@@ -168,11 +168,12 @@ def packed_image_kernel(
 
     if bias is not None:
         acc += tl.load(bias + o, mask=o_seen, other=0.0).to(ACC)[:, None]
-    if DGRAD:
+    y_seen = exists
+    if DGRAD:  # some phases have fewer pixels on an axis than the first
         r0, r1, r2 = r0 * stride[0], r1 * stride[1], r2 * stride[2]
+        y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
     y_row = (
         offset_of(n_first, out0, out1, out2, y_strides, INDEX) + offset_of(rn, r0, r1, r2, y_strides, INDEX)
     ) * UNIT
-    y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
     y_at = tl.cast(o, INDEX)[:, None] * y_channel + y_row[None, :]
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=o_seen[:, None] & y_seen[None, :])

@@ -82,8 +82,8 @@ def packed_weight_kernel(
         seen = (rn < batch_read - n) & (r0 < end[0] - o0) & (r1 < end[1] - o1) & (r2 < end[2] - o2)  # [PIXELS]
         y_box = offset_of(n, o0, o1, o2, y_strides, INDEX) * UNIT
         x_box = offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
-        y_tile = tl.load(y_at + y_box, mask=k_seen[:, None] & seen[None, :], other=0.0)
         x_tile = tl.load(x_at + x_box, mask=seen[:, None] & c_seen[None, :], other=0.0)
+        y_tile = tl.load(y_at + y_box, mask=k_seen[:, None] & seen[None, :], other=0.0)
         acc = add_product(y_tile, x_tile, acc, PRECISION)
 
     w += tl.cast(part, tl.int64) * w_elements

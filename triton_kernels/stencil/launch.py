@@ -142,16 +142,7 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     if isinstance(choice, str):
         raise ValueError(choice)
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
-    # Units beyond the vectors that they prove would be constants for nothing; so would wide chunks of the smaller part.
-    chunk_in = min(tile.columns, x_chunk)
-    chunk_out = min(choice.width & -choice.width, y_unit, 2 * chunk_in)
-    if last:
-        chunk_in = chunk_out = 1
-        x_unit, y_unit = (min(u, power_of_two(y_shape[1]), tile.channels) for u in (x_unit, y_unit))
-    elif roles.row != p.rank - 1:
-        chunk_in = chunk_out = x_unit = y_unit = 1
-    else:
-        x_unit, y_unit = chunk_in, chunk_out
+    x_unit, y_unit, chunk_in, chunk_out = _vectors(p, choice, x_unit, y_unit, x_chunk, y_shape[1])
 
     def by_role(strides: Strides, divisor: int) -> Strides:
         axes = [0, 1, *(None if r is None else r + 2 for r in roles)]
@@ -190,6 +181,24 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c // y_unit if last else c,
         channel_blocks, column_blocks, strips, rows, axes, constants,
     )  # fmt: skip
+
+
+def _vectors(
+    p: ConvProblem, choice: Choice, x_unit: int, y_unit: int, x_chunk: int, channels: int
+) -> tuple[int, int, int, int]:
+    """(X_UNIT, Y_UNIT, X_V, Y_V) of strides that `x_unit` and `y_unit` divide: each a constant, so as few as serve.
+
+    A unit is no larger than the vectors that it proves, and a chunk of y no more than two of x: of what else the sizes
+    of images would allow there is little use.
+    """
+    if p.channels_last:
+        x_unit, y_unit = (min(unit, power_of_two(channels), choice.tile.channels) for unit in (x_unit, y_unit))
+        return x_unit, y_unit, 1, 1
+    if choice.roles.row != p.rank - 1:
+        return 1, 1, 1, 1
+    chunk_in = min(choice.tile.columns, x_chunk)
+    chunk_out = min(choice.width & -choice.width, y_unit, 2 * chunk_in)
+    return chunk_in, chunk_out, chunk_in, chunk_out
 
 
 @dataclass(frozen=True)

@@ -11,31 +11,21 @@ memory the kernel needs, encodes tensor maps, and calls a function in C. Only te
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from triton import knobs
 from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
-from convext.triton_kernels.launch import Launch
+from convext.replay.launches import Open, Ready, Slot, Slots
 
-Slots = list[Any]
-Ready = Callable[[Slots, Any], None]
+if TYPE_CHECKING:
+    from convext.triton_kernels.launch import Launch
 
 _MOST_MAPS = 256  # addresses that one descriptor's maps are kept of: an allocator gives the same ones again
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of a tensor in the list of a call's tensors."""
-
-    index: int
-
-    def filled(self, slots: Slots) -> Any:
-        """What stands there."""
-        return slots[self.index]
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,31 @@ class Bound:
     def __call__(self, slots: Slots, stream: Any) -> None:
         """Has Triton launch it, on its current stream."""
         self.kernel[(self._programs,)](*_filled(self._given, slots), **self._named)
+
+    @staticmethod
+    def opener(steps: Sequence[Bound]) -> Open | None:
+        """Triton launches anew where somebody wants to see it, or where its driver is another than now."""
+        if not all(step.ready for step in steps):
+            return None
+        kernels, then = [step.kernel for step in steps], driver.active
+        stream_of = then.get_current_stream
+
+        def opened(device: int) -> Any:
+            return stream_of(device) if driver.active is then and not _hooked(kernels) else None
+
+        return opened
+
+
+def _hooked(kernels: list[Any]) -> bool:
+    """Whether somebody wants to see launches of these kernels, or, as Triton's profiler does, all."""
+    for kernel in kernels:
+        if kernel.pre_run_hooks:
+            return True
+    runtime = knobs.runtime
+    try:
+        return bool(runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls)
+    except AttributeError:  # a function, or None
+        return runtime.launch_enter_hook is not None or runtime.launch_exit_hook is not None
 
 
 def _emptied(value: Any, slot_of: Callable[[Tensor], int]) -> Any:

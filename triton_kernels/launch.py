@@ -8,24 +8,18 @@ divisor is told. They are arguments of their own, for Triton asks nothing of wha
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from convext.replay.launches import WATCHED
+from convext.triton_kernels.bound import Bound
 
 _collected: list[Launch] | None = None
-
-
-class _Watched(threading.local):
-    """Who makes this thread's launches in our place: `make` is given each, and calls its `launch`."""
-
-    make: Callable[[Launch], None] | None = None
-
-
-WATCHED = _Watched()
 
 
 @dataclass(frozen=True)
@@ -52,11 +46,11 @@ class Launch:
     trips: float = 1
 
     def __call__(self) -> None:
-        """Launches on the device of the first argument, current or not. An empty grid launches nothing."""
+        """Launches on the device of the first argument, current or not; nothing for an empty grid, or on "meta"."""
         if _collected is not None:
             _collected.append(self)
             return
-        if self.programs == 0:
+        if self.programs == 0 or self.arguments[0].is_meta:
             return
         make = WATCHED.make or Launch.launch
         make(self)
@@ -72,6 +66,10 @@ class Launch:
             return self.kernel[(self.programs,)](  # type: ignore[index]
                 *self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
             )
+
+    def bound(self, launched: Any, slot_of: Callable[[Tensor], int]) -> Bound:
+        """The launch but for its tensors, whose slots `slot_of` tells, given what `launch` returned."""
+        return Bound(self, launched, slot_of)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python -m convext.benchmarks.first_light.graphs
 
-Every Triton kernel by name, in both memory formats. A launch from memory fills in addresses only, and those that a
+Every kernel for GPUs by name, in both memory formats. A launch from memory fills in addresses only, and those that a
 graph captured are its own: so the step is captured after one that compiled, and reads its data from where it did.
 """
 
@@ -22,6 +22,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "triton.pointwise": lambda: nn.Conv2d(32, 32, 1),
     "triton.grouped": lambda: nn.Conv2d(32, 32, 3, padding=1, groups=8),
     "triton.igemm": lambda: nn.Conv2d(32, 32, 3, padding=1),
+    "cuda.stencil": lambda: nn.Conv2d(32, 32, 3, padding=1, groups=32),
+    "cuda.igemm": lambda: nn.Conv2d(32, 32, 3, padding=1),
     "aten": lambda: nn.Conv2d(32, 32, 3, padding=1),
 }
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

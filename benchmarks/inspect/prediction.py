@@ -57,7 +57,7 @@ Table = dict[str, Any]  # {"triton": version, "launches": {fingerprint: figures}
 
 
 class _Copied(TorchDispatchMode):
-    """Counts the bytes that copies read and write."""
+    """Counts the bytes that torch's copies read and write."""
 
     bytes = 0
 
@@ -83,12 +83,13 @@ def kernel_of(problem: ConvProblem) -> Kernel | None:
 def launches_of(kernel: Kernel, problem: ConvProblem) -> tuple[list[Launch], int]:
     """What `kernel` launches for a problem with dense operands, and the bytes of the copies that it makes."""
     from convext.triton_kernels.launch import collecting
+    from convext.triton_kernels.transpose import copied_bytes
 
     like = torch.empty((), dtype=problem.dtype, device="meta")
     a, b = (layout.empty(problem.shape(role), problem.channels_last, like) for role in OPERANDS[problem.face])
     with collecting() as launches, _Copied() as copied:
         kernel.run(problem, a, b, None)
-    return launches, copied.bytes
+    return launches, copied.bytes + sum(map(copied_bytes, launches))
 
 
 # ----------------------------------------------------------------------------------------------------- the table

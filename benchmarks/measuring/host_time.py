@@ -1,4 +1,4 @@
-"""Host time of a layer's call by every Triton family, and by ATen asked for by name, beside torch.nn's smallest call.
+"""Host time of a layer's call by every family for GPUs, and by ATen asked for by name, beside torch.nn's smallest.
 
 A GPU runs on while Python goes ahead, so a call's host time is what it takes to return: the tensors are small, and
 nothing waits for what was launched. The base is `torch.nn.Conv2d(1, 1, 1)` on a CPU tensor of one element: torch's own
@@ -20,6 +20,7 @@ import convext
 from convext.benchmarks.measuring.overhead import microseconds
 from convext.benchmarks.reporting.table import Cell, show
 from convext.choice import settings
+from convext.providers.cuda import native
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ CALLS = (
     Call("triton.pointwise", 32, 8, {"kernel_size": 1}),
     Call("triton.grouped", 32, 8, {"kernel_size": 3, "padding": 1, "groups": 8}),
     Call("triton.igemm", 32, 8, {"kernel_size": 3, "padding": 1}),
+    Call("cuda.stencil", 32, 8, {"kernel_size": 3, "padding": 1, "groups": 32}),
+    Call("cuda.igemm", 32, 8, {"kernel_size": 3, "padding": 1}),
     Call("aten", 1, 1, {"kernel_size": 1}, torch.float32),
 )
 FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -69,8 +72,10 @@ def smallest() -> dict[str, Callable[[], object]]:
 
 
 def calls(device: str) -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
-    """(backend, memory format, its paths) of every call."""
+    """(backend, memory format, its paths) of every call, but for kernels that were not built."""
     for call in CALLS:
+        if call.backend.startswith("cuda.") and native.unavailable(device):
+            continue
         for name, memory_format in FORMATS.items():
             like: dict[str, Any] = {"device": device, "dtype": call.dtype}
             layer = convext.Conv2d(call.channels, call.channels, **call.arguments, **like)

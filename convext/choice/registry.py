@@ -32,12 +32,18 @@ WhyNot = Callable[[ConvProblem], "str | None"]
 Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
 Copies = Callable[[ConvProblem], "list[str]"]
 RunActivated = Callable[[ConvProblem, Epilogue, Tensor, Tensor, "Tensor | None", "Tensor | None"], Tensor]
+BiasGradient = Callable[[ConvProblem, Tensor], Tensor]
 RunBoth = Callable[[ConvProblem, Tensor, Tensor, Tensor], "tuple[Tensor, Tensor]"]
 
 
 def no_copies(problem: ConvProblem) -> list[str]:
     """For kernels that read their operands where they lie."""
     return []
+
+
+def summed(problem: ConvProblem, y: Tensor) -> Tensor:
+    """The gradient by a bias that torch sums up."""
+    return y.sum((0, *range(2, y.dim())))
 
 
 @dataclass(frozen=True)
@@ -66,10 +72,11 @@ class Kernel:
             `a` and `b` are the face's operands with any strides; `bias` has one value for each channel of the result.
         copies: the hidden copies that `run` would make, one sentence each.
         both: how it computes dgrad and wgrad together, if it can.
-        repeats: whether `run` allocates, copies, and launches by `convext.triton_kernels.launch` alone, and all that
-            as its operands lie, whatever they hold: then a second call does what the first was seen to do.
+        repeats: whether `run`, and `both.run`, allocate, copy, and launch by what `convext.replay` watches alone, and
+            all that as its operands lie, whatever they hold: then a second call does what the first was seen to do.
         activated: `activated(problem, epilogue, a, b, bias, residual)` computes `epilogue(result) + residual` of a
             problem that it takes, in the pass that stores the result, if it can. `residual`: any strides, or None.
+        bias_gradient: `bias_gradient(wgrad, y)` sums the gradient by the output over all but its channels.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Kernel:
     both: Both | None = None
     repeats: bool = False
     activated: RunActivated | None = None
+    bias_gradient: BiasGradient = summed
 
     @property
     def provider(self) -> str:
@@ -93,6 +101,12 @@ _HOMES = {
     "cpu": "convext.providers.cpu.{}",
     "plain": "convext.providers.plain.{}",
 }
+
+
+def _summed_by_triton(problem: ConvProblem, y: Tensor) -> Tensor:
+    from convext.triton_kernels import bias
+
+    return bias.run(problem, y)
 
 
 def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
@@ -110,7 +124,8 @@ def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tupl
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
     why_not, run, copies = (cast(Any, attribute(function)) for function in ("why_not", "run", "copies"))
     also = cast(RunActivated, attribute("run_activated")) if activated else None
-    return Kernel(name, faces, why_not, run, copies, pair, repeats=provider == "triton", activated=also)
+    repeats, by_bias = provider in ("triton", "cuda"), _summed_by_triton if provider == "triton" else summed
+    return Kernel(name, faces, why_not, run, copies, pair, repeats, also, by_bias)
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))

@@ -1,8 +1,8 @@
 """A face is computed: operands are checked, a kernel is chosen once for each problem, and runs. Below autograd.
 
 What computes it is remembered by how its operands lie, its geometry and the settings (`keys`): no operand is checked
-twice, no kernel chosen twice, and a Triton kernel's launches are bound to all but their tensors
-(`convext.triton_kernels.replay`).
+twice, no kernel chosen twice, and the launches of our kernels are bound to all but their tensors
+(`convext.replay`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from convext.choice import registry, remembered, settings
 from convext.operators.keys import key_of, remember
 from convext.operators.schema import LIBRARY
 from convext.problem import FACES, OPERANDS, ConvProblem, Face, Ints, layout
+from convext.replay.tape import record
 
 Run = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 Gradients = tuple[Tensor, Tensor, "Tensor | None"]
@@ -32,6 +33,7 @@ class Call(NamedTuple):
 
 
 RunAll = Callable[[Tensor, Tensor, Tensor], Gradients]
+ByBias = Callable[[Tensor], Tensor]
 
 _runs: dict[Any, Run] = {}
 _runs_of_all: dict[Any, RunAll] = {}
@@ -63,11 +65,12 @@ def _first(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any
     problem = problem_of(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
     kernel = registry.choose(problem, geometry[5])
     run = partial(kernel.run, problem)
-    if not kernel.repeats:
-        return run(a, b, bias), run
-    from convext.triton_kernels.replay import record
+    return _recorded(run, a, b, bias) if kernel.repeats else (run(a, b, bias), run)
 
-    result, replay = record(kernel.run, problem, a, b, bias)
+
+def _recorded(run: Callable[..., Any], *operands: Tensor | None) -> tuple[Any, Any]:
+    """What a run comes to, and what does it again: its launches, where they can be written down."""
+    result, replay = record(run, *operands)
     return result, replay or run
 
 
@@ -136,29 +139,32 @@ def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any)
     wgrad_last = y_last or layout.is_channels_last(x)
     dgrad = problem_of("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
     wgrad = problem_of("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
-    both, axes = registry.choose_both(dgrad, wgrad, geometry[4]), (0, *range(2, y.dim())) if biased else ()
+    both = registry.choose_both(dgrad, wgrad, geometry[4])
+    kernels = [registry.choose(problem, geometry[4]) for problem in (dgrad, wgrad)]
+    repeats = all(kernel.repeats for kernel in kernels)
+    by_bias = partial(kernels[1].bias_gradient, wgrad) if biased else None
+    run: RunAll
     if both is not None:
-        together = partial(_together, both.run, dgrad, wgrad_last, axes)
-        return together(y, w, x), together
-    by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
-    by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
-    return (by_x, by_w, _sum(y, axes)), partial(_apart, dgrad_run, wgrad_run, axes)
+        run = partial(_together, both.run, dgrad, wgrad_last, by_bias)
+    elif repeats and kernels[0].provider == kernels[1].provider:
+        run = partial(_apart, partial(kernels[0].run, dgrad), partial(kernels[1].run, wgrad), by_bias)
+    else:  # what repeats is written down alone
+        by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
+        by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
+        return (by_x, by_w, by_bias(y) if by_bias else None), partial(_apart, dgrad_run, wgrad_run, by_bias)
+    return _recorded(run, y, w, x) if repeats else (run(y, w, x), run)
 
 
 def _together(
-    run: registry.RunBoth, dgrad: ConvProblem, wgrad_last: bool, axes: Ints, y: Tensor, w: Tensor, x: Tensor
-) -> Gradients:
+    run: registry.RunBoth, dgrad: ConvProblem, wgrad_last: bool, by_bias: ByBias | None,
+    y: Tensor, w: Tensor, x: Tensor,
+) -> Gradients:  # fmt: skip
     by_x, by_w = run(dgrad, y, w, x)
-    return by_x, layout.dense(by_w, wgrad_last), _sum(y, axes)
+    return by_x, layout.dense(by_w, wgrad_last), by_bias(y) if by_bias else None
 
 
-def _apart(dgrad: Run, wgrad: Run, axes: Ints, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
-    return dgrad(y, w, None), wgrad(x, y, None), _sum(y, axes)
-
-
-def _sum(y: Tensor, axes: Ints) -> Tensor | None:
-    """The gradient by a bias, over the axes that it was added along."""
-    return y.sum(tuple(axes)) if axes else None
+def _apart(dgrad: Run, wgrad: Run, by_bias: ByBias | None, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
+    return dgrad(y, w, None), wgrad(x, y, None), by_bias(y) if by_bias else None
 
 
 def _compute_both(

@@ -1,9 +1,8 @@
-// The implicit-GEMM operator, any of its faces: checks its arguments, allocates the result, launches on the current
-// stream.
+// The implicit-GEMM operator, any of its faces.
 #include <algorithm>
 
 #include "igemm/problem.h"
-#include "library/arguments.h"
+#include "library/call.h"
 
 namespace convext {
 
@@ -22,26 +21,23 @@ static Precision precision_of(const std::string& name, const Tensor& a) {
   return Precision::tf32;
 }
 
-Tensor igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size, Ints stride, Ints pad,
-                Ints dilation, int64_t groups, bool channels_last, std::string precision) {
-  const Arguments arguments{"igemm", face, a, b, bias, size, stride, pad, dilation, groups, channels_last};
-  const Problem p = checked_problem(arguments);
+// A call's addresses: a, b, bias, result.
+int64_t igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Tensor result, Ints stride, Ints pad,
+                 Ints dilation, int64_t groups, std::string precision) {
+  const Problem p = checked_problem({"igemm", face, a, b, bias, result, stride, pad, dilation, groups});
   const Precision products = precision_of(precision, a);
-  Tensor result = empty_result(p, arguments);
-  if (result.numel() == 0) return result;
-  check(a.numel() > 0 && b.numel() > 0, "igemm: expected operands with elements");
-
-  const DeviceStream device(a);
+  const View first = view(a), second = view(b), open = view(result);
+  const int64_t sums = p.face == Face::wgrad ? int64_t(igemm_wgrad_splits(p)) * p.k * (p.c / p.groups) * taps(p) : 0;
+  const Scratch like(a);
+  Call call;
   for_dtype(a, [&](auto element) {
-    using T = decltype(element);
-    std::optional<Tensor> partial;
-    if (p.face == Face::wgrad)
-      partial = torch::stable::new_empty(a, {igemm_wgrad_splits(p), p.k, p.c / p.groups, taps(p)}, ScalarType::Float);
-    igemm<T>(p, view(a), view(b), bias_data(arguments),
-             partial ? static_cast<float*>(partial->mutable_data_ptr()) : nullptr, view(result), products,
-             device.stream);
+    call = [=](void* const* to, Stream stream) {
+      Scratch scratch = like;
+      igemm<decltype(element)>(p, at(first, to[0]), at(second, to[1]), to[2], sums ? scratch(sums) : nullptr,
+                               at(open, to[3]), products, stream);
+    };
   });
-  return result;
+  return keep(std::move(call));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(CONVEXT_NAMESPACE, CONVEXT_DISPATCH_KEY, m) {

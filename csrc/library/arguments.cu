@@ -1,16 +1,18 @@
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+
 #include "library/arguments.h"
 
 namespace convext {
+
+namespace {
 
 Ints shape(const Tensor& t) {
   Ints sizes;
   for (int64_t axis = 0; axis < t.dim(); ++axis) sizes.push_back(t.size(axis));
   return sizes;
 }
-
-namespace {
 
 std::string list(const Ints& values) {
   std::ostringstream text;
@@ -31,8 +33,8 @@ void check_tensor(const Arguments& g, const char* name, const Tensor& t, int64_t
         torch::headeronly::toString(g.a.scalar_type()), ", as a is, but got ", torch::headeronly::toString(dtype));
   check(t.dim() == dim, g.op, ": expected ", name, " to have ", dim, " dimensions, but got shape ", list(shape(t)));
   for (int64_t size : shape(t))
-    check(size < (int64_t(1) << 31), g.op, ": expected each size of ", name, " below 2147483648, but got shape ",
-          list(shape(t)));
+    check(size > 0 && size < (int64_t(1) << 31), g.op, ": expected each size of ", name,
+          " from 1 to 2147483647, but got shape ", list(shape(t)));
 }
 
 void check_list(const Arguments& g, const char* name, const Ints& values, size_t length, int64_t least) {
@@ -77,14 +79,27 @@ void check_bias(const Arguments& g, const Problem& p) {
         channels, "] and stride 1, but got shape ", list(shape(*g.bias)), " and stride ", g.bias->stride(0));
 }
 
+void check_shape(const Arguments& g, const char* name, const Tensor& t, const Ints& expected) {
+  check_tensor(g, name, t, static_cast<int64_t>(expected.size()));
+  check(shape(t) == expected, g.op, ": expected ", name, " of shape ", list(expected), ", but got shape ",
+        list(shape(t)));
+}
+
+void check_result(const Arguments& g, const Problem& p) {
+  const int64_t leading[3][2] = {{p.n, p.k}, {p.n, p.c}, {p.k, p.c / p.groups}};  // of y, x and w
+  Ints expected = shape(g.result);
+  std::copy_n(leading[static_cast<int>(p.face)], 2, expected.begin());
+  check_shape(g, "result", g.result, expected);
+}
+
 }  // namespace
 
 Problem checked_problem(const Arguments& g) {
-  const int rank = static_cast<int>(g.size.size());
-  check(rank >= 1 && rank <= AXES, g.op, ": expected size to be a list of 1 to 3 values, but got ", list(g.size));
+  const int rank = static_cast<int>(g.result.dim()) - 2;
+  check(rank >= 1 && rank <= AXES, g.op, ": expected result to have 3 to 5 dimensions, but got shape ",
+        list(shape(g.result)));
   check_tensor(g, "a", g.a, rank + 2);
   check_tensor(g, "b", g.b, rank + 2);
-  check_list(g, "size", g.size, rank, 0);
   check_list(g, "stride", g.stride, rank, 1);
   check_list(g, "pad", g.pad, rank, 0);
   check_list(g, "dilation", g.dilation, rank, 1);
@@ -93,55 +108,27 @@ Problem checked_problem(const Arguments& g) {
   p.face = face_of(g);
   set_channels(g, p);
   check_bias(g, p);
+  check_result(g, p);
   for (int axis = 0; axis < AXES; ++axis) {
     const int from = axis - (AXES - rank);  // negative: absent
     p.stride[axis] = static_cast<int>(from < 0 ? g.stride.back() : g.stride[from]);
     p.dilation[axis] = static_cast<int>(from < 0 ? g.dilation.back() : g.dilation[from]);
     p.pad[axis] = from < 0 ? 0 : static_cast<int>(g.pad[from]);
     const auto size_of = [&](const Tensor& t) { return from < 0 ? 1 : static_cast<int>(t.size(2 + from)); };
-    const int result = from < 0 ? 1 : static_cast<int>(g.size[from]);
+    const int result = from < 0 ? 1 : static_cast<int>(g.result.size(2 + from));
     p.input[axis] = p.face == Face::dgrad ? result : size_of(g.a);
     p.kernel[axis] = p.face == Face::wgrad ? result : size_of(g.b);
     p.output[axis] = p.face == Face::fprop ? result : size_of(p.face == Face::dgrad ? g.a : g.b);
     const int64_t last = (int64_t(p.output[axis]) + 1) * p.stride[axis] + int64_t(p.kernel[axis]) * p.dilation[axis] +
                          p.input[axis] + p.pad[axis];
     check(last < (int64_t(1) << 31), g.op, ": expected indices below 2147483648, but size, stride, pad and dilation ",
-          list(g.size), ", ", list(g.stride), ", ", list(g.pad), ", ", list(g.dilation), " give ", last);
+          result, ", ", list(g.stride), ", ", list(g.pad), ", ", list(g.dilation), " give ", last);
   }
   return p;
 }
 
-void check_x(const Arguments& g, const Problem& p, const Tensor& x) {
-  check_tensor(g, "x", x, g.a.dim());
-  Ints expected{p.n, p.c};
-  expected.insert(expected.end(), g.size.begin(), g.size.end());
-  check(shape(x) == expected, g.op, ": expected x of shape ", list(expected), ", but got shape ", list(shape(x)));
-}
-
-Tensor empty_result(const Problem& p, const Arguments& g) {
-  const int64_t leading[3][2] = {{p.n, p.k}, {p.n, p.c}, {p.k, p.c / p.groups}};  // of y, x and w
-  const auto& own = leading[static_cast<int>(p.face)];
-  Ints sizes{own[0], own[1]};
-  sizes.insert(sizes.end(), g.size.begin(), g.size.end());
-  const int dim = static_cast<int>(sizes.size());
-  Ints order;  // axes from the innermost out
-  if (g.channels_last) order.push_back(1);
-  for (int axis = dim - 1; axis >= 2; --axis) order.push_back(axis);
-  if (!g.channels_last) order.push_back(1);
-  order.push_back(0);
-  Ints strides(dim);
-  int64_t extent = 1;
-  for (int64_t axis : order) {
-    strides[axis] = extent;
-    extent *= sizes[axis] > 0 ? sizes[axis] : 1;
-  }
-  int32_t dtype, device_type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(g.a.get(), &dtype));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(g.a.get(), &device_type));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dim, sizes.data(), strides.data(), dtype, device_type, g.a.get_device_index(), &handle));
-  return Tensor(handle);
+void check_like(const Arguments& g, const char* name, const Tensor& t, const Tensor& like) {
+  check_shape(g, name, t, shape(like));
 }
 
 View view(const Tensor& t) {

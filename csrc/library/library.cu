@@ -1,18 +1,17 @@
 // The operators' schemas. Each family's file registers its own implementation; autograd, fakes and the choice between
-// kernels are Python's (convext/operators/ops.py, convext/choice/registry.py).
+// kernels are Python's (convext/operators/, convext/choice/registry.py).
 #include "library/runtime.h"
 
-// `a`, `b`: the face's operands, (x, w), (y, w) or (x, y), of any strides. `size`: the result's spatial size. `pad`:
-// the zeros before each axis. `channels_last`: the result's memory format.
-#define CONVEXT_FACE_ARGUMENTS                                                                                    \
-  "str face, Tensor a, Tensor b, Tensor? bias, int[] size, int[] stride, int[] pad, int[] dilation, int groups, " \
-  "bool channels_last"
+// Each checks its arguments and binds a call to all but the tensors' addresses: csrc/library/call.h. `a`, `b`: the
+// face's operands, (x, w), (y, w) or (x, y), of any strides, as the result may have. `pad`: the zeros before each axis.
+#define CONVEXT_FACE_ARGUMENTS \
+  "str face, Tensor a, Tensor b, Tensor? bias, Tensor result, int[] stride, int[] pad, int[] dilation, int groups"
 
 STABLE_TORCH_LIBRARY(CONVEXT_NAMESPACE, m) {
-  m.def("stencil(" CONVEXT_FACE_ARGUMENTS ") -> Tensor");
+  m.def("stencil(" CONVEXT_FACE_ARGUMENTS ") -> int");
   // dgrad of (a, b) and, for its operand x, wgrad.
   m.def(
-      "stencil_backward(Tensor a, Tensor b, Tensor x, int[] size, int[] stride, int[] pad, int[] dilation, "
-      "int groups, bool channels_last) -> (Tensor, Tensor)");
-  m.def("igemm(" CONVEXT_FACE_ARGUMENTS ", str precision) -> Tensor");
+      "stencil_backward(Tensor a, Tensor b, Tensor x, Tensor dx, Tensor dw, int[] stride, int[] pad, int[] dilation, "
+      "int groups) -> int");
+  m.def("igemm(" CONVEXT_FACE_ARGUMENTS ", str precision) -> int");
 }

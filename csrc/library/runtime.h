@@ -5,7 +5,6 @@
 // CPU tensors.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -16,7 +15,6 @@
 #define CONVEXT_NAMESPACE convext_host
 #define CONVEXT_DISPATCH_KEY CPU
 #else
-#include <dlfcn.h>
 #define CONVEXT_NAMESPACE convext_cuda
 #define CONVEXT_DISPATCH_KEY CUDA
 #endif
@@ -24,47 +22,15 @@
 namespace convext {
 
 #ifdef CONVEXT_CPU_TENSORS
-
 constexpr const char* DEVICE = "cpu";
 inline bool on_device(const torch::stable::Tensor& t) {
   return t.is_cpu();
 }
-
-// On a GPU: makes the tensor's device current while it lives, and knows that device's current stream.
-struct DeviceStream {
-  Stream stream = nullptr;
-  explicit DeviceStream(const torch::stable::Tensor&) {}
-};
-
 #else
-
 constexpr const char* DEVICE = "cuda";
 inline bool on_device(const torch::stable::Tensor& t) {
   return t.is_cuda();
 }
-
-// Makes the tensor's device current while it lives, and knows that device's current stream. The stream's getter lives
-// in libtorch_cuda: it is looked up when first needed, so that the library also loads where torch has no CUDA.
-struct DeviceStream {
-  torch::stable::accelerator::DeviceGuard guard;
-  Stream stream;
-
-  explicit DeviceStream(const torch::stable::Tensor& t) : guard(t.get_device_index()), stream(current(t)) {}
-
- private:
-  static Stream current(const torch::stable::Tensor& t) {
-    using Getter = AOTITorchError (*)(int32_t, void**);
-    static const Getter getter = [] {
-      void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-      return reinterpret_cast<Getter>(dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-    }();
-    check(getter != nullptr, "convext: this torch is built without CUDA");
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(getter(t.get_device_index(), &stream));
-    return static_cast<Stream>(stream);
-  }
-};
-
 #endif
 
 }  // namespace convext

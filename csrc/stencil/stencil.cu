@@ -1,8 +1,5 @@
-// The depthwise operators: any one face, and dgrad with wgrad. They check their arguments, allocate the results, launch
-// on the current stream.
-#include <tuple>
-
-#include "library/arguments.h"
+// The depthwise operators: any one face, and dgrad with wgrad.
+#include "library/call.h"
 #include "stencil/launch.h"
 
 namespace convext {
@@ -15,60 +12,58 @@ Problem checked_depthwise(const Arguments& arguments) {
   return p;
 }
 
-// The partial sums of w, which live as long as this.
+// Room for the partial sums of w, which live as long as this.
 struct Partials {
   const Problem& problem;
-  const Tensor& like;
-  std::optional<Tensor> sums = {};
+  Scratch scratch;
 
-  float* operator()(int splits) {
-    sums = torch::stable::new_empty(like, {splits, problem.k, taps(problem)}, ScalarType::Float);
-    return static_cast<float*>(sums->mutable_data_ptr());
-  }
+  float* operator()(int splits) { return scratch(int64_t(splits) * problem.k * taps(problem)); }
 };
 
 }  // namespace
 
-Tensor stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size, Ints stride, Ints pad,
-                  Ints dilation, int64_t groups, bool channels_last) {
-  const Arguments arguments{"stencil", face, a, b, bias, size, stride, pad, dilation, groups, channels_last};
-  const Problem p = checked_depthwise(arguments);
-  Tensor result = empty_result(p, arguments);
-  if (result.numel() == 0) return result;
-  check(a.numel() > 0 && b.numel() > 0, "stencil: expected operands with elements");
-
-  const DeviceStream device(a);
-  Partials partials{p, a};
+// A call's addresses: a, b, bias, result.
+int64_t stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Tensor result, Ints stride,
+                   Ints pad, Ints dilation, int64_t groups) {
+  const Problem p = checked_depthwise({"stencil", face, a, b, bias, result, stride, pad, dilation, groups});
+  const View first = view(a), second = view(b), open = view(result);
+  const Scratch scratch(a);
+  Call call;
   for_dtype(a, [&](auto element) {
     using T = decltype(element);
-    if (p.face == Face::wgrad)
-      stencil_wgrad<T>(p, view(a), view(b), std::ref(partials), view(result), device.stream);
-    else
-      stencil<T>(p, view(a), view(b), bias_data(arguments), view(result), device.stream);
+    call = [=](void* const* to, Stream stream) {
+      Partials partials{p, scratch};
+      if (p.face == Face::wgrad)
+        stencil_wgrad<T>(p, at(first, to[0]), at(second, to[1]), std::ref(partials), at(open, to[3]), stream);
+      else
+        stencil<T>(p, at(first, to[0]), at(second, to[1]), to[2], at(open, to[3]), stream);
+    };
   });
-  return result;
+  return keep(std::move(call));
 }
 
-// `a`, `b` and `size` are dgrad's; `x` is the other operand of wgrad, whose result is contiguous.
-std::tuple<Tensor, Tensor> stencil_backward_op(Tensor a, Tensor b, Tensor x, Ints size, Ints stride, Ints pad,
-                                               Ints dilation, int64_t groups, bool channels_last) {
+// `a` and `b` are dgrad's operands; `x` is the other one of wgrad. A call's addresses: a, b, x, dx, dw.
+int64_t stencil_backward_op(Tensor a, Tensor b, Tensor x, Tensor dx, Tensor dw, Ints stride, Ints pad, Ints dilation,
+                            int64_t groups) {
   const std::string face = "dgrad";
   const std::optional<Tensor> bias;
-  const Arguments arguments{"stencil_backward", face, a, b, bias, size, stride, pad, dilation, groups, channels_last};
+  const Arguments arguments{"stencil_backward", face, a, b, bias, dx, stride, pad, dilation, groups};
   const Problem p = checked_depthwise(arguments);
-  check_x(arguments, p, x);
-  check(a.numel() > 0 && b.numel() > 0 && x.numel() > 0, "stencil_backward: expected operands with elements");
-  Tensor dx = empty_result(p, arguments), dw = torch::stable::new_empty(b, shape(b));
-
-  const DeviceStream device(a);
-  Partials partials{p, a};
-  bool done = false;
+  check_like(arguments, "x", x, dx);
+  check_like(arguments, "dw", dw, b);
+  const View y = view(a), w = view(b), input = view(x), by_x = view(dx), by_w = view(dw);
+  const Scratch scratch(a);
+  Call call;
   for_dtype(a, [&](auto element) {
-    done = stencil_backward<decltype(element)>(p, view(a), view(b), view(x), std::ref(partials), view(dx), view(dw),
-                                               device.stream);
+    call = [=](void* const* to, Stream stream) {
+      Partials partials{p, scratch};
+      const bool done =
+          stencil_backward<decltype(element)>(p, at(y, to[0]), at(w, to[1]), at(input, to[2]), std::ref(partials),
+                                              at(by_x, to[3]), at(by_w, to[4]), stream);
+      check(done, "stencil_backward: expected taps, stride and dilation that have a kernel of their own");
+    };
   });
-  check(done, "stencil_backward: expected taps, stride and dilation that have a kernel of their own");
-  return {dx, dw};
+  return keep(std::move(call));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(CONVEXT_NAMESPACE, CONVEXT_DISPATCH_KEY, m) {

@@ -48,3 +48,13 @@ def test_a_step_whose_time_is_over_is_not_begun(tmp_path: Path) -> None:
         "probe": "exit none: the time was over",
         "check": "exit none: the time was over",
     }
+
+
+def test_copies_are_compared_on_any_device(device):
+    """The interpreter is no measure of speed: what is looked at are the rows."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from convext.benchmarks.first_light.copies import compare
+
+    rows = dict(compare((2, 5, 6, 7), True, device, 0.01))
+    assert [line.partition(": ours ")[0] for line in rows] == ["copied [2, 5, 6, 7] NHWC", "summed [2, 5, 6, 7] NHWC"]
+    assert all(ratio > 0 for ratio in rows.values())

@@ -1,5 +1,5 @@
-// A libcuda that runs nothing and checks what it is asked for: the calls that Triton's driver makes, for compute
-// capability 9.0. See README.md.
+// A libcuda that runs nothing and checks what it is asked for: the calls that Triton's driver makes, and those of
+// tests/emulator/runtime/cudart.cpp, for compute capability 9.0. See README.md.
 #include <cuda.h>
 #include <elf.h>
 #include <stdarg.h>
@@ -141,8 +141,12 @@ static void read_notes(CUfunction function, const char* notes, size_t size) {
   }
 }
 
+static int is_cubin(const char* image) {
+  return memcmp(image, ELFMAG, SELFMAG) == 0;
+}
+
 CUresult cuModuleLoadData(CUmodule* module, const void* image) {
-  REQUIRE(memcmp(image, ELFMAG, SELFMAG) == 0, "a module is no cubin");
+  REQUIRE(is_cubin(image) || strstr(image, ".version"), "a module is neither a cubin nor PTX");
   *module = malloc(sizeof **module);
   (*module)->image = image;
   return CUDA_SUCCESS;
@@ -152,13 +156,23 @@ CUresult cuModuleUnload(CUmodule module) {
   return CUDA_SUCCESS;
 }
 
+static CUfunction new_function(const char* name) {
+  CUfunction function = calloc(1, sizeof *function);
+  snprintf(function->name, sizeof function->name, "%s", name);
+  function->shared = DEFAULT_SHARED;
+  return function;
+}
+
+// Of a kernel that comes as PTX no parameters are known, and none are checked.
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+  if (!is_cubin(module->image)) {
+    REQUIRE(strstr(module->image, name), "a module has no kernel %s", name);
+    return *function = new_function(name), CUDA_SUCCESS;
+  }
   REQUIRE(section(module->image, ".text.", name), "a module has no kernel %s", name);
   const Elf64_Shdr* notes = section(module->image, ".nv.info.", name);
   REQUIRE(notes, "a module has no notes on kernel %s", name);
-  *function = calloc(1, sizeof **function);
-  snprintf((*function)->name, sizeof(*function)->name, "%s", name);
-  (*function)->shared = DEFAULT_SHARED;
+  *function = new_function(name);
   read_notes(*function, module->image + notes->sh_offset, notes->sh_size);
   return CUDA_SUCCESS;
 }
@@ -287,4 +301,11 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   }
   note_launch(function, config, parameters);
   return CUDA_SUCCESS;
+}
+
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void** parameters,
+                        void** extra) {
+  const CUlaunchConfig config = {grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, NULL, 0};
+  return cuLaunchKernelEx(&config, function, parameters, extra);
 }

@@ -1,16 +1,20 @@
-"""`bench --overhead`'s table of the Triton families, over the libcuda that is here: launches do nothing.
+"""`bench --overhead`'s table of the families on a GPU, over the libcuda that is here: launches do nothing.
 
 python tests/device/host_time.py
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
 import room
 
 ARCH = 90
+EMULATOR = room.HERE.parent / "emulator"  # which has the CUDA runtime's calls on any libcuda
+CSRC = room.HERE.parents[1] / "csrc"
+FLAGS = ["-DCONVEXT_CPU_TENSORS", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 
 
 def main() -> int:
@@ -25,13 +29,28 @@ def main() -> int:
     from convext.operators import forward
 
     def machine(t: torch.Tensor) -> tuple[str, int, str]:
-        """CPU tensors lie on the GPU that is not there, but for ATen, which computes."""
-        return ("cpu", 0, "ieee") if settings.BACKEND == "aten" else ("cuda", ARCH, "ieee")
+        """CPU tensors lie on the GPU that is not there, but for ATen, which computes, and for the CUDA library."""
+        return ("cuda", ARCH, "ieee") if settings.BACKEND.startswith("triton.") else ("cpu", 0, "ieee")
 
     plugins.load()
     forward._machine = machine
+    load_cuda_library()
     torch.set_num_threads(1)
     return host_time.main("cpu")
+
+
+def load_cuda_library() -> None:
+    """csrc for CPU tensors, whose kernels go to the libcuda that is here; says so where it cannot be compiled."""
+    sys.path.insert(0, str(EMULATOR))
+    from gpu_emulator import cuda_device
+
+    from convext.providers.cuda import native
+
+    if reason := cuda_device.missing():
+        print(f"without the CUDA kernels: {reason}")
+        return
+    ctypes.CDLL("libcuda.so.1", ctypes.RTLD_GLOBAL)
+    native.load_host_build(cuda_device.build(CSRC, FLAGS))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(every: int, first: int = 0, processes: int = 0) -> int:
         try:
             compile_launch(launch)
             seconds[job.call.kernel].append(_cpu() - begin)
-            launch()
+            launch.launch()
         except Exception as error:
             refused += 1
             print(f"{job.call}: {type(error).__name__}: {error}")

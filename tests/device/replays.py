@@ -51,7 +51,7 @@ def main() -> int:
 
 def tensor_maps(log: Path, hook: Callable[[object], None]) -> None:
     """A layer that reads its image by TMA, on two images by turns: at Triton's own launches, and at ours."""
-    layer = convext.Conv2d(32, 32, 3, padding=1, groups=8, dtype=torch.bfloat16)
+    layer = convext.Conv2d(32, 32, 3, padding=1, groups=8, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     images = [torch.randn(1, 8, 8, 32, dtype=torch.bfloat16).permute(0, 3, 1, 2) for _ in range(2)]
     lines = []
     with convext.backend("triton.grouped"), torch.no_grad():

@@ -46,6 +46,7 @@ from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil.plan import gather_axes
+from convext.triton_kernels.transpose import dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FEWEST_TAPS = 5  # along either axis
@@ -112,12 +113,12 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     result = a.new_empty(p.open_shape)
     for launch in image_launches(p, a, b, bias, result):
         launch()
-    return layout.dense(result, p.channels_last)
+    return dense(result, p.channels_last)
 
 
 def _columns_adjacent(t: Tensor) -> Tensor:
     """`t` itself where its columns lie side by side, else a contiguous copy."""
-    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else dense(t, channels_last=False)
 
 
 # -------------------------------------------------------------------------------------------------- launches

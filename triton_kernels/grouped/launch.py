@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from convext.problem import ConvProblem, layout
+from convext.problem import ConvProblem
 from convext.triton_kernels.grouped.image import packed_image_kernel
 from convext.triton_kernels.grouped.tiles import _padded, choose
 from convext.triton_kernels.grouped.weight import packed_weight_kernel
@@ -18,6 +18,7 @@ from convext.triton_kernels.lying import Lying, descriptor_strides, offset_type
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import partial_sums
 from convext.triton_kernels.tiles import split
+from convext.triton_kernels.transpose import dense
 
 
 def _in_units(unit: int, t: Lying) -> tuple[int, ...]:
@@ -56,7 +57,7 @@ def is_scalar(*tensors: Tensor) -> bool:
 def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
     """fprop reads x and writes y; dgrad reads y and writes x."""
     p = problem
-    w = w if w.stride(1) == 1 else layout.dense(w, channels_last=True)
+    w = w if w.stride(1) == 1 else dense(w, channels_last=True)
     k, c = p.k // p.groups, p.c // p.groups
     summed, channels = (c, k) if p.face == "fprop" else (k, c)
     odd = summed > 1 and summed % 2 == 1 and a.stride(1) == 1  # groups that do not begin where vectors do

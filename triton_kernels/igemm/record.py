@@ -25,6 +25,7 @@ from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm.tiles import Plan
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.transpose import dense
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included
@@ -87,7 +88,7 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
     plan = _decide(problem, a.stride(), b.stride(), aligned)
     if plan is None:
-        a, b = layout.dense(a, channels_last=True), layout.dense(b, channels_last=True)
+        a, b = dense(a, channels_last=True), dense(b, channels_last=True)
         plan = _decide(problem, a.stride(), b.stride(), aligned=True)
     assert plan is not None
     return compute(problem, a, b, bias, result, plan)

@@ -19,6 +19,7 @@ from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil.image import gather
 from convext.triton_kernels.stencil.launch import Choice, choose, holds_all_taps, plan_gather, plan_wgrad
 from convext.triton_kernels.stencil.weight import weight_sums
+from convext.triton_kernels.transpose import first_innermost
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -64,7 +65,7 @@ def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | Non
     """The launch that computes an fprop or dgrad into `result`."""
     plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     if problem.channels_last and not plan.constants["HOLD"] and w.stride(0) != 1:
-        w = w.movedim(0, -1).contiguous().movedim(-1, 0)
+        w = first_innermost(w)
         plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
     constants = {**plan.constants, "BIAS": bias is not None}

@@ -8,13 +8,12 @@ The kernels read operands of any strides. Fast are those whose channels lie next
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from convext.problem import OPEN, OPERANDS, ConvProblem, layout
-from convext.providers.cuda import native
+from convext.providers.cuda.launches import Launch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 VECTOR_BYTES = 16
@@ -63,7 +62,7 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         a, b = layout.dense(a, True), layout.dense(b, True)
     if bias is not None:
         bias = bias.contiguous()
-    op = native.operators(a.device.type).igemm
-    size, last = p.open_shape[2:], vectors or p.channels_last
-    result = op(p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, last, p.precision)
-    return layout.dense(cast(Tensor, result), p.channels_last)
+    result = layout.empty(p.open_shape, vectors or p.channels_last, a)
+    geometry = p.stride, p.pad, p.dilation, p.groups, p.precision
+    Launch("igemm", (p.face,), (a, b, bias, result), geometry)()
+    return layout.dense(result, p.channels_last)

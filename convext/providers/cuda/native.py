@@ -2,11 +2,12 @@
 
 The library is built by setup.py from csrc/ and depends on libtorch's stable ABI alone: it loads on every torch from
 2.10 on, with or without CUDA. The tests build the same sources for the host, where they run on CPU tensors
-(tests/cuda/host/README.md).
+(tests/cuda/host/README.md). How its kernels are launched is in launches.py.
 """
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 LIBRARY = Path(__file__).parents[2] / "_C.abi3.so"
 
-_host_build_loaded = False
+_host_build: Path | None = None
 
 
 @cache
@@ -39,14 +40,14 @@ def load_host_build(path: Path) -> None:
     Raises:
         OSError: `path` does not load.
     """
-    global _host_build_loaded
+    global _host_build
     torch.ops.load_library(path)
-    _host_build_loaded = True
+    _host_build = path
 
 
 def unavailable(device: str = "cuda") -> str | None:
     """Why the compiled kernels cannot run on tensors of `device` ("cpu", "cuda", ...), in one sentence, or None."""
-    if device == "cpu" and _host_build_loaded:
+    if device == "cpu" and _host_build:
         return None
     if device != "cuda":
         return f"tensors are on {device}; CUDA kernels run on cuda"
@@ -63,3 +64,14 @@ def operators(device: str) -> Any:
     if reason:
         raise RuntimeError(reason)
     return torch.ops.convext_host if device == "cpu" else torch.ops.convext_cuda
+
+
+@cache
+def functions(device: str) -> tuple[Any, Any]:
+    """The library's functions `convext_launch` and `convext_forget` for tensors of `device` (csrc/library/call.h)."""
+    library = ctypes.CDLL(str(_host_build if device == "cpu" else LIBRARY))
+    launch, forget = library.convext_launch, library.convext_forget
+    launch.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 6]
+    launch.restype = ctypes.c_char_p
+    forget.argtypes, forget.restype = [ctypes.c_int64], None
+    return launch, forget

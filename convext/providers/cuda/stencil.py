@@ -7,13 +7,11 @@ had at once, which reads the output's gradient once instead of twice.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
-from convext.problem import ConvProblem
-from convext.providers.cuda import native
+from convext.problem import ConvProblem, layout
+from convext.providers.cuda.launches import Launch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -45,12 +43,11 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
-    p = problem
-    size = p.open_shape[2:]
+    p, result = problem, layout.empty(problem.open_shape, problem.channels_last, a)
     if bias is not None:
         bias = bias.contiguous()
-    op = native.operators(a.device.type).stencil
-    return cast(Tensor, op(p.face, a, b, bias, size, p.stride, p.pad, p.dilation, p.groups, p.channels_last))
+    Launch("stencil", (p.face,), (a, b, bias, result), (p.stride, p.pad, p.dilation, p.groups))()
+    return result
 
 
 def why_not_both(problem: ConvProblem) -> str | None:
@@ -87,7 +84,6 @@ def run_both(problem: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Ten
     Returns:
         The gradient of x, in the memory format of `problem`, and that of w, contiguous.
     """
-    p = problem
-    op = native.operators(y.device.type).stencil_backward
-    geometry = (p.input, p.stride, p.pad, p.dilation, p.groups, p.channels_last)
-    return cast("tuple[Tensor, Tensor]", op(y, w, x, *geometry))
+    p, dx, dw = problem, layout.empty(problem.x_shape, problem.channels_last, y), layout.empty(w.shape, False, y)
+    Launch("stencil_backward", (), (y, w, x, dx, dw), (p.stride, p.pad, p.dilation, p.groups))()
+    return dx, dw

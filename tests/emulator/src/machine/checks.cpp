@@ -130,6 +130,7 @@ void note_read(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool 
               grain * GRAIN, warps_in(block, writes, fenced).c_str()));
   }
   shared.reads(grain)[warp.id] = warp.now();
+  if (!by_product) shared.generic_reads(grain)[warp.id] = warp.now();
   shared.read_lane(grain) = I.collective || lane < 0 ? SharedMemory::ANY_LANE : uint8_t(lane);
 }
 
@@ -277,7 +278,24 @@ uint8_t* global_for_write(Warp& warp, const Instruction& I, int lane, uint64_t a
   return reinterpret_cast<uint8_t*>(address);
 }
 
+// What TMA overwrites was read, or written, through the generic proxy: a fence has to lie in between.
+static void check_overwritten(Warp& warp, const Instruction& I, int lane, uint32_t address, int bytes) {
+  SharedMemory& shared = warp.block->shared;
+  const auto& fenced = warp.knowledge.fenced;
+  for (uint32_t grain = address / GRAIN; grain * GRAIN < address + uint32_t(bytes); grain++) {
+    for (const auto& [times, verb] : {std::pair<const uint32_t*, const char*>(shared.generic_reads(grain), "read"),
+                                      {shared.writes(grain), "wrote"}}) {
+      if (!any_unknown(times, fenced.data(), fenced.size() - 1)) continue;
+      fail(
+          warp, I, lane, Fault::OTHER,
+          text("overwrites shared byte %u by the asynchronous proxy, which %s %s, with no fence.proxy.async in between",
+               grain * GRAIN, warps_in(*warp.block, times, fenced).c_str(), verb));
+    }
+  }
+}
+
 void begin_flight(Warp& warp, const Instruction& I, int lane, uint32_t address, int bytes, SharedMemory::Flight kind) {
+  if (kind == SharedMemory::LOADING) check_overwritten(warp, I, lane, address, bytes);
   uint8_t* at = shared_for_write(warp, I, lane, address, bytes, nullptr);
   std::fill(at, at + bytes, 0xff);
   for (uint32_t grain = address / GRAIN; grain * GRAIN < address + uint32_t(bytes); grain++) {

@@ -81,6 +81,7 @@ void SharedMemory::reset(size_t bytes, size_t agents) {
     agents_ = agents;
     writes_.assign(grains * agents, 0);
     reads_.assign(grains * agents, 0);
+    generic_reads_.assign(grains * agents, 0);
   }
 }
 

@@ -74,6 +74,7 @@ class SharedMemory {
   uint8_t* at(uint32_t address) { return bytes_.data() + address; }
   uint32_t* writes(uint32_t grain) { return writes_.data() + grain * agents_; }  // time of each agent's last one
   uint32_t* reads(uint32_t grain) { return reads_.data() + grain * agents_; }
+  uint32_t* generic_reads(uint32_t grain) { return generic_reads_.data() + grain * agents_; }  // but for wgmma's
   bool written(uint32_t grain) const { return written_[grain]; }
   void set_written(uint32_t grain) { written_[grain] = 1; }
   uint8_t& flight(uint32_t grain) { return flight_[grain]; }
@@ -85,7 +86,7 @@ class SharedMemory {
  private:
   size_t agents_ = 0;
   std::vector<uint8_t> bytes_, written_, flight_, write_lanes_, read_lanes_;
-  std::vector<uint32_t> writes_, reads_;
+  std::vector<uint32_t> writes_, reads_, generic_reads_;
 };
 
 }  // namespace emulator

@@ -219,3 +219,43 @@ def test_no_tensor_map() -> None:
         Function(text)((ctypes.c_uint64 * 16)(), np.zeros(32, U32), threads=(64, 1, 1), shared=136)
     with pytest.raises(CudaError, match="a tensor map of 3 axes in an instruction for 2"):
         Function(text)(tensor_map(numbered(2, 4, 8), (2, 4, 8)), np.zeros(32, U32), threads=(64, 1, 1), shared=136)
+
+
+# A box, what the threads do with it, and the box again.
+TWICE = """
+  mov.u32 %t0, %tid.x; mov.u32 %r1, memory; add.s32 %r2, %r1, 64; add.s32 %r3, %r1, 72;
+  setp.eq.u32 %p1, %t0, 0; mov.b64 %d1, map; cvta.param.u64 %d1, %d1; mov.b32 %r20, 0; mov.b32 %r21, 0;
+  @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; @%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
+  bar.sync 0;
+  @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 64;
+  @%p1 cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%r1], [%d1, {{%r20, %r21}}], [%r2];
+  first: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r2], 0; @!%p2 bra.uni first;
+  mad.lo.s32 %r4, %t0, 4, %r1; {between}
+  bar.sync 0; {fence}
+  @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], 64;
+  @%p1 cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%r1], [%d1, {{%r20, %r21}}], [%r3];
+  second: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r3], 0; @!%p2 bra.uni second;
+  ld.param.b64 %d2, [out]; ld.shared.b32 %r5, [%r4]; mad.wide.u32 %d3, %t0, 4, %d2; st.global.b32 [%d3], %r5;
+  ret;
+"""
+READ, WRITE, FENCE = "ld.shared.b32 %r5, [%r4];", "st.shared.b32 [%r4], %t0;", "fence.proxy.async.shared::cta;"
+
+
+@pytest.mark.parametrize(
+    ("between", "fence", "verb"),
+    [(READ, FENCE, None), (READ, "", "read"), (WRITE, FENCE, None), (WRITE, "", "wrote"), ("", "", None)],
+)
+def test_what_is_overwritten_lies_before_a_proxy_fence(between: str, fence: str, verb: str | None) -> None:
+    """What threads read or wrote through the generic proxy, and TMA overwrites."""
+    set_arch(90)
+    array, out = numbered(4, 8), np.zeros(16, U32)
+    body, parameters = TWICE.format(between=between, fence=fence), ".param .align 64 .b8 map[128]"
+    text = program(body, f"{parameters}, .param .u64 out, .param .u64 data")
+    function, descriptor = Function(text), tensor_map(array, (4, 8))
+    if verb is None:
+        function(descriptor, out, array, threads=(16, 1, 1), shared=80)
+        assert np.array_equal(out.view(U16).reshape(4, 8), array)
+        return
+    message = rf"overwrites shared byte 0 by the asynchronous proxy, which warp 0 {verb}, with no fence\.proxy\.async"
+    with pytest.raises(CudaError, match=message):
+        function(descriptor, out, array, threads=(16, 1, 1), shared=80)

@@ -89,7 +89,7 @@ class Specimen:
 
     Attributes:
         name: unique: "family.kernel dtype, tile and problem in short".
-        tile: the entry of the family's table of tiles that it runs with.
+        tile: the entry of the family's table of tiles that it runs with; None for a layer as it runs.
         launch: as for running it, with tensors on "meta".
         outputs: results that one program writes; instructions are counted for each.
         trips: how often the kernel's main loop runs in one program.

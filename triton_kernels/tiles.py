@@ -48,17 +48,19 @@ class Tile:
         return self.stages * (self.rows + self.columns) * self.steps(itemsize) * itemsize
 
 
-def legal(tile: Tile, problem: ConvProblem, narrow: bool = False) -> str | None:
+def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1) -> str | None:
     """None where a block can hold `tile`, else one sentence with the numbers in it.
 
     `narrow` where an operand or the result moves in less than four elements, or 16 bytes of them, at a time: their
-    addresses and masks take registers too.
+    addresses and masks take registers too. So do the indices on `axes` of pixels that a sum goes over.
     """
     itemsize = problem.dtype.itemsize
     accumulators = tile.rows * tile.columns * max(4, itemsize) // (4 * 32 * tile.warps)
     # Three TF32 products, and FMAs, have their operands in registers too.
     through_registers = problem.dtype == torch.float32 and problem.precision != "tf32"
     most = (64 if through_registers else 128) // (2 if narrow else 1)
+    if narrow and axes > 3:
+        most = min(most, 32)
     if accumulators > most:
         return f"{tile} keeps {accumulators} accumulators in a thread's registers, and more than {most} spill"
     copies = (tile.rows + tile.columns) * tile.steps(itemsize) // (32 * tile.warps)
@@ -71,7 +73,7 @@ def legal(tile: Tile, problem: ConvProblem, narrow: bool = False) -> str | None:
 
 
 def fitting(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, axes: int = 1
 ) -> list[Tile]:
     """The legal tiles that suit a result of `rows` x `columns` summed over `depth`; where none does, the last.
 
@@ -81,7 +83,7 @@ def fitting(
     return [
         tile
         for tile in tiles
-        if legal(tile, problem, narrow) is None
+        if legal(tile, problem, narrow, axes) is None
         and tile.rows < max(2 * rows, 17)
         and tile.columns < max(2 * columns, 17)
         and (tile.rows * tile.columns <= 128 * 128 or depth >= 8 * tile.steps(problem.dtype.itemsize))

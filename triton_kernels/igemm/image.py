@@ -93,14 +93,15 @@ def image_kernel(
     a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
     kernel, stride, dilation, pad, period,  # three axes each
     a_stride_n, a_stride0, a_stride1, a_stride2,  # of n and of three axes of space, in units of UNIT
-    y_stride_n, y_stride0, y_stride1, y_stride2,
+    y_stride_n, y_stride0, y_stride1, y_stride2,  # in units of Y_UNIT
     w_strides,  # of k and of three axes of taps, in units of UNIT
     a_channel, w_channel, y_channel,  # stride of the second axis
-    parts, y_elements,  # elements of the result, in units of UNIT
+    parts, y_elements,  # elements of the result, in units of Y_UNIT
     DGRAD: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     EVEN: tl.constexpr,  # whether DEPTH divides `summed`
     UNIT: tl.constexpr,  # a power of two; the compiler widens loads as far as it sees that addresses are multiples
+    Y_UNIT: tl.constexpr,  # and stores; 1 for NCHW, whose operands may be copies with channels last
     A_PIXELS_INNER: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -200,9 +201,9 @@ def image_kernel(
             acc = add_product(a_tile, w_tile, acc, PRECISION)
         u0, u1, u2, depth_tile = next_step(u0, u1, u2, depth_tile, depth_tiles, begin1, end1, begin2, end2)
 
-    y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * UNIT
+    y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * Y_UNIT
     row_seen = (p < pixels) & (out0 < y_size[0]) & (out1 < y_size[1]) & (out2 < y_size[2])
     store_image(
         y, bias, acc, group * channels, o, channels, y_row, row_seen, y_channel, part, y_elements,
-        A_PIXELS_INNER, Y_PIXELS_INNER, UNIT, INDEX,
+        A_PIXELS_INNER, Y_PIXELS_INNER, Y_UNIT, INDEX,
     )  # fmt: skip

@@ -123,22 +123,22 @@ class _Image:
 
 
 def _image_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Recipe:
-    image, tile, unit = _Image.of(p), plan.tile, unit_of(p, a, w, y)
+    image, tile, unit, y_unit = _Image.of(p), plan.tile, unit_of(p, a, w), unit_of(p, y)
     depth = tile.steps(p.dtype.itemsize)
     return Recipe(
         image_kernel, plan, igemm_tiles.blocks(p, plan), igemm_tiles.trips(p, plan),
         (
             p.n, p.groups, *_in_units(unit, (image.summed, image.channels)),
             *_geometry(p, image.a_size, image.y_size), image.period,
-            *_in_units(unit, (*a.outer, *y.outer)), _in_units(unit, w.outer),
+            *_in_units(unit, a.outer), *_in_units(y_unit, y.outer), _in_units(unit, w.outer),
             a.channel, w.channel, y.channel,
-            plan.parts, math.prod(y.shape) // unit,
+            plan.parts, math.prod(y.shape) // y_unit,
         ),
         {
             "DGRAD": p.face == "dgrad",
             "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": depth,
             "EVEN": image.summed % depth == 0,
-            "UNIT": unit,
+            "UNIT": unit, "Y_UNIT": y_unit,
             "A_PIXELS_INNER": a.pixels_inner, "Y_PIXELS_INNER": y.pixels_inner,
             "PRECISION": p.precision, "INDEX": offset_type(a, w, y),
         },

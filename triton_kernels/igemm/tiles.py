@@ -245,7 +245,16 @@ def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int) -> Plan
 
 def _best(problem: ConvProblem, plans: list[Plan]) -> Plan:
     """The one with the least cost; between equals the first: the larger tile and the fewer parts."""
-    return min(plans, key=lambda plan: cost(problem, plan))
+    return min([plan for plan in plans if not scattered(problem, plan)] or plans, key=lambda plan: cost(problem, plan))
+
+
+def scattered(problem: ConvProblem, plan: Plan) -> bool:
+    """Whether a thread has too few registers for its sums of a wgrad and for where it stores them, one by one.
+
+    Taps lie between the channels of a weight in NCHW, but not between those of partial sums.
+    """
+    apart = problem.face == "wgrad" and not problem.channels_last and problem.taps > 1 and plan.parts == 1
+    return apart and plan.tile.rows * plan.tile.columns > 64 * 32 * plan.tile.warps
 
 
 def in_parts(problem: ConvProblem, plan: Plan, split: bool) -> list[Plan]:

@@ -6,6 +6,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 
@@ -22,6 +23,12 @@ from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, split
 def moves_narrowly(itemsize: int, *planes: Plane) -> bool:
     """Whether one of the tensors moves in less than four elements, or 16 bytes of them, at a time."""
     return min(plane.vector for plane in planes) < min(4, 16 // itemsize)
+
+
+def _scattered(p: ConvProblem, sizes: tuple[int, ...]) -> bool:
+    """Whether indices of pixels on these axes take registers that TF32 operands need: they pass through them too."""
+    apart = len(sizes) > 2 or (len(sizes) == 2 and sizes[-1] % 4 > 0)
+    return apart and p.dtype == torch.float32 and p.precision == "tf32"
 
 
 def _filled(count: int, values: tuple[int, ...]) -> tuple[int, ...]:
@@ -58,7 +65,7 @@ def _channels_plan(
     rows, depth, w_row, w_depth = (k, c, *w_strides) if p.face == "fprop" else (c, k, *reversed(w_strides))
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
-    narrow = moves_narrowly(itemsize, source, w, target)
+    narrow = moves_narrowly(itemsize, source, w, target) or _scattered(p, sizes)
     tile = tile or first_that_fills(tiles_for(p), p, rows, count // p.n, depth, narrow)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
@@ -100,7 +107,8 @@ def _pixels_plan(
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = tile or fitting(tiles_for(p), p, rows, columns, count, moves_narrowly(itemsize, x, y))[0]
+    narrow = moves_narrowly(itemsize, x, y) or _scattered(p, sizes)
+    tile = tile or fitting(tiles_for(p), p, rows, columns, count, narrow, len(sizes))[0]
     step = tile.steps(itemsize)
     row_blocks, column_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
     blocks = p.groups * row_blocks * column_blocks

@@ -14,6 +14,10 @@ from convext.problem import ConvProblem
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.stencil.image import groups_in_flight
 from convext.triton_kernels.stencil.plan import (
+    ALONE,
+    LONGEST_ROW,
+    REGISTERS,
+    RELOADED,
     Axis,
     Roles,
     Tile,
@@ -58,6 +62,13 @@ class Choice:
         """Columns of every row of y that a lane has in registers: sums of a gather, factors of a weight gradient."""
         return groups_in_flight(self.roll.roll) * self.roll.R * self.width
 
+    def legal(self, problem: ConvProblem, planes: int = 1, columns: int = 1, most: int = REGISTERS) -> str | None:
+        """`plan.legal` with the taps of `planes`. Most registers are for where a step of a thread reads one column."""
+        sources = problem.k // problem.c if problem.face == "dgrad" else 1
+        if self.loop.taps * self.row.taps * self.width * max(self.tile.channels, 1) * sources == 1:
+            most = ALONE
+        return legal(self.tile, problem, planes * self.taps, columns, self.columns_in_flight, most)
+
 
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
@@ -72,14 +83,17 @@ def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
         if not roll.rolls:
             reason = f"dilation {roll.D} and stride {roll.R} of axis {roles.roll} share a factor"
             continue
+        if problem.channels_last and row.taps > LONGEST_ROW:
+            reason = f"{row.taps} taps of a row, of {LONGEST_ROW} where channels are last"
+            continue
         for tile in tiles(problem, row.output, aligned if roles.row == problem.rank - 1 else 1):
             choice = Choice(roles, loop, roll, row, tile)
-            refusal = legal(tile, problem, choice.taps, tile.columns, choice.columns_in_flight)
+            refusal = choice.legal(problem, 1, tile.columns)
             if refusal is not None:
                 reason = refusal
             elif problem.face == "wgrad" or holds_all_taps(problem, choice):
                 return choice
-            else:
+            elif not problem.channels_last or choice.legal(problem, most=RELOADED) is None:
                 legal_choice = legal_choice or choice
     return legal_choice or reason
 
@@ -87,7 +101,7 @@ def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
 def holds_all_taps(problem: ConvProblem, choice: Choice) -> bool:
     """Whether the taps of every plane that an output gathers from fit in registers, not only those of one."""
     planes = choice.loop.taps * (problem.k // problem.c if problem.face == "dgrad" else 1)
-    return legal(choice.tile, problem, planes * choice.taps, 1, choice.columns_in_flight) is None
+    return choice.legal(problem, planes) is None
 
 
 @dataclass(frozen=True)

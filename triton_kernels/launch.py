@@ -1,4 +1,10 @@
-"""One kernel launch as a value: what runs it on a device is also what compiles it without one."""
+"""One kernel launch as a value: what runs it on a device is also what compiles it without one.
+
+Triton compiles a kernel anew for each number that is 1 or not, and that 16 divides or not. Of what changes with batches
+and with sizes of images alone that would be a hundred times, for next to nothing: vectors are proved by constants
+(`pixels.py`). So each kernel names its COUNTS, which are never constants, and its SIZES, of which a 1 is one but no
+divisor is told. They are arguments of their own, for Triton asks nothing of what is in tuples.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +55,10 @@ class Launch:
         make = WATCHED.make or Launch.launch
         make(self)
 
+    def argument(self, name: str) -> Any:
+        """The run-time argument that the kernel calls `name`."""
+        return self.arguments[self.kernel.arg_names.index(name)]  # type: ignore[attr-defined]
+
     def launch(self) -> Any:
         """Launches, and returns what Triton compiled for it; None from Triton's interpreter."""
         device = self.arguments[0].device
@@ -79,7 +89,7 @@ class Specimen:
 
     Attributes:
         name: unique: "family.kernel dtype, tile and problem in short".
-        tile: the entry of the family's table of tiles that it runs with.
+        tile: the entry of the family's table of tiles that it runs with; None for a layer as it runs.
         launch: as for running it, with tensors on "meta".
         outputs: results that one program writes; instructions are counted for each.
         trips: how often the kernel's main loop runs in one program.

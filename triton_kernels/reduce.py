@@ -36,7 +36,11 @@ def add_in_order(partial: Tensor, result: Tensor) -> None:
     Launch(_add_rows, triton.cdiv(elements, BLOCK), arguments, constants)()
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["parts"]
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def _add_rows(partial, result, parts, elements, columns, rows, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row = tl.arange(0, ROWS)

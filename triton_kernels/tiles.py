@@ -14,6 +14,9 @@ from convext.problem import ConvProblem
 SHARED_MEMORY = {0: 1 << 30, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 MULTIPROCESSORS = {0: 4, 80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
 
+# Images for which tiles are chosen: any other number takes one of these, since a kernel is compiled for its tile.
+BATCHES = (1, 8, 64)
+
 
 def known(table: Mapping[int, object], arch: int) -> int:
     """The newest architecture of `table` that is no newer than `arch`."""
@@ -45,17 +48,19 @@ class Tile:
         return self.stages * (self.rows + self.columns) * self.steps(itemsize) * itemsize
 
 
-def legal(tile: Tile, problem: ConvProblem, narrow: bool = False) -> str | None:
+def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1) -> str | None:
     """None where a block can hold `tile`, else one sentence with the numbers in it.
 
     `narrow` where an operand or the result moves in less than four elements, or 16 bytes of them, at a time: their
-    addresses and masks take registers too.
+    addresses and masks take registers too. So do the indices on `axes` of pixels that a sum goes over.
     """
     itemsize = problem.dtype.itemsize
     accumulators = tile.rows * tile.columns * max(4, itemsize) // (4 * 32 * tile.warps)
     # Three TF32 products, and FMAs, have their operands in registers too.
     through_registers = problem.dtype == torch.float32 and problem.precision != "tf32"
     most = (64 if through_registers else 128) // (2 if narrow else 1)
+    if narrow and axes > 3:
+        most = min(most, 32)
     if accumulators > most:
         return f"{tile} keeps {accumulators} accumulators in a thread's registers, and more than {most} spill"
     copies = (tile.rows + tile.columns) * tile.steps(itemsize) // (32 * tile.warps)
@@ -68,7 +73,7 @@ def legal(tile: Tile, problem: ConvProblem, narrow: bool = False) -> str | None:
 
 
 def fitting(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, axes: int = 1
 ) -> list[Tile]:
     """The legal tiles that suit a result of `rows` x `columns` summed over `depth`; where none does, the last.
 
@@ -78,7 +83,7 @@ def fitting(
     return [
         tile
         for tile in tiles
-        if legal(tile, problem, narrow) is None
+        if legal(tile, problem, narrow, axes) is None
         and tile.rows < max(2 * rows, 17)
         and tile.columns < max(2 * columns, 17)
         and (tile.rows * tile.columns <= 128 * 128 or depth >= 8 * tile.steps(problem.dtype.itemsize))
@@ -86,17 +91,25 @@ def fitting(
 
 
 def first_that_fills(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, batch: int
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, pixels: int, depth: int, narrow: bool
 ) -> Tile:
-    """The first tile that fits `batch` results of `rows` x `columns` and gives each multiprocessor a block.
+    """The first of the tiles for some numbers of images that gives each multiprocessor a block: see `BATCHES`.
 
-    Where none fills the device, the last that fits.
+    Where none fills the device, the last. For each group and image `rows` x `pixels` are summed over `depth`.
     """
-    candidates = fitting(tiles, problem, rows, columns, depth, narrow)
-    for tile in candidates:
-        if batch * -(-rows // tile.rows) * -(-columns // tile.columns) >= multiprocessors(problem):
-            return tile
-    return candidates[-1]
+
+    def candidates(images: int) -> Sequence[Tile]:
+        return fitting(tiles, problem, rows, images * pixels, depth, narrow)
+
+    def first(tiles: Sequence[Tile], images: int) -> Tile:
+        for tile in tiles:
+            blocks = problem.groups * -(-rows // tile.rows) * -(-images * pixels // tile.columns)
+            if blocks >= multiprocessors(problem):
+                return tile
+        return tiles[-1]
+
+    few = {first(candidates(images), images) for images in BATCHES}
+    return first([tile for tile in tiles if tile in few], problem.n)
 
 
 def split(problem: ConvProblem, count: int, step: int, blocks: int) -> tuple[int, int]:

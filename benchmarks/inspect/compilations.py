@@ -1,6 +1,6 @@
 """How often a kernel is compiled anew when image sizes or batches vary: counted from launches, nothing is compiled.
 
-    python -m convext.benchmarks.inspect.compilations [--arch 90]
+    python -m convext.benchmarks.inspect.compilations [--arch 90] [--sizes 200]
 
 Triton compiles a kernel for its constants, its arguments' types, and for which of its numbers are one, or divisible by
 16. A network that is fed images of many sizes meets many of these; each costs a second or so when it is met first.
@@ -14,6 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from convext.benchmarks.first_light.warm import Call, launches
 from convext.benchmarks.inspect.triton import signature
 from convext.benchmarks.reporting.table import Cell, show
 from convext.problem import FACES, OPERANDS, ConvProblem, Face, output_size
+
+if TYPE_CHECKING:
+    from convext.triton_kernels.launch import Launch
 
 SIZES = 200
 
@@ -64,12 +68,11 @@ LAYERS = (
 )
 
 
-def compilations(calls: Iterable[Call]) -> int:
-    """The most that a kernel of the calls, but for the one that adds partial sums, is compiled."""
+def compilations(launched: Iterable[Launch]) -> int:
+    """The most that a kernel of these launches is compiled."""
     found = defaultdict(set)
-    for call in calls:
-        for launch in launches(call):
-            found[launch.kernel.__name__].add(repr((signature(launch), launch.warps, launch.stages)))
+    for launch in launched:
+        found[launch.kernel.__name__].add(repr((signature(launch), launch.warps, launch.stages)))
     return max(map(len, found.values()))
 
 
@@ -82,13 +85,14 @@ def images(count: int = SIZES) -> list[tuple[int, int]]:
 def varied(layer: Varied, face: Face, channels_last: bool, arch: int, count: int = SIZES) -> tuple[int, int]:
     """Compilations over `count` image sizes in batches of 8, and over batches from 1 to 64 of one size."""
 
-    def calls(shapes: Iterable[tuple[int, tuple[int, int]]]) -> Iterator[Call]:
+    def launched(shapes: Iterable[tuple[int, tuple[int, int]]]) -> Iterator[Launch]:
         for batch, image in shapes:
-            yield Call(layer.kernel, layer.problem(face, batch, image, channels_last, arch), biased=False)
+            problem = layer.problem(face, batch, image, channels_last, arch)
+            yield from launches(Call(layer.kernel, problem, biased=False))
 
     return (
-        compilations(calls((8, image) for image in images(count))),
-        compilations(calls((batch, (56, 56)) for batch in range(1, 65))),
+        compilations(launched((8, image) for image in images(count))),
+        compilations(launched((batch, (56, 56)) for batch in range(1, 65))),
     )
 
 
@@ -96,14 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m convext.benchmarks.inspect.compilations", description=__doc__)
     parser.add_argument("--arch", type=int, default=90, help="compute capability times ten (default: %(default)s)")
+    parser.add_argument("--sizes", type=int, default=SIZES, help="of images (default: %(default)s)")
     options = parser.parse_args(arguments)
     rows = []
     for layer in LAYERS:
         for last in (False, True):
-            counts = [varied(layer, face, last, options.arch) for face in FACES]
+            counts = [varied(layer, face, last, options.arch, options.sizes) for face in FACES]
             cells = [Cell(f"{sizes} / {batches}") for sizes, batches in counts]
             rows.append([Cell(layer.name), Cell("NHWC" if last else "NCHW"), *cells])
-    title = f"compilations of a kernel over {SIZES} image sizes / over 64 batches, sm_{options.arch}"
+    title = f"compilations of a kernel over {options.sizes} image sizes / over 64 batches, sm_{options.arch}"
     show(("layer", "memory format", *FACES), rows, title)
     return 0
 

@@ -33,13 +33,17 @@ def signature(launch: Launch) -> tuple[dict[str, Any], dict[tuple[int, ...], Any
     constants: dict[tuple[int, ...], Any] = {}
     hints: dict[tuple[int, ...], Any] = {}
 
+    parameters = launch.kernel.params  # type: ignore[attr-defined]
+
     def type_of(value: Any, path: tuple[int, ...]) -> Any:
         if isinstance(value, tuple):
             return tuple(type_of(element, (*path, i)) for i, element in enumerate(value))
-        if value is None or (isinstance(value, int) and value == 1):
+        alone = parameters[path[0]] if len(path) == 1 else None  # of what is in tuples Triton asks nothing else
+        if value is None or (isinstance(value, int) and value == 1 and not (alone and alone.do_not_specialize)):
             constants[path] = value
             return "constexpr"
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+        unhinted = alone and (alone.do_not_specialize or alone.do_not_specialize_on_alignment)
+        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0 and not unhinted):
             hints[path] = [["tt.divisibility", 16]]
         return mangle_type(value)
 

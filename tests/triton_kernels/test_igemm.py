@@ -17,11 +17,13 @@ from torch import Tensor
 
 from convext import precision
 from convext.commands.check import agreement, operands
-from convext.problem import FACES, ConvProblem, Face, layout, output_size
+from convext.problem import FACES, OPERANDS, ConvProblem, Face, layout, output_size
 from convext.triton_kernels.igemm import record as igemm
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.tiles import Plan, planned
+from convext.triton_kernels.launch import collecting
 from convext.triton_kernels.tiles import Tile, legal
+from convext.triton_kernels.transpose import copied_bytes
 
 SMALL = Tile(32, 32, 64, 4, 2)  # one tile for every plan under test: few compilations, more than one block a problem
 
@@ -273,3 +275,28 @@ def test_every_problem_has_a_legal_tile(arch: int, precision: str, dtype: torch.
             problem = replace(case.problem(face, dtype, True, "cpu"), arch=arch, precision=precision)
             for scalar in (True, False):
                 assert legal(igemm_tiles.choose(problem, scalar, boxes=True).tile, problem) is None
+
+
+@pytest.mark.parametrize(("face", "channels"), [("fprop", (40, 80)), ("dgrad", (24, 48))])
+def test_copies_are_read_in_vectors_whatever_the_result_is(face: Face, channels: tuple[int, int]) -> None:
+    """Operands in NCHW are copied to channels last where that pays; the pixels of the result are still side by side."""
+    problem = ConvProblem(
+        face, 32, *channels, 1, (112, 112), (3, 3), (56, 56), (2, 2), (1, 1), (1, 1), torch.bfloat16, False, "cuda", 90
+    )
+    assert len(igemm.copies(problem)) == 2
+    like = torch.empty((), dtype=problem.dtype, device="meta")
+    a, b = (layout.empty(problem.shape(role), False, like) for role in OPERANDS[face])
+    with collecting() as launches:
+        igemm.run(problem, a, b, None)
+    (launch,) = (launch for launch in launches if not copied_bytes(launch))
+    assert launch.constants["UNIT"] == 8
+
+
+def test_weights_are_not_scattered_from_the_largest_tile() -> None:
+    """A sum of 4x4 weights in NCHW that is not split is stored element by element, and its tile has 64 a thread."""
+    problem = ConvProblem(
+        "wgrad", 16, 512, 1024, 1, (16, 16), (4, 4), (8, 8), (2, 2), (1, 1), (1, 1), torch.bfloat16, False, "cuda", 90
+    )
+    plan, beside = igemm_tiles.choose(problem), igemm_tiles.choose(replace(problem, channels_last=True))
+    assert (plan.parts, plan.tile.rows * plan.tile.columns) == (1, 128 * 128)
+    assert (beside.parts, beside.tile.rows * beside.tile.columns) == (1, 256 * 128)

@@ -64,6 +64,8 @@ CASES = [
     Case("padding beyond the kernel's reach: outputs of padding only", 1, 2, (4, 8), (3, 3), (1, 1), (5, 4), (1, 1)),
     Case("taps that only a loop holds", 1, 2, (13, 8), (13, 12), (1, 1), (6, 6), (1, 1)),
     Case("channel multiplier", 2, 3, (5, 8), (3, 3), (1, 1), (1, 1), (1, 1), 3),
+    Case("a window that a weight gradient does not roll", 2, 2, (40, 8), (33, 1), (1, 1), (0, 0), (1, 1), 2),
+    Case("a row of more taps than one step reads in NHWC", 1, 2, (40,), (87,), (1,), (86,), (2,)),
     Case("one channel", 2, 1, (5, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
     Case("more channels than a thread's vector, not a multiple of it", 1, 20, (4, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
     Case("1-D", 2, 3, (17,), (5,), (2,), (2,), (1,)),

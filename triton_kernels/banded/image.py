@@ -60,17 +60,29 @@ def place(image, row, strides, UNIT: tl.constexpr, INDEX: tl.constexpr):
     return tl.cast(image, INDEX) * strides[0] * UNIT + tl.cast(row, INDEX) * strides[2] * UNIT
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "patch_rows", "patch_columns"]
+SIZES = [
+    "x_rows", "x_columns", "y_rows", "y_columns", "x_stride_n", "x_stride_c", "x_stride_row", "y_stride_n",
+    "y_stride_c", "y_stride_row",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def image_kernel(
     x, bands, bias, y,
     batch, patch_rows, patch_columns,
-    x_size, y_size, pad,  # of rows and columns: the columns of x and their padding in units of X_UNIT, of y in Y_UNIT
-    x_strides, y_strides,  # of n, c, row, in units of X_UNIT and Y_UNIT; that of columns is 1
+    x_rows, x_columns, y_rows, y_columns,  # the columns of x in units of X_UNIT, of y in Y_UNIT
+    pad,  # of rows, and of columns in units of X_UNIT
+    x_stride_n, x_stride_c, x_stride_row, y_stride_n, y_stride_c, y_stride_row,  # in these units; that of columns is 1
     steps,  # kh + R - 1
     R: tl.constexpr, BW: tl.constexpr, WINDOW: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # the box of patches
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    x_size, y_size = (x_rows, x_columns), (y_rows, y_columns)
+    x_strides, y_strides = (x_stride_n, x_stride_c, x_stride_row), (y_stride_n, y_stride_c, y_stride_row)
+
     # The program: channels last, so that those which run together share weights.
     block, box_column = unravel(tl.program_id(0), tl.cdiv(patch_columns, COLUMNS))
     block, box_row = unravel(block, tl.cdiv(patch_rows, ROWS))

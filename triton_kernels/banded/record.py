@@ -201,9 +201,9 @@ def _places(plan: Plan, source: Tensor, target: Tensor) -> tuple[Any, ...]:
     images, _, patch_rows, patch_columns = plan.patches
     return (
         images, patch_rows, patch_columns,
-        (rows.input, columns.input // unit), (rows.output, columns.output // target_unit), (rows.P, plan.lead // unit),
-        tuple(stride // unit for stride in _strides(source)),
-        tuple(stride // target_unit for stride in _strides(target)),
+        rows.input, columns.input // unit, rows.output, columns.output // target_unit, (rows.P, plan.lead // unit),
+        *(stride // unit for stride in _strides(source)),
+        *(stride // target_unit for stride in _strides(target)),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 
 from convext.problem import ConvProblem
-from convext.triton_kernels.igemm.tiles import LOAD, best_box
+from convext.triton_kernels.igemm.tiles import LOAD, Box, covered, cube
 from convext.triton_kernels.stencil.plan import Axis, gather_axes
 from convext.triton_kernels.tiles import Tile, known, multiprocessors, split
 from convext.triton_kernels.tiles import legal as legal_product
@@ -124,14 +124,14 @@ class Plan:
 
     @property
     def patches(self) -> tuple[int, int, int, int]:
-        """(images, 1, rows of patches, columns of patches) of one channel: four axes, as `best_box` wants."""
+        """(images, 1, rows of patches, columns of patches) of one channel: four axes, as a `Box` has."""
         rows, columns = self.axes
         return (self.problem.n, 1, -(-rows.output // self.tile.rows), -(-columns.output // self.tile.columns))
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         """The part of `patches` that one step multiplies."""
-        return best_box(self.patches, self.tile.patches)
+        return _box(self.patches, self.tile)
 
     @property
     def boxes(self) -> int:
@@ -175,6 +175,18 @@ class Plan:
         step = product.rows * product.columns + LOAD[False] * (product.rows + product.columns)
         waves = -(-blocks // multiprocessors(problem))
         return waves * steps * product.steps(problem.dtype.itemsize) * step
+
+
+@lru_cache(maxsize=4096)
+def _box(patches: Box, tile: BandTile) -> Box:
+    """The part of `patches` that one step multiplies: of 8 images where that wastes next to nothing, nearly square.
+
+    As with `best_box`, there are few boxes, since a kernel is compiled for its own.
+    """
+    cell = 1, tile.rows, tile.columns
+    boxes = [(n, *cube(patches[1:], tile.patches // n, cell)) for n in (8, 1, 32, 64) if n <= tile.patches]
+    least = min(covered(patches, box) for box in boxes)
+    return next(box for box in boxes if covered(patches, box) <= 1.1 * least)
 
 
 def legal(plan: Plan) -> str | None:

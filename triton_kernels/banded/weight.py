@@ -29,18 +29,29 @@ from convext.triton_kernels.banded.image import box_of_patches, place
 from convext.triton_kernels.index import inside, unravel
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "patch_rows", "patch_columns", "trips"]
+SIZES = [
+    "x_rows", "x_columns", "y_rows", "y_columns", "x_stride_n", "x_stride_c", "x_stride_row", "y_stride_n",
+    "y_stride_c", "y_stride_row",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def weight_kernel(
     x, y, w,  # w: [parts, R, channels, kh, kw] partial sums
     batch, patch_rows, patch_columns,
-    x_size, y_size, pad, x_strides, y_strides,  # as those of `image_kernel`
+    x_rows, x_columns, y_rows, y_columns, pad,  # as those of `image_kernel`
+    x_stride_n, x_stride_c, x_stride_row, y_stride_n, y_stride_c, y_stride_row,
     kh, kw, shift,  # column a of a window meets output column b through tap a - b - shift
     channels, row_blocks, trips,  # row_blocks: programs that share the rows of a window; trips: boxes of a program
     R: tl.constexpr, BW: tl.constexpr, WINDOW: tl.constexpr, WINDOW_ROWS: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # a box of patches
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    x_size, y_size = (x_rows, x_columns), (y_rows, y_columns)
+    x_strides, y_strides = (x_stride_n, x_stride_c, x_stride_row), (y_stride_n, y_stride_c, y_stride_row)
+
     # The program: rows of windows first, since these read the same inputs.
     part, row_block = unravel(tl.program_id(0), row_blocks)
     part, c = unravel(part, channels)

@@ -37,12 +37,22 @@ def channels_of(first_group, groups, PACK: tl.constexpr, CHANNELS: tl.constexpr,
     return channel, (within < CHANNELS) & (first_group + group < groups), group, within
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch"]
+SIZES = [
+    "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "a_stride_n", "a_stride0", "a_stride1",
+    "a_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "a_channel", "y_channel",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def packed_image_kernel(
     y, w, bias, a,  # a is a TMA descriptor [N, three axes of space, channels] where BOXED
     batch, groups,
-    a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
-    a_strides, y_strides,  # of n and of three axes of space, in units of UNIT
+    a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad, period,  # three axes each
+    a_stride_n, a_stride0, a_stride1, a_stride2,  # of n and of three axes of space, in units of UNIT
+    y_stride_n, y_stride0, y_stride1, y_stride2,
     w_strides,  # of k and of three axes of taps, in units of W_UNIT
     a_channel, w_channel, y_channel,  # stride of the second axis
     DGRAD: tl.constexpr, BOXED: tl.constexpr, RANK: tl.constexpr,
@@ -51,6 +61,9 @@ def packed_image_kernel(
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     UNIT: tl.constexpr, W_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
+    a_strides, y_strides = (a_stride_n, a_stride0, a_stride1, a_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
+
     # Which block: packs fastest, so that blocks which run together share the lines of NHWC pixels; phases slowest.
     q0_size, q1_size, q2_size, phases1, phases2 = phases_of(DGRAD, y_size, stride)
     block, pack = unravel(tl.program_id(0), tl.cdiv(groups, PACK))
@@ -131,7 +144,7 @@ def packed_image_kernel(
             offset_of(n_first, in0, in1, in2, a_strides, INDEX) + offset_of(rn, x0, x1, x2, a_strides, INDEX)
         ) * UNIT
         a_at = a + tl.cast(s, INDEX)[:, None] * a_channel + a_row[None, :]  # [DEPTH, PIXELS]
-        in0, in1, in2 = in0 + x0, in1 + x1, tl.where(exists, in2 + x2, FAR_OUTSIDE)
+        in0, in1, in2 = in0 + x0, in1 + x1, in2 + x2
 
     ACC: tl.constexpr = tl.float64 if w.dtype.element_ty == tl.float64 else tl.float32
     acc = tl.zeros((PACK * CHANNELS_PADDED, BATCH * BOX0 * BOX1 * BOX2), ACC)
@@ -142,7 +155,7 @@ def packed_image_kernel(
             box = a.load([n_first, in0 + i0, in1 + i1, in2 + i2, channel])
             a_tile = box.reshape(BATCH * BOX0 * BOX1 * BOX2, PACK * SUMMED_PADDED).T
         else:
-            a_seen = in_bounds(in2 + i2, a_size[2])
+            a_seen = exists & in_bounds(in2 + i2, a_size[2])
             if RANK > 1:
                 a_seen = a_seen & in_bounds(in1 + i1, a_size[1])
             if RANK > 2:
@@ -155,11 +168,12 @@ def packed_image_kernel(
 
     if bias is not None:
         acc += tl.load(bias + o, mask=o_seen, other=0.0).to(ACC)[:, None]
-    if DGRAD:
+    y_seen = exists
+    if DGRAD:  # some phases have fewer pixels on an axis than the first
         r0, r1, r2 = r0 * stride[0], r1 * stride[1], r2 * stride[2]
+        y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
     y_row = (
         offset_of(n_first, out0, out1, out2, y_strides, INDEX) + offset_of(rn, r0, r1, r2, y_strides, INDEX)
     ) * UNIT
-    y_seen = exists & (r0 < y_size[0] - out0) & (r1 < y_size[1] - out1) & (r2 < y_size[2] - out2)
     y_at = tl.cast(o, INDEX)[:, None] * y_channel + y_row[None, :]
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=o_seen[:, None] & y_seen[None, :])

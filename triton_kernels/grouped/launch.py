@@ -77,9 +77,9 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
         (
             y, w, None if bias is None else bias.contiguous(), _descriptor(a, box, depth) if boxed else a,
             p.n, p.groups,
-            *(three_axes(v, 1) for v in (a_size, y_size, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            three_axes(period, 1),
-            _in_units(unit, a_lying), _in_units(unit, y_lying), _in_units(w_unit, w_lying),
+            *three_axes(a_size, 1), *three_axes(y_size, 1),
+            *(three_axes(v, 1) for v in (p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0), three_axes(period, 1),
+            *_in_units(unit, a_lying), *_in_units(unit, y_lying), _in_units(w_unit, w_lying),
             a_lying.channel, w_lying.channel, y_lying.channel,
         ),
         {
@@ -109,8 +109,9 @@ def weight_launch(problem: ConvProblem, x: Tensor, y: Tensor, w: Tensor) -> tupl
         blocks * parts,
         (
             x, y, w if partial is None else partial, p.n, p.groups,
-            *(three_axes(v, 1) for v in (p.input, p.output, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
-            _in_units(unit, x_lying), _in_units(unit, y_lying), w_lying.outer,
+            *three_axes(p.input, 1), *three_axes(p.output, 1),
+            *(three_axes(v, 1) for v in (p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0),
+            *_in_units(unit, x_lying), *_in_units(unit, y_lying), w_lying.outer,
             x_lying.channel, y_lying.channel, w_lying.channel,
             parts, w.numel(),
         ),

@@ -38,8 +38,8 @@ def specimens(arch: int) -> Iterator[Specimen]:
             if face == "wgrad":
                 tile = choose(problem, is_scalar(x, y))[0]
                 launch, _ = weight_launch(problem, x, y, result)
-                outputs = 32 * k * c * 9 * launch.arguments[-2] / launch.programs
-                trips = math.ceil(32 * out * out / tile.pixels / launch.arguments[-2])
+                outputs = 32 * k * c * 9 * launch.argument("parts") / launch.programs
+                trips = math.ceil(32 * out * out / tile.pixels / launch.argument("parts"))
             else:
                 tile = choose(problem, is_scalar(a))[0]
                 launch = image_launch(problem, a, b, None, result)

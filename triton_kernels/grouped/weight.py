@@ -23,13 +23,22 @@ from convext.triton_kernels.igemm.lines import boxes_of_a_part, pixels_of_a_box
 from convext.triton_kernels.index import unravel
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "parts"]
+SIZES = [
+    "x_size0", "x_size1", "x_size2", "y_size0", "y_size1", "y_size2", "x_stride_n", "x_stride0", "x_stride1",
+    "x_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "x_channel", "y_channel",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def packed_weight_kernel(
     x, y, w,
     batch, groups,
-    x_size, y_size, kernel, stride, dilation, pad,  # three axes each
-    x_strides, y_strides,  # of n and of three axes of space, in units of UNIT
+    x_size0, x_size1, x_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad,  # three axes each
+    x_stride_n, x_stride0, x_stride1, x_stride2,  # of n and of three axes of space, in units of UNIT
+    y_stride_n, y_stride0, y_stride1, y_stride2,
     w_strides,  # of k and of three axes of taps
     x_channel, y_channel, w_channel,  # stride of the second axis
     parts, w_elements,
@@ -37,6 +46,9 @@ def packed_weight_kernel(
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    x_size, y_size = (x_size0, x_size1, x_size2), (y_size0, y_size1, y_size2)
+    x_strides, y_strides = (x_stride_n, x_stride0, x_stride1, x_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
+
     # Which block: taps first, so that blocks which run together share pixels.
     block, t2 = unravel(tl.program_id(0), kernel[2])
     block, t1 = unravel(block, kernel[1])
@@ -70,8 +82,8 @@ def packed_weight_kernel(
         seen = (rn < batch_read - n) & (r0 < end[0] - o0) & (r1 < end[1] - o1) & (r2 < end[2] - o2)  # [PIXELS]
         y_box = offset_of(n, o0, o1, o2, y_strides, INDEX) * UNIT
         x_box = offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
-        y_tile = tl.load(y_at + y_box, mask=k_seen[:, None] & seen[None, :], other=0.0)
         x_tile = tl.load(x_at + x_box, mask=seen[:, None] & c_seen[None, :], other=0.0)
+        y_tile = tl.load(y_at + y_box, mask=k_seen[:, None] & seen[None, :], other=0.0)
         acc = add_product(y_tile, x_tile, acc, PRECISION)
 
     w += tl.cast(part, tl.int64) * w_elements

@@ -22,21 +22,31 @@ from convext.triton_kernels.igemm.image import offset_of, store_image
 from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, phases_of
 from convext.triton_kernels.index import unravel
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "parts"]
+SIZES = [
+    "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "y_stride_n", "y_stride0", "y_stride1",
+    "y_stride2", "y_channel", "y_elements",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def box_kernel(
     y, bias,
     a, w,  # descriptors of [N, D, H, W, C] and of [taps, K, C]
     batch, groups, summed, channels,  # channels of one group, summed over and of the result
-    a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
-    y_strides,  # of n and of three axes of space, in units of UNIT
+    a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad, period,  # three axes each
+    y_stride_n, y_stride0, y_stride1, y_stride2,  # of n and of three axes of space, in units of UNIT
     y_channel,
-    parts, y_elements,
+    parts, y_elements,  # elements of the result, in units of UNIT
     DGRAD: tl.constexpr,
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, UNIT: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
+    y_strides = (y_stride_n, y_stride0, y_stride1, y_stride2)
     ROWS: tl.constexpr = BATCH * BOX0 * BOX1 * BOX2
 
     # Which block: column tiles fastest, so that blocks which run together share pixels; phases slowest.
@@ -100,5 +110,6 @@ def box_kernel(
     y_row = offset_of(image, i0, i1, i2, y_strides, INDEX) * UNIT
     o = o_tile + tl.arange(0, COLUMNS)
     store_image(
-        y, bias, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements, True, Y_PIXELS_INNER, INDEX
-    )
+        y, bias, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
+        True, Y_PIXELS_INNER, UNIT, INDEX,
+    )  # fmt: skip

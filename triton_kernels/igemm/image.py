@@ -56,18 +56,18 @@ def in_bounds(i, size):
 @triton.jit
 def store_image(
     y, bias, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
-    TRANSPOSED: tl.constexpr, PIXELS_INNER: tl.constexpr, INDEX: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PIXELS_INNER: tl.constexpr, UNIT: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Adds the bias of channels `o_first + o` and stores, with rows or columns innermost as the result lies in memory.
 
     acc is [ROWS, COLUMNS], or TRANSPOSED; y_row [ROWS] are the pixels' offsets and row_seen whether they exist;
-    o [COLUMNS] counts from the group's first channel. Only part 0 adds the bias.
+    o [COLUMNS] counts from the group's first channel. Only part 0 adds the bias. A part has y_elements * UNIT elements.
     """
     seen = o < channels
     if bias is not None:
         column_bias = tl.load(bias + o_first + o, mask=seen & (part == 0), other=0.0).to(acc.dtype)
         acc += column_bias[:, None] if TRANSPOSED else column_bias[None, :]
-    y += tl.cast(part, tl.int64) * y_elements
+    y += tl.cast(part, tl.int64) * y_elements * UNIT
     y_column = tl.cast(o_first + o, INDEX) * y_channel
     if PIXELS_INNER:
         tile = acc if TRANSPOSED else acc.T
@@ -78,21 +78,36 @@ def store_image(
     tl.store(y + offsets, tile.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "parts"]
+SIZES = [
+    "a_size0", "a_size1", "a_size2", "y_size0", "y_size1", "y_size2", "a_stride_n", "a_stride0", "a_stride1",
+    "a_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "a_channel", "y_channel", "y_elements",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def image_kernel(
     a, w, bias, y,
     batch, groups, summed, channels,  # channels of one group, summed over and of the result, in units of UNIT
-    a_size, y_size, kernel, stride, dilation, pad, period,  # three axes each
-    a_strides, w_strides, y_strides,  # of the first axis (n, or k of w) and of three axes of space, in units of UNIT
+    a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad, period,  # three axes each
+    a_stride_n, a_stride0, a_stride1, a_stride2,  # of n and of three axes of space, in units of UNIT
+    y_stride_n, y_stride0, y_stride1, y_stride2,  # in units of Y_UNIT
+    w_strides,  # of k and of three axes of taps, in units of UNIT
     a_channel, w_channel, y_channel,  # stride of the second axis
-    parts, y_elements,
+    parts, y_elements,  # elements of the result, in units of Y_UNIT
     DGRAD: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     EVEN: tl.constexpr,  # whether DEPTH divides `summed`
     UNIT: tl.constexpr,  # a power of two; the compiler widens loads as far as it sees that addresses are multiples
+    Y_UNIT: tl.constexpr,  # and stores; 1 for NCHW, whose operands may be copies with channels last
     A_PIXELS_INNER: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
+    a_strides, y_strides = (a_stride_n, a_stride0, a_stride1, a_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
+
     # Which block: column tiles fastest, so that blocks which run together share pixels; phases slowest.
     summed = summed * UNIT
     channels = channels * UNIT
@@ -186,9 +201,9 @@ def image_kernel(
             acc = add_product(a_tile, w_tile, acc, PRECISION)
         u0, u1, u2, depth_tile = next_step(u0, u1, u2, depth_tile, depth_tiles, begin1, end1, begin2, end2)
 
-    y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * UNIT
+    y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * Y_UNIT
     row_seen = (p < pixels) & (out0 < y_size[0]) & (out1 < y_size[1]) & (out2 < y_size[2])
     store_image(
         y, bias, acc, group * channels, o, channels, y_row, row_seen, y_channel, part, y_elements,
-        A_PIXELS_INNER, Y_PIXELS_INNER, INDEX,
+        A_PIXELS_INNER, Y_PIXELS_INNER, Y_UNIT, INDEX,
     )  # fmt: skip

@@ -88,10 +88,11 @@ def _in_units(unit: int, values: Sequence[int]) -> tuple[int, ...]:
     return tuple(value // unit for value in values)
 
 
-def _geometry(problem: ConvProblem, *sizes: Ints) -> tuple[tuple[int, int, int], ...]:
-    """`sizes`, and kernel, stride, dilation and padding, over three axes."""
+def _geometry(problem: ConvProblem, *sizes: Ints) -> tuple[int | tuple[int, int, int], ...]:
+    """`sizes` one by one, then kernel, stride, dilation and padding, over three axes."""
     p = problem
-    return (*(three_axes(v, 1) for v in (*sizes, p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0))
+    one_by_one = (side for size in sizes for side in three_axes(size, 1))
+    return (*one_by_one, *(three_axes(v, 1) for v in (p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0))
 
 
 def _box_constants(plan: Plan) -> dict[str, int]:
@@ -122,22 +123,22 @@ class _Image:
 
 
 def _image_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Recipe:
-    image, tile, unit = _Image.of(p), plan.tile, unit_of(p, a, w, y)
+    image, tile, unit, y_unit = _Image.of(p), plan.tile, unit_of(p, a, w), unit_of(p, y)
     depth = tile.steps(p.dtype.itemsize)
     return Recipe(
         image_kernel, plan, igemm_tiles.blocks(p, plan), igemm_tiles.trips(p, plan),
         (
             p.n, p.groups, *_in_units(unit, (image.summed, image.channels)),
             *_geometry(p, image.a_size, image.y_size), image.period,
-            *(_in_units(unit, t.outer) for t in (a, w, y)),
+            *_in_units(unit, a.outer), *_in_units(y_unit, y.outer), _in_units(unit, w.outer),
             a.channel, w.channel, y.channel,
-            plan.parts, math.prod(y.shape),
+            plan.parts, math.prod(y.shape) // y_unit,
         ),
         {
             "DGRAD": p.face == "dgrad",
             "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": depth,
             "EVEN": image.summed % depth == 0,
-            "UNIT": unit,
+            "UNIT": unit, "Y_UNIT": y_unit,
             "A_PIXELS_INNER": a.pixels_inner, "Y_PIXELS_INNER": y.pixels_inner,
             "PRECISION": p.precision, "INDEX": offset_type(a, w, y),
         },
@@ -155,8 +156,8 @@ def _box_recipe(p: ConvProblem, plan: Plan, a: Lying, w: Lying, y: Lying) -> Rec
         (
             p.n, p.groups, image.summed, image.channels,
             *_geometry(p, image.a_size, image.y_size), image.period,
-            _in_units(unit, y.outer), y.channel,
-            plan.parts, math.prod(y.shape),
+            *_in_units(unit, y.outer), y.channel,
+            plan.parts, math.prod(y.shape) // unit,
         ),
         {
             "DGRAD": p.face == "dgrad",
@@ -183,7 +184,7 @@ def _weight_recipe(p: ConvProblem, plan: Plan, x: Lying, y: Lying, w: Lying) -> 
         (
             p.n, p.groups, *_in_units(unit, (p.k // p.groups, p.c // p.groups)),
             *_geometry(p, p.input, p.output),
-            *(_in_units(unit, t.outer) for t in (x, y)), w.outer,
+            *_in_units(unit, (*x.outer, *y.outer)), w.outer,
             x.channel, y.channel, w.channel,
             plan.parts, math.prod(w.shape),
         ),

@@ -7,15 +7,26 @@ from collections.abc import Iterator
 import torch
 
 from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem, layout
+from convext.triton_kernels.igemm import record
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import recipe
 from convext.triton_kernels.igemm.tiles import Plan, planned
 from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.specimens import Layer, as_run
 from convext.triton_kernels.tiles import known, legal
+
+LAYERS = {
+    # Copied to channels last, of which a multiple of 8 or 16 lies apart, into NCHW: ConvNeXt V2, a U-Net, RegNet.
+    "2x2 stride 2 40 to 80": Layer("fprop", torch.bfloat16, "ieee", False, 32, 40, 80, (56, 56), 2, 2),
+    "3x3x3 stride 2 256 to 320": Layer("fprop", torch.bfloat16, "ieee", False, 1, 256, 320, (16, 16, 16), 3, 2),
+    "3x3 stride 2 24 to 48": Layer("dgrad", torch.bfloat16, "ieee", False, 32, 24, 48, (112, 112), 3, 2),
+    # Weights whose sum is not split, with taps between their channels: pix2pix.
+    "4x4 stride 2 512 to 1024": Layer("wgrad", torch.bfloat16, "ieee", False, 16, 512, 1024, (16, 16), 4, 2),
+}
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at stride 2.
+    """Every tile of the tables with every face, on 256 channels: 3x3 at stride 1; for dgrad 4x4 at 2; and LAYERS.
 
     bfloat16 stands for float16, of which the largest tile is here: both take the same tiles, and the instructions that
     multiply them differ only in the type they name.
@@ -41,6 +52,8 @@ def specimens(arch: int) -> Iterator[Specimen]:
             )  # fmt: skip
             if legal(tile, problem) is None and not (boxed and igemm_tiles.why_not_boxes(problem)):
                 yield _specimen(problem, planned(problem, tile, 1, boxed))
+    for name, layer in LAYERS.items():
+        yield as_run("igemm", name, layer, arch, record.run)
 
 
 def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:

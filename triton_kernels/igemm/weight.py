@@ -23,13 +23,22 @@ from convext.triton_kernels.igemm.lines import boxes_of_a_part, pixels_of_a_box
 from convext.triton_kernels.index import unravel
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["batch", "parts"]
+SIZES = [
+    "x_size0", "x_size1", "x_size2", "y_size0", "y_size1", "y_size2", "x_stride_n", "x_stride0", "x_stride1",
+    "x_stride2", "y_stride_n", "y_stride0", "y_stride1", "y_stride2", "x_channel", "y_channel",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def weight_kernel(
     x, y, w,
     batch, groups, k_channels, c_channels,  # channels of one group, in units of UNIT
-    x_size, y_size, kernel, stride, dilation, pad,  # three axes each
-    x_strides, y_strides,  # of n and of three axes of space, in units of UNIT
+    x_size0, x_size1, x_size2, y_size0, y_size1, y_size2,
+    kernel, stride, dilation, pad,  # three axes each
+    x_stride_n, x_stride0, x_stride1, x_stride2,  # of n and of three axes of space, in units of UNIT
+    y_stride_n, y_stride0, y_stride1, y_stride2,
     w_strides,  # of k and of three axes of taps
     x_channel, y_channel, w_channel,  # stride of the second axis
     parts, w_elements,
@@ -39,6 +48,9 @@ def weight_kernel(
     X_PIXELS_INNER: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
     PRECISION: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
+    x_size, y_size = (x_size0, x_size1, x_size2), (y_size0, y_size1, y_size2)
+    x_strides, y_strides = (x_stride_n, x_stride0, x_stride1, x_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
+
     # Which block: column tiles, row tiles and taps first, so that blocks which run together share pixels.
     k_channels = k_channels * UNIT
     c_channels = c_channels * UNIT

@@ -12,17 +12,30 @@ import triton.language as tl
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["pixels", "pixel_blocks"]
+SIZES = [
+    "size0", "size1", "size2", "size3", "source_stride0", "source_stride1", "source_stride2", "source_stride3",
+    "source_stride4", "target_stride0", "target_stride1", "target_stride2", "target_stride3", "target_stride4",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def multiply(
     source, w, target, bias,
-    rows, depth, pixels, sizes, row_blocks, pixel_blocks, w_group, source_strides, w_strides, target_strides,
+    rows, depth, pixels, size0, size1, size2, size3, row_blocks, pixel_blocks, w_group, w_strides,
+    source_stride0, source_stride1, source_stride2, source_stride3, source_stride4,  # of channels, of AXES axes
+    target_stride0, target_stride1, target_stride2, target_stride3, target_stride4,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     SOURCE_V: tl.constexpr, SOURCE_UNIT: tl.constexpr, W_V: tl.constexpr, W_UNIT: tl.constexpr,
     TARGET_V: tl.constexpr, TARGET_UNIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether all tiles have BQ pixels
     BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BQ] tile of target; `rows`, `depth` and `pixels` are in units of ROWS, DEPTH and PIXELS."""
+    sizes = (size0, size1, size2, size3)
+    source_strides = (source_stride0, source_stride1, source_stride2, source_stride3, source_stride4)  # fmt: skip
+    target_strides = (target_stride0, target_stride1, target_stride2, target_stride3, target_stride4)  # fmt: skip
     # Blocks of rows are neighbours: they read the same pixels at about the same time.
     block = tl.program_id(0)
     row_block = block % row_blocks
@@ -34,7 +47,7 @@ def multiply(
     r = row_block * BR + tl.arange(0, BR)
     d = tl.arange(0, BD)
     q = pixel_block * BQ + tl.arange(0, BQ)
-    in_rows, in_pixels = r < rows, q < pixels
+    in_rows, in_pixels = r < rows, tl.full((BQ,), True, tl.int1) if WHOLE else q < pixels
     source_step = channel_stride(source_strides, SOURCE_V, SOURCE_UNIT)
     source_at = group * depth * source_step + pixel_offset(
         q, sizes, PIXELS, source_strides, SOURCE_V, SOURCE_UNIT, AXES

@@ -6,12 +6,13 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 
 from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.pixels import Plane, coalesce, pixel_strides, power_of_two
+from convext.triton_kernels.pixels import CHANNEL, Plane, coalesce, pixel_strides, power_of_two
 from convext.triton_kernels.pointwise.image import multiply
 from convext.triton_kernels.pointwise.tiles import tiles_for
 from convext.triton_kernels.pointwise.weight import accumulate
@@ -22,6 +23,17 @@ from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, split
 def moves_narrowly(itemsize: int, *planes: Plane) -> bool:
     """Whether one of the tensors moves in less than four elements, or 16 bytes of them, at a time."""
     return min(plane.vector for plane in planes) < min(4, 16 // itemsize)
+
+
+def _scattered(p: ConvProblem, sizes: tuple[int, ...]) -> bool:
+    """Whether indices of pixels on these axes take registers that TF32 operands need: they pass through them too."""
+    apart = len(sizes) > 2 or (len(sizes) == 2 and sizes[-1] % 4 > 0)
+    return apart and p.dtype == torch.float32 and p.precision == "tf32"
+
+
+def _filled(count: int, values: tuple[int, ...]) -> tuple[int, ...]:
+    """`values` and ones, which no kernel of fewer axes reads."""
+    return (*values, *(1,) * (count - len(values)))
 
 
 def channels_launch(
@@ -53,18 +65,19 @@ def _channels_plan(
     rows, depth, w_row, w_depth = (k, c, *w_strides) if p.face == "fprop" else (c, k, *reversed(w_strides))
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
-    narrow = moves_narrowly(itemsize, source, w, target)
-    tile = tile or first_that_fills(tiles_for(p), p, rows, count, depth, narrow, p.groups)
+    narrow = moves_narrowly(itemsize, source, w, target) or _scattered(p, sizes)
+    tile = tile or first_that_fills(tiles_for(p), p, rows, count // p.n, depth, narrow)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (
-        rows // units[0], depth // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
-        row_blocks, pixel_blocks, k * w_strides[0], source.strides, w.strides, target.strides,
+        rows // units[0], depth // units[1], count // units[2], *_filled(4, (*sizes[:-1], sizes[-1] // units[2])),
+        row_blocks, pixel_blocks, k * w_strides[0], w.strides, *_filled(5, source.strides), *_filled(5, target.strides),
     )  # fmt: skip
     constants = {
         "ROWS": units[0], "DEPTH": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "SOURCE_V": source.vector, "SOURCE_UNIT": source.unit, "W_V": w.vector, "W_UNIT": w.unit,
         "TARGET_V": target.vector, "TARGET_UNIT": target.unit,
+        "WHOLE": source.unit == target.unit == CHANNEL and count % tile.columns == 0,
         "BR": tile.rows, "BQ": tile.columns, "BD": tile.steps(itemsize), "PRECISION": p.precision,
     }  # fmt: skip
     return p.groups * row_blocks * pixel_blocks, arguments, constants, tile
@@ -94,19 +107,21 @@ def _pixels_plan(
     sizes, x_pixels, y_pixels = coalesce(pixels, x_pixels, y_pixels)
     x, y = Plane.of(x_channel, x_pixels, itemsize), Plane.of(y_channel, y_pixels, itemsize)
     rows, columns, count = p.k // p.groups, p.c // p.groups, math.prod(sizes)
-    tile = tile or fitting(tiles_for(p), p, rows, columns, count, moves_narrowly(itemsize, x, y))[0]
+    narrow = moves_narrowly(itemsize, x, y) or _scattered(p, sizes)
+    tile = tile or fitting(tiles_for(p), p, rows, columns, count, narrow, len(sizes))[0]
     step = tile.steps(itemsize)
     row_blocks, column_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns)
     blocks = p.groups * row_blocks * column_blocks
     share, parts = split(p, count, step, blocks)
     units = power_of_two(rows), power_of_two(columns), power_of_two(sizes[-1])
     arguments = (
-        rows // units[0], columns // units[1], count // units[2], (*sizes[:-1], sizes[-1] // units[2]),
-        share // step, row_blocks, column_blocks, p.groups, x.strides, y.strides,
+        rows // units[0], columns // units[1], count // units[2], *_filled(4, (*sizes[:-1], sizes[-1] // units[2])),
+        share // step, row_blocks, column_blocks, p.groups, *_filled(5, x.strides), *_filled(5, y.strides),
     )  # fmt: skip
     constants = {
         "ROWS": units[0], "COLUMNS": units[1], "PIXELS": units[2], "AXES": len(sizes),
         "X_V": x.vector, "X_UNIT": x.unit, "Y_V": y.vector, "Y_UNIT": y.unit,
+        "WHOLE": x.unit == y.unit == CHANNEL and count % step == 0,
         "BR": tile.rows, "BC": tile.columns, "BQ": step, "PRECISION": p.precision,
     }  # fmt: skip
     return blocks * parts, parts, arguments, constants, tile

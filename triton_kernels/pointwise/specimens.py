@@ -9,15 +9,24 @@ import torch
 
 from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem, layout
 from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.pointwise import record
 from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
 from convext.triton_kernels.pointwise.tiles import tiles_for
+from convext.triton_kernels.specimens import Layer, as_run
 from convext.triton_kernels.tiles import legal
+
+# Strided, so that pixels lie on two axes or more: shortcuts of R3D, DeepLab and a dual-path network.
+LAYERS = {
+    "stride 2 on 4x14x14": Layer("wgrad", torch.bfloat16, "ieee", False, 8, 256, 512, (4, 14, 14), 1, 2),
+    "stride 2 on 193x193": Layer("fprop", torch.float32, "tf32", True, 4, 256, 512, (193, 193), 1, 2),
+    "stride 2 on 28x28": Layer("fprop", torch.float32, "tf32", True, 32, 832, 1088, (28, 28), 1, 2),
+}
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
     """Each tile in both layouts, every dtype and precision; bfloat16 stands for float16 too.
 
-    In bfloat16 and TF32 also with an odd number of pixels, which NCHW moves one by one.
+    In bfloat16 and TF32 also with an odd number of pixels, which NCHW moves one by one. And LAYERS.
     """
     forms = [(torch.bfloat16, "ieee"), (torch.float64, "ieee"), *((torch.float32, how) for how in PRECISIONS)]
     images = {"NHWC": (True, 56), "NCHW": (False, 56), "NCHW 57x57": (False, 57)}
@@ -37,10 +46,12 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 continue
             if face == "wgrad":
                 launch, _ = pixels_launch(problem, tensors["x"], tensors["y"], tensors["w"], tile)
-                trips = launch.arguments[3 + 4]
+                trips = launch.argument("steps")
             else:
                 launch = channels_launch(problem, a, b, None, tensors[OPEN[face]], tile)
                 trips = b.shape[0 if face == "dgrad" else 1] // launch.constants["BD"]
             warps = "" if tile.warps == 4 else f" in {tile.warps} warps"
             name = f"pointwise.{face} {dtype} {precision} {where} {tile.rows}x{tile.columns}{warps}"
             yield Specimen(name.replace("torch.", ""), tile, launch, tile.rows * tile.columns, trips)
+    for name, layer in LAYERS.items():
+        yield as_run("pointwise", name, layer, arch, record.run)

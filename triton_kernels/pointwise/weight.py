@@ -14,19 +14,32 @@ import triton.language as tl
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["pixels", "steps"]
+SIZES = [
+    "size0", "size1", "size2", "size3", "x_stride0", "x_stride1", "x_stride2", "x_stride3", "x_stride4", "y_stride0",
+    "y_stride1", "y_stride2", "y_stride3", "y_stride4",
+]  # fmt: skip
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def accumulate(
     x, y, target,
-    rows, columns, pixels, sizes, steps, row_blocks, column_blocks, groups, x_strides, y_strides,
+    rows, columns, pixels, size0, size1, size2, size3, steps, row_blocks, column_blocks, groups,
+    x_stride0, x_stride1, x_stride2, x_stride3, x_stride4,  # of channels, of AXES axes
+    y_stride0, y_stride1, y_stride2, y_stride3, y_stride4,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIXELS: tl.constexpr, AXES: tl.constexpr,
     X_V: tl.constexpr, X_UNIT: tl.constexpr, Y_V: tl.constexpr, Y_UNIT: tl.constexpr,
+    WHOLE: tl.constexpr,  # whether all steps have BQ pixels
     BR: tl.constexpr, BC: tl.constexpr, BQ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BC] tile of one part of w: the sum over `steps` times BQ pixels.
 
     `rows`, `columns` and `pixels` are in units of ROWS, COLUMNS and PIXELS. target [parts, groups * rows, columns].
     """
+    sizes = (size0, size1, size2, size3)
+    x_strides = (x_stride0, x_stride1, x_stride2, x_stride3, x_stride4)
+    y_strides = (y_stride0, y_stride1, y_stride2, y_stride3, y_stride4)
     block = tl.program_id(0)
     row_block = block % row_blocks
     block = block // row_blocks
@@ -45,7 +58,7 @@ def accumulate(
     tl.assume(steps > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
     for step in range(0, steps):
         q = (part * steps + step) * BQ + tl.arange(0, BQ)
-        inside = q < pixels
+        inside = tl.full((BQ,), True, tl.int1) if WHOLE else q < pixels
         y_pixel = pixel_offset(q, sizes, PIXELS, y_strides, Y_V, Y_UNIT, AXES)
         x_pixel = pixel_offset(q, sizes, PIXELS, x_strides, X_V, X_UNIT, AXES)
         y_tile = tl.load(y_at + y_pixel[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)

@@ -125,12 +125,12 @@ def source_and_tap(t, SOURCES: tl.constexpr, LOOP_TAPS: tl.constexpr):
 
 
 @triton.jit
-def plane_offset(source, tap, o, loop, x_c, x_loop, LOOPED: tl.constexpr):
+def plane_offset(source, tap, o, size, loop, x_c, x_loop, LOOPED: tl.constexpr):
     """Where the plane that `tap` of the loop axis joins to output plane `o` lies in channel `source`, and if it exists.
 
     Counted from the first plane of channel 0.
     """
-    size, _, S, D, P, R = loop
+    S, D, P, R = loop
     offset = source * x_c
     if LOOPED:
         scaled = o * S + tap * D - P
@@ -140,19 +140,29 @@ def plane_offset(source, tap, o, loop, x_c, x_loop, LOOPED: tl.constexpr):
         return offset, True
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["lines", "channels", "channel_blocks"]
+SIZES = [
+    "x_stride_n", "x_stride_c", "x_stride_loop", "x_stride_roll", "x_stride_row", "y_stride_n", "y_stride_c",
+    "y_stride_loop", "y_stride_roll", "y_stride_row", "loop_in", "loop_out", "roll_in", "roll_out", "row_in", "row_out",
+    "column_blocks", "strips", "rows", "multiplier",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def gather(
     x, w, bias, y,
     bias_stride,
-    x_strides,  # of n, c, loop, roll, row: see `in_elements`
     w_strides,  # of k, loop, roll, row
-    y_strides,  # of n, c, loop, roll, row
+    x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row,  # see `in_elements`
+    y_stride_n, y_stride_c, y_stride_loop, y_stride_roll, y_stride_row,
     lines,  # lanes with work (of a vector of channels, where these are last)
-    channels, channel_blocks, column_blocks, strips, rows,  # rows: groups of output rows in a strip
+    channels,  # in units of Y_UNIT where they are last
+    channel_blocks, column_blocks, strips, rows,  # rows: groups of output rows in a strip
     multiplier,  # output channels for each input channel
-    loop,  # input size, output size, S, D, P, R
-    roll,  # input size, output size, S, D, P, residues, -P modulo R, inverse of D modulo R
-    row,  # input size, output size
+    loop_in, loop_out, roll_in, roll_out, row_in, row_out,  # sizes
+    loop,  # S, D, P, R
+    roll,  # S, D, P, residues, -P modulo R, inverse of D modulo R
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BIAS: tl.constexpr,
     SOURCES: tl.constexpr,  # input channels for each output channel
     REVERSED: tl.constexpr,  # taps count from the last
@@ -160,12 +170,14 @@ def gather(
     X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, HOLD: tl.constexpr,
     X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    x_n, x_c, x_loop, x_roll, x_row = in_elements(x_strides, X_UNIT, CHANNELS_LAST)
-    y_n, y_c, y_loop, y_roll, y_row = in_elements(y_strides, Y_UNIT, CHANNELS_LAST)
+    x_n, x_c, x_loop, x_roll, x_row = in_elements(
+        (x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row), X_UNIT, CHANNELS_LAST
+    )  # fmt: skip
+    y_n, y_c, y_loop, y_roll, y_row = in_elements(
+        (y_stride_n, y_stride_c, y_stride_loop, y_stride_roll, y_stride_row), Y_UNIT, CHANNELS_LAST
+    )  # fmt: skip
     w_k = w_strides[0]
-    loop_out = loop[1]
-    roll_in, roll_out, roll_s, roll_d, roll_p, residues, phase, inverse = roll
-    row_in, row_out = row
+    roll_s, roll_d, roll_p, residues, phase, inverse = roll
     GROUPS: tl.constexpr = groups_in_flight(ROLL)
     ROWS_IN: tl.constexpr = ROLL[1]
     ROWS_OUT: tl.constexpr = ROLL[2]
@@ -182,7 +194,7 @@ def gather(
         pid, block = unravel(pid, channel_blocks)
         c = (block * BC + tl.arange(0, BC))[None, :]
         q = (pid * BQ + tl.arange(0, BQ))[:, None]
-        has_channel = c < channels
+        has_channel = c < channels * Y_UNIT
         live = (q < lines) & has_channel
     else:
         q = pid * BQ + tl.arange(0, BQ)
@@ -226,7 +238,7 @@ def gather(
             if HOLD:
                 for t in tl.static_range(PLANES):
                     source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
-                    offset, exists = plane_offset(source, tap, o_loop, loop, x_c, x_loop, LOOPED)
+                    offset, exists = plane_offset(source, tap, o_loop, loop_in, loop, x_c, x_loop, LOOPED)
                     columns = load_row(
                         inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )
@@ -234,7 +246,7 @@ def gather(
             else:
                 for t in tl.range(0, PLANES, num_stages=1):
                     source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
-                    offset, exists = plane_offset(source, tap, o_loop, loop, x_c, x_loop, LOOPED)
+                    offset, exists = plane_offset(source, tap, o_loop, loop_in, loop, x_c, x_loop, LOOPED)
                     columns = load_row(
                         inputs + offset, column_in, row_live & exists, row_in, x_row, X_V, WIDTH, ROW, X_WHOLE, ACC
                     )

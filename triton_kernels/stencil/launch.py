@@ -11,8 +11,13 @@ import triton
 import triton.language as tl
 
 from convext.problem import ConvProblem
+from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.stencil.image import groups_in_flight
 from convext.triton_kernels.stencil.plan import (
+    ALONE,
+    LONGEST_ROW,
+    REGISTERS,
+    RELOADED,
     Axis,
     Roles,
     Tile,
@@ -26,6 +31,10 @@ from convext.triton_kernels.stencil.plan import (
 from convext.triton_kernels.tiles import multiprocessors
 
 Strides = tuple[int, ...]
+
+# Of a lane in NHWC whose threads have several, at most: two sectors of memory in 16 bits. Of 72 or 144 channels few are
+# padding then, and a program's lanes are neighbours along a row, which read the same columns.
+CHANNELS = 32
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,13 @@ class Choice:
         """Columns of every row of y that a lane has in registers: sums of a gather, factors of a weight gradient."""
         return groups_in_flight(self.roll.roll) * self.roll.R * self.width
 
+    def legal(self, problem: ConvProblem, planes: int = 1, columns: int = 1, most: int = REGISTERS) -> str | None:
+        """`plan.legal` with the taps of `planes`. Most registers are for where a step of a thread reads one column."""
+        sources = problem.k // problem.c if problem.face == "dgrad" else 1
+        if self.loop.taps * self.row.taps * self.width * max(self.tile.channels, 1) * sources == 1:
+            most = ALONE
+        return legal(self.tile, problem, planes * self.taps, columns, self.columns_in_flight, most)
+
 
 @lru_cache(maxsize=4096)
 def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
@@ -67,14 +83,17 @@ def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
         if not roll.rolls:
             reason = f"dilation {roll.D} and stride {roll.R} of axis {roles.roll} share a factor"
             continue
+        if problem.channels_last and row.taps > LONGEST_ROW:
+            reason = f"{row.taps} taps of a row, of {LONGEST_ROW} where channels are last"
+            continue
         for tile in tiles(problem, row.output, aligned if roles.row == problem.rank - 1 else 1):
             choice = Choice(roles, loop, roll, row, tile)
-            refusal = legal(tile, problem, choice.taps, tile.columns, choice.columns_in_flight)
+            refusal = choice.legal(problem, 1, tile.columns)
             if refusal is not None:
                 reason = refusal
             elif problem.face == "wgrad" or holds_all_taps(problem, choice):
                 return choice
-            else:
+            elif not problem.channels_last or choice.legal(problem, most=RELOADED) is None:
                 legal_choice = legal_choice or choice
     return legal_choice or reason
 
@@ -82,7 +101,7 @@ def choose(problem: ConvProblem, aligned: int = 1) -> Choice | str:
 def holds_all_taps(problem: ConvProblem, choice: Choice) -> bool:
     """Whether the taps of every plane that an output gathers from fit in registers, not only those of one."""
     planes = choice.loop.taps * (problem.k // problem.c if problem.face == "dgrad" else 1)
-    return legal(choice.tile, problem, planes * choice.taps, 1, choice.columns_in_flight) is None
+    return choice.legal(problem, planes) is None
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ class Walk:
         choice: roles and tile.
         x_strides, y_strides: of (n, c, loop, roll, row), divided as `in_elements` multiplies.
         lines, lanes: lanes with work; lanes of one program.
-        channels: channels of y.
+        channels: channels of y, in NHWC in units of Y_UNIT.
         channel_blocks, column_blocks, strips, rows: how these, rows of y and its columns are split.
         axes: sizes and equations of loop, roll and row.
         constants: constexprs.
@@ -109,7 +128,7 @@ class Walk:
     column_blocks: int
     strips: int
     rows: int
-    axes: tuple[Strides, Strides, Strides]
+    axes: tuple[int | Strides, ...]
     constants: dict[str, Any]
 
     @property
@@ -137,19 +156,17 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     if isinstance(choice, str):
         raise ValueError(choice)
     roles, loop, roll, row, tile = choice.roles, choice.loop, choice.roll, choice.row, choice.tile
-    if not last and roles.row != p.rank - 1:
-        x_unit = y_unit = x_chunk = 1
+    x_unit, y_unit, chunk_in, chunk_out = _vectors(p, choice, x_unit, y_unit, x_chunk, y_shape[1])
 
     def by_role(strides: Strides, divisor: int) -> Strides:
         axes = [0, 1, *(None if r is None else r + 2 for r in roles)]
         return tuple(0 if a is None else strides[a] // (1 if a == contiguous else divisor) for a in axes)
 
     threads, c = 32 * tile.warps, y_shape[1]
-    chunk_in, chunk_out = min(tile.columns, x_chunk), min(choice.width & -choice.width, y_unit)
     channels, lanes = 1, threads
     if last:
-        chunk_in = chunk_out = 1
-        channels = min(threads, triton.next_power_of_2(triton.cdiv(c, tile.channels))) * tile.channels
+        most = CHANNELS if tile.channels > 1 else threads
+        channels = min(most, triton.next_power_of_2(triton.cdiv(c, tile.channels)) * tile.channels)
         lanes = threads * tile.channels // channels
     column_blocks, channel_blocks = triton.cdiv(row.output, choice.width), triton.cdiv(c, channels)
     planes = p.n * loop.output * roll.residues
@@ -159,12 +176,12 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     strips = triton.cdiv(roll.groups, rows)
     lines = planes * strips * column_blocks
     axes = (
-        (loop.input, loop.output, loop.S, loop.D, loop.P, loop.R),
+        loop.input, loop.output, roll.input, roll.output, row.input, row.output,
+        (loop.S, loop.D, loop.P, loop.R),
         (
-            roll.input, roll.output, roll.S, roll.D, roll.P, roll.residues,
+            roll.S, roll.D, roll.P, roll.residues,
             -roll.P % roll.R, pow(roll.D, -1, roll.R) if roll.R > 1 else 0,
         ),
-        (row.input, row.output),
     )  # fmt: skip
     constants = {
         "X_UNIT": x_unit, "Y_UNIT": y_unit, "CHANNELS_LAST": last,
@@ -175,9 +192,27 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
         "ACC": tl.float64 if p.dtype == torch.float64 else tl.float32,
     }  # fmt: skip
     return Walk(
-        choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c, channel_blocks, column_blocks,
-        strips, rows, axes, constants,
+        choice, by_role(x_strides, x_unit), by_role(y_strides, y_unit), lines, lanes, c // y_unit if last else c,
+        channel_blocks, column_blocks, strips, rows, axes, constants,
     )  # fmt: skip
+
+
+def _vectors(
+    p: ConvProblem, choice: Choice, x_unit: int, y_unit: int, x_chunk: int, channels: int
+) -> tuple[int, int, int, int]:
+    """(X_UNIT, Y_UNIT, X_V, Y_V) of strides that `x_unit` and `y_unit` divide: each a constant, so as few as serve.
+
+    A unit is no larger than the vectors that it proves, and a chunk of y no more than two of x: of what else the sizes
+    of images would allow there is little use.
+    """
+    if p.channels_last:
+        x_unit, y_unit = (min(unit, power_of_two(channels), choice.tile.channels) for unit in (x_unit, y_unit))
+        return x_unit, y_unit, 1, 1
+    if choice.roles.row != p.rank - 1:
+        return 1, 1, 1, 1
+    chunk_in = min(choice.tile.columns, x_chunk)
+    chunk_out = min(choice.width & -choice.width, y_unit, 2 * chunk_in)
+    return chunk_in, chunk_out, chunk_in, chunk_out
 
 
 @dataclass(frozen=True)
@@ -211,7 +246,7 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
     lines = walk.lines if p.channels_last else walk.lines * walk.channels
     channel_blocks = walk.channel_blocks if p.channels_last else 1
     arguments = (
-        walk.x_strides, (w_strides[0], *taps), walk.y_strides,
+        (w_strides[0], *taps), *walk.x_strides, *walk.y_strides,
         lines, walk.channels, channel_blocks, walk.column_blocks, walk.strips, walk.rows, 1 if dgrad else multiplier,
         *walk.axes,
     )  # fmt: skip
@@ -239,13 +274,15 @@ def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_s
     parts = min(blocks, triton.cdiv(8 * multiprocessors(p), programs))
     blocks = triton.cdiv(blocks, parts)
     parts = triton.cdiv(walk.lines, walk.lanes * blocks)
-    w_k, scale = (1, p.k) if parts > 1 and p.channels_last else (w_strides[0], 1)
-    taps = [0 if r is None else w_strides[r + 2] * scale for r in choice.roles]
+    # Strides of k and of taps; the latter in units, for vectors, where channels are neighbours.
+    apart = parts > 1 and p.channels_last
+    w_k, scale, w_unit = (1, p.k, walk.constants["Y_UNIT"]) if apart else (w_strides[0], 1, 1)
+    taps = [0 if r is None else w_strides[r + 2] * scale // w_unit for r in choice.roles]
     arguments = (
-        walk.x_strides, walk.y_strides, (p.k * p.taps, w_k, *taps), walk.lines, blocks,
+        *walk.x_strides, *walk.y_strides, p.k * p.taps // w_unit, w_k, *taps, walk.lines, blocks,
         walk.channels, walk.channel_blocks, walk.column_blocks, walk.strips, walk.rows, p.k // p.c, *walk.axes,
     )  # fmt: skip
-    constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31}
+    constants = {**walk.constants, "WIDE": walk.lines + walk.lanes * blocks >= 2**31, "W_UNIT": w_unit}
     return Plan(
         programs * parts, arguments, constants, choice.tile, walk.outputs * blocks,
         walk.steps * blocks, (walk.steps - walk.rows) * blocks, parts,

@@ -122,6 +122,13 @@ TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
 CHUNKS = 4
 # 32-bit registers for taps and columns in flight, of a thread's 255. Addresses and the row at hand take the rest.
 REGISTERS = 128
+# And of a gather whose step reads one column, and so has nothing else to hold; or, in NHWC, reads its taps again.
+ALONE, RELOADED = 176, 80
+# Of these, columns of a window of more than LONG rows that a weight gradient may roll: no arithmetic moves them on, and
+# ptxas copies long chains of them by way of as many registers again.
+LONG, ROLLED = 11, 28
+# Taps of a row in NHWC, where each column is a load of its own, and ptxas has them all on their way at once.
+LONGEST_ROW = 80
 # Products that a step unrolls, for one channel: beyond, code is larger than the instruction cache.
 PRODUCTS = 512
 
@@ -152,18 +159,26 @@ def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
     ]
 
 
-def legal(tile: Tile, problem: ConvProblem, taps: int, columns: int, in_flight: int) -> str | None:
+def legal(
+    tile: Tile, problem: ConvProblem, taps: int, columns: int, in_flight: int, most: int = REGISTERS
+) -> str | None:
     """None where a thread can hold what a tile needs, else why not.
 
     Args:
         taps: that registers hold, or sums over outputs for each of them.
         columns: that a step multiplies with each tap.
         in_flight: columns of all rows that are in registers.
+        most: registers for these.
     """
     words = max(problem.dtype.itemsize, 4) // 4
     registers = (taps + in_flight) * max(tile.channels, 1) * words
-    if registers > REGISTERS:
-        return f"{tile} needs {registers} registers for {taps} taps and {in_flight} columns, of {REGISTERS}"
+    if registers > most:
+        return f"{tile} needs {registers} registers for {taps} taps and {in_flight} columns, of {most}"
+    rolled = in_flight * max(tile.channels, 1) * words
+    if problem.face == "wgrad" and in_flight > LONG * columns and rolled > ROLLED:
+        return (
+            f"{tile} rolls {in_flight // columns} rows of {columns} columns, and a weight gradient {ROLLED} registers"
+        )
     if taps * columns > PRODUCTS:
         return f"{tile} unrolls {taps * columns} products a step, of {PRODUCTS}"
     return None

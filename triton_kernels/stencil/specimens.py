@@ -15,11 +15,14 @@ from convext.triton_kernels.stencil.record import launch_gather, launch_wgrad
 
 
 class Layer(NamedTuple):
-    """A layer with 64 channels of x, padded so that y has a pixel for each `stride` of x: before them if `causal`."""
+    """A layer with 64 channels of x, padded so that y has a pixel for each `stride` of x: before them if `causal`.
+
+    `taps` are of each axis, or one number for all.
+    """
 
     faces: tuple[Face, ...]
     size: tuple[int, ...]
-    taps: int
+    taps: int | tuple[int, ...]
     stride: int = 1
     dilation: int = 1
     multiplier: int = 1
@@ -44,6 +47,12 @@ SPECIMENS = {
     "causal 4": Layer(("fprop", "wgrad"), (8192,), 4, causal=True),
     "causal 4 multiplier 2": Layer(FACES, (8192,), 4, multiplier=2, causal=True),
     "3x3x3": Layer(("fprop",), (16, 32, 32), 3),
+    "5x5x5 stride 2": Layer(("dgrad",), (32, 64, 64), 5, stride=2),
+    # Long windows and long rows: EEGNet's over electrodes, SLaK's strips, QuartzNet's widest.
+    "64x1 multiplier 2": Layer(FACES, (64, 128), (64, 1), multiplier=2),
+    "9x9 multiplier 2": Layer(("dgrad",), (56, 56), 9, multiplier=2),
+    "13x5": Layer(("wgrad",), (56, 56), (13, 5)),
+    "87 dilation 2": Layer(FACES, (800,), 87, dilation=2),
 }
 IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "causal 4")
 
@@ -54,11 +63,13 @@ def specimens(arch: int) -> Iterator[Specimen]:
     cases += [(what, dtype) for what in IN_EVERY_DTYPE for dtype in (torch.float32, torch.float64)]
     for what, dtype in cases:
         faces, size, taps, stride, dilation, multiplier, causal = SPECIMENS[what]
-        rank, pad = len(size), taps - 1 if causal else dilation * (taps - 1) // 2
+        rank = len(size)
+        kernel = taps if isinstance(taps, tuple) else (taps,) * rank
+        pad = tuple(t - 1 if causal else dilation * (t - 1) // 2 for t in kernel)
         output = tuple(i // stride for i in size)
         for face, last in product(faces, (False, True)):
             problem = ConvProblem(
-                face, 32, 64, 64 * multiplier, 64, size, (taps,) * rank, output, (stride,) * rank, (pad,) * rank,
+                face, 32, 64, 64 * multiplier, 64, size, kernel, output, (stride,) * rank, pad,
                 (dilation,) * rank, dtype, last, "cuda", arch,
             )  # fmt: skip
             yield _specimen(f"stencil.{face} {what} {dtype} {'NHWC' if last else 'NCHW'}", problem)

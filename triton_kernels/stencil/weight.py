@@ -45,25 +45,39 @@ def add_products(
     return result
 
 
-@triton.jit
+# What changes with batches and with sizes of images: see launch.py.
+COUNTS = ["lines", "channels", "channel_blocks"]
+SIZES = [
+    "x_stride_n", "x_stride_c", "x_stride_loop", "x_stride_roll", "x_stride_row", "y_stride_n", "y_stride_c",
+    "y_stride_loop", "y_stride_roll", "y_stride_row", "w_part", "w_k", "w_loop", "w_roll", "w_row", "loop_in",
+    "loop_out", "roll_in", "roll_out", "row_in", "row_out", "blocks", "column_blocks", "strips", "rows",
+    "multiplier",
+]  # fmt: skip
+
+
+@triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def weight_sums(
     x, y, w,  # w: [parts, K, taps], or the result where there is one part
-    x_strides, y_strides,  # of n, c, loop, roll, row: see `in_elements`
-    w_strides,  # of part, k, loop, roll, row
+    x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row,  # see `in_elements`
+    y_stride_n, y_stride_c, y_stride_loop, y_stride_roll, y_stride_row,
+    w_part, w_k, w_loop, w_roll, w_row,  # strides, in units of W_UNIT, but that of k
     lines, blocks,  # lanes with work, and how many times BQ of them a program walks
-    channels, channel_blocks, column_blocks, strips, rows, multiplier,
-    loop, roll, row,  # as those of `gather`
+    channels,  # in units of Y_UNIT where they are last
+    channel_blocks, column_blocks, strips, rows, multiplier,
+    loop_in, loop_out, roll_in, roll_out, row_in, row_out,  # sizes
+    loop, roll,  # as those of `gather`
     X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
     LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr, ROLL: tl.constexpr, ROW: tl.constexpr,
     X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr,
-    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
+    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, W_UNIT: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    x_n, x_c, x_loop, x_roll, x_row = in_elements(x_strides, X_UNIT, CHANNELS_LAST)
-    y_n, y_c, y_loop, y_roll, y_row = in_elements(y_strides, Y_UNIT, CHANNELS_LAST)
-    w_part, w_k, w_loop, w_roll, w_row = w_strides
-    loop_out = loop[1]
-    roll_in, roll_out, roll_s, roll_d, roll_p, residues, _, _ = roll
-    row_in, row_out = row
+    x_n, x_c, x_loop, x_roll, x_row = in_elements(
+        (x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row), X_UNIT, CHANNELS_LAST
+    )  # fmt: skip
+    y_n, y_c, y_loop, y_roll, y_row = in_elements(
+        (y_stride_n, y_stride_c, y_stride_loop, y_stride_roll, y_stride_row), Y_UNIT, CHANNELS_LAST
+    )  # fmt: skip
+    roll_s, roll_d, roll_p, residues, _, _ = roll
     GROUPS: tl.constexpr = groups_in_flight(ROLL)
     ROWS_IN: tl.constexpr = ROLL[1]
     ROLL_TAPS: tl.constexpr = ROLL[0]
@@ -75,6 +89,7 @@ def weight_sums(
     if WIDE:
         part = part.to(tl.int64)
     if CHANNELS_LAST:
+        channels *= Y_UNIT
         c = (block * BC + tl.arange(0, BC))[None, :]
         lane = tl.arange(0, BQ)[:, None]
     else:
@@ -98,7 +113,7 @@ def weight_sums(
         column_in = column * (WIDTH * ROW[0])
         column_out = column * WIDTH
 
-        offset, exists = plane_offset(0, loop_tap, o_loop, loop, 0, x_loop, LOOPED)
+        offset, exists = plane_offset(0, loop_tap, o_loop, loop_in, loop, 0, x_loop, LOOPED)
         inputs = x + n * x_n + c // multiplier * x_c + offset + i * x_roll + column_in * x_row
         outputs = y + n * y_n + c * y_c + o_loop * y_loop + o * y_roll + column_out * y_row
         window = repeat(zero, GROUPS * WIDTH)
@@ -115,8 +130,8 @@ def weight_sums(
             o += residues
             outputs += residues * y_roll
 
-    results = w + part.to(tl.int64) * w_part + c.to(tl.int64) * w_k + loop_tap * w_loop
+    results = w + part.to(tl.int64) * w_part * W_UNIT + c.to(tl.int64) * w_k + loop_tap * w_loop * W_UNIT
     for r in tl.static_range(ROLL_TAPS):
         for t in tl.static_range(ROW_TAPS):
             total = tl.sum(sums[r * ROW_TAPS + t], axis=0, keep_dims=CHANNELS_LAST)
-            tl.store(results + (r * w_roll + t * w_row), total.to(w.dtype.element_ty), mask=c < channels)
+            tl.store(results + (r * w_roll + t * w_row) * W_UNIT, total.to(w.dtype.element_ty), mask=c < channels)

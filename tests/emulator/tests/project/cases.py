@@ -64,6 +64,7 @@ CONVOLUTIONS = (
     Convolution("depthwise 2-D with a multiplier", 2, 6, 12, 6, (9, 11), (3, 3), (2, 1), (1, 1), (1, 1)),
     Convolution("depthwise in vectors", 2, 16, 16, 16, (9, 16), (3, 3), (1, 1), (1, 1), (1, 1)),
     Convolution("depthwise 9x9", 1, 2, 2, 2, (16, 24), (9, 9), (1, 1), (4, 4), (1, 1)),
+    Convolution("depthwise over electrodes", 2, 3, 6, 3, (33, 9), (33, 1), (1, 1), (0, 0), (1, 1)),
     Convolution("depthwise 3-D", 2, 3, 3, 3, (5, 6, 7), (3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1)),
     Convolution("pointwise, odd", 2, 17, 19, 1, (7, 9), (1, 1), (1, 1), (0, 0), (1, 1)),
     Convolution("pointwise in vectors", 2, 64, 48, 1, (7, 8), (1, 1), (1, 1), (0, 0), (1, 1)),

@@ -1,0 +1,58 @@
+"""Layers as they run, with the tile, the copies and the parts that a record decides on: for benchmarks/inspect.
+
+Families have specimens of every tile, on layers that suit it. What spills is often a tile on a layer that does not:
+these are of real networks, one of each kind that once spilled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convext.problem import OPERANDS, ConvProblem, Face, layout
+from convext.triton_kernels.launch import Specimen, collecting
+from convext.triton_kernels.transpose import copied_bytes
+
+Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+class Layer(NamedTuple):
+    """One face of a layer, padded so that y has a pixel for each `stride` of x."""
+
+    face: Face
+    dtype: torch.dtype
+    precision: str
+    channels_last: bool
+    n: int
+    c: int
+    k: int
+    input: tuple[int, ...]
+    taps: int
+    stride: int
+
+    def problem(self, arch: int) -> ConvProblem:
+        """On compute capability `arch` / 10."""
+        rank, output = len(self.input), tuple(-(-i // self.stride) for i in self.input)
+        taps, stride, pad = (self.taps,) * rank, (self.stride,) * rank, ((self.taps - 1) // 2,) * rank
+        return ConvProblem(
+            self.face, self.n, self.c, self.k, 1, self.input, taps, output, stride, pad, (1,) * rank, self.dtype,
+            self.channels_last, "cuda", arch, self.precision,
+        )  # fmt: skip
+
+
+def as_run(family: str, name: str, layer: Layer, arch: int, run: Run) -> Specimen:
+    """The launch that computes a layer: others copy its operands, and add the parts where its sum is split."""
+    p = layer.problem(arch)
+    like = torch.empty((), dtype=p.dtype, device="meta")
+    a, b = (layout.empty(p.shape(role), p.channels_last, like) for role in OPERANDS[p.face])
+    with collecting() as launches:
+        run(p, a, b, None)
+    launch, *adding = (launch for launch in launches if not copied_bytes(launch))
+    parts = adding[0].argument("parts") if adding else 1
+    where = f"{str(p.dtype).removeprefix('torch.')} {p.precision} {'NHWC' if p.channels_last else 'NCHW'}"
+    outputs = math.prod(p.open_shape) * parts / launch.programs
+    return Specimen(f"{family}.{p.face} {name} {where}", None, launch, outputs, math.ceil(launch.trips))

@@ -55,8 +55,9 @@ def accumulate(
     y_at = y + (group * rows + r)[:, None] * channel_stride(y_strides, Y_V, Y_UNIT)  # [BR, 1]
     x_at = x + (group * columns + c) * channel_stride(x_strides, X_V, X_UNIT)  # [BC]
     acc = tl.zeros((BR, BC), tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32)
-    tl.assume(steps > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
-    for step in range(0, steps):
+    trips = tl.minimum(steps, tl.cdiv(pixels, BQ) - part * steps)  # the last part has fewer
+    tl.assume(trips > 0)  # a loop that runs at least once keeps the tensor cores' products asynchronous
+    for step in range(0, trips):
         q = (part * steps + step) * BQ + tl.arange(0, BQ)
         inside = tl.full((BQ,), True, tl.int1) if WHOLE else q < pixels
         y_pixel = pixel_offset(q, sizes, PIXELS, y_strides, Y_V, Y_UNIT, AXES)

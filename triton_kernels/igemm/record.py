@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -25,6 +26,7 @@ from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm.tiles import Plan
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.tiles import BATCHES
 from convext.triton_kernels.transpose import dense
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -122,17 +124,23 @@ def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligne
 
     `aligned` says whether both begin at a multiple of 16 bytes.
     """
-    first, second = (
-        Lying(problem.shape(role), strides) for role, strides in zip(OPERANDS[problem.face], (a, b), strict=True)
-    )
+    first, second = _operands(problem, a, b)
     if _copies_pay(problem, first, second):
         return None
+    many = replace(problem, n=max(BATCHES))
+    few = _copies_pay(many, *_operands(many, a, b))
     itemsize = problem.dtype.itemsize
     apart = first.pixels_inner or second.pixels_inner
     unit = unit_of(problem, first, second)
     scalar = apart or unit * itemsize < 4
     boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
-    return igemm_tiles.choose(problem, scalar, boxes, unit)
+    return igemm_tiles.choose(problem, scalar, boxes, unit, few)
+
+
+def _operands(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Lying, Lying]:
+    """How the operands of a problem lie that have these strides."""
+    first, second = OPERANDS[problem.face]
+    return Lying(problem.shape(first), a), Lying(problem.shape(second), b)
 
 
 def _copies_pay(problem: ConvProblem, a: Lying, b: Lying) -> bool:

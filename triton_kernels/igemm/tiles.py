@@ -209,7 +209,7 @@ def crowded(problem: ConvProblem, tile: Tile, unit: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16) -> Plan:
+def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16, few: bool = False) -> Plan:
     """The cheapest of the plans for some numbers of images, in the best number of parts: see `BATCHES`.
 
     Args:
@@ -217,8 +217,9 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         scalar: whether its operands can be loaded element by element only.
         boxes: whether they lie so that TMA can bring them in.
         unit: elements that are copied at a time, up to 16 bytes of them.
+        few: whether more images than a few get here otherwise: one plan does.
     """
-    plans = [cheapest(replace(problem, n=n), scalar, boxes, unit) for n in BATCHES]
+    plans = [cheapest(replace(problem, n=n), scalar, boxes, unit) for n in BATCHES[: 1 if few else None]]
     return _best(problem, [like for plan in plans for like in in_parts(problem, plan, split=plan.parts > 1)])
 
 

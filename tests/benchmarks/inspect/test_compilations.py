@@ -69,7 +69,7 @@ def counts() -> dict[tuple[str, str], list[tuple[int, int]]]:
 
 
 def test_sizes_and_batches_compile_a_kernel_a_few_times(counts: dict[tuple[str, str], list[tuple[int, int]]]) -> None:
-    """Over 200 sizes of images at most 10 times, for a few tiles, boxes and widths of loads; over 64 batches at most 3."""
+    """Over 200 sizes of images at most 10 times, for tiles, boxes and widths of loads; over 64 batches at most 3."""
     assert len(counts) == 16
     assert all(len(faces) == 3 for faces in counts.values())
     for where, faces in counts.items():

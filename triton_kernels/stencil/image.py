@@ -185,6 +185,8 @@ def gather(
     ROLL_TAPS: tl.constexpr = ROLL[0]
     ROW_TAPS: tl.constexpr = ROW[4]
     TAPS: tl.constexpr = ROLL_TAPS * ROW_TAPS
+    # Of a long row in NHWC, addresses that are kept from plane to plane take more registers than there are.
+    RELOADED_ROW: tl.constexpr = CHANNELS_LAST and ROW_TAPS > 16
 
     # The lane: (n, c, loop, residue, strip, column block), the last fastest; c is a vector where channels are last.
     pid = tl.program_id(0)
@@ -244,7 +246,7 @@ def gather(
                     )
                     acc = add_row(acc, columns, held[t * TAPS : (t + 1) * TAPS], slot, ROLL, ROW, X_V, WIDTH)
             else:
-                for t in tl.range(0, PLANES, num_stages=1):
+                for t in tl.range(0, PLANES, num_stages=1, disable_licm=RELOADED_ROW):
                     source, tap = source_and_tap(t, SOURCES, LOOP_TAPS)
                     offset, exists = plane_offset(source, tap, o_loop, loop_in, loop, x_c, x_loop, LOOPED)
                     columns = load_row(

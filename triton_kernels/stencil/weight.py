@@ -109,6 +109,7 @@ def weight_sums(
         n, o_loop = unravel(q, loop_out)
         group = strip * rows
         o = residues * group + residue
+        end = tl.minimum(o + residues * rows, roll_out)  # of the strip, which may end before its rows do
         i = roll_d * ROWS_IN * group + residue * roll_s - roll_p
         column_in = column * (WIDTH * ROW[0])
         column_out = column * WIDTH
@@ -117,8 +118,8 @@ def weight_sums(
         inputs = x + n * x_n + c // multiplier * x_c + offset + i * x_roll + column_in * x_row
         outputs = y + n * y_n + c * y_c + o_loop * y_loop + o * y_roll + column_out * y_row
         window = repeat(zero, GROUPS * WIDTH)
-        for step in tl.range(0, rows + GROUPS - 1, num_stages=1):
-            of_strip = live & (step < rows) & inside(o, roll_out)
+        for _step in tl.range(0, rows + GROUPS - 1, num_stages=1):
+            of_strip = live & (o < end)
             newest = load_row(outputs, column_out, of_strip, row_out, y_row, Y_V, WIDTH, ITSELF, Y_WHOLE, ACC)
             window = window[WIDTH:] + newest
             for slot in tl.static_range(ROWS_IN):

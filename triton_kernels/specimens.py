@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convext.problem import OPERANDS, ConvProblem, Face, layout
 from convext.triton_kernels.launch import Specimen, collecting
-from convext.triton_kernels.transpose import copied_bytes
+from convext.triton_kernels.passes.transpose import copied_bytes
 
 Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, interleaved
 from convext.choice import registry
 from convext.problem import ConvProblem, layout
-from convext.triton_kernels import bias
-from convext.triton_kernels.transpose import dense
+from convext.triton_kernels.passes import bias
+from convext.triton_kernels.passes.transpose import dense
 
 SHAPES = ((32, 96, 56, 56), (64, 960, 7, 7), (16, 64, 112, 112), (8, 512, 14, 14), (256, 4, 3, 3), (2, 32, 32, 64, 64))
 SECONDS = 1.0  # of each row

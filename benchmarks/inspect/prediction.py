@@ -83,7 +83,7 @@ def kernel_of(problem: ConvProblem) -> Kernel | None:
 def launches_of(kernel: Kernel, problem: ConvProblem) -> tuple[list[Launch], int]:
     """What `kernel` launches for a problem with dense operands, and the bytes of the copies that it makes."""
     from convext.triton_kernels.launch import collecting
-    from convext.triton_kernels.transpose import copied_bytes
+    from convext.triton_kernels.passes.transpose import copied_bytes
 
     like = torch.empty((), dtype=problem.dtype, device="meta")
     a, b = (layout.empty(problem.shape(role), problem.channels_last, like) for role in OPERANDS[problem.face])

@@ -104,7 +104,7 @@ _HOMES = {
 
 
 def _summed_by_triton(problem: ConvProblem, y: Tensor) -> Tensor:
-    from convext.triton_kernels import bias
+    from convext.triton_kernels.passes import bias
 
     return bias.run(problem, y)
 

@@ -10,8 +10,8 @@ from convext.problem import ConvProblem
 from convext.replay.replay import Replay
 from convext.replay.tape import record
 from convext.triton_kernels import bound
+from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.pointwise import record as pointwise
-from convext.triton_kernels.reduce import add_in_order
 
 
 def add(a, b, bias):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from convext.problem import ConvProblem
-from convext.triton_kernels import bias
 from convext.triton_kernels.launch import collecting
+from convext.triton_kernels.passes import bias
 
 SHAPES = {"1-D": (3, 5, 77), "2-D": (2, 70, 9, 7), "3-D": (2, 3, 4, 5, 6), "one": (1, 1, 1, 1), "long": (3, 2, 90, 100)}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

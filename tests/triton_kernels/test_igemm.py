@@ -22,8 +22,8 @@ from convext.triton_kernels.igemm import record as igemm
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.tiles import Plan, planned
 from convext.triton_kernels.launch import collecting
+from convext.triton_kernels.passes.transpose import copied_bytes
 from convext.triton_kernels.tiles import Tile, legal
-from convext.triton_kernels.transpose import copied_bytes
 
 SMALL = Tile(32, 32, 64, 4, 2)  # one tile for every plan under test: few compilations, more than one block a problem
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convext.triton_kernels.transpose import dense, first_innermost
+from convext.triton_kernels.passes.transpose import dense, first_innermost
 
 SHAPES = {
     "odd": (3, 5, 7, 9), "tiles": (2, 64, 8, 16), "2 x 2 tiles": (2, 70, 10, 11), "1-D": (2, 3, 300),

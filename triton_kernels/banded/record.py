@@ -43,10 +43,10 @@ from convext.triton_kernels.banded.tiles import Plan, choose
 from convext.triton_kernels.banded.weight import weight_kernel
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, offset_type
+from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
+from convext.triton_kernels.passes.transpose import dense
 from convext.triton_kernels.pixels import power_of_two
-from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.stencil.plan import gather_axes
-from convext.triton_kernels.transpose import dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FEWEST_TAPS = 5  # along either axis

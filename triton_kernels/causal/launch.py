@@ -16,7 +16,7 @@ from convext.triton_kernels.causal.backward import backward as backward_kernel
 from convext.triton_kernels.causal.forward import forward as forward_kernel
 from convext.triton_kernels.causal.update import update as update_kernel
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.reduce import add_in_order
+from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.tiles import MULTIPROCESSORS, known
 
 

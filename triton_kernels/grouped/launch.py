@@ -15,10 +15,10 @@ from convext.triton_kernels.igemm.tiles import best_box, phase_sizes
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, descriptor_strides, offset_type
+from convext.triton_kernels.passes.reduce import partial_sums
+from convext.triton_kernels.passes.transpose import dense
 from convext.triton_kernels.pixels import power_of_two
-from convext.triton_kernels.reduce import partial_sums
 from convext.triton_kernels.tiles import split
-from convext.triton_kernels.transpose import dense
 
 
 def _in_units(unit: int, t: Lying) -> tuple[int, ...]:

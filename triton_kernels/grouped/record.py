@@ -18,7 +18,7 @@ from torch import Tensor
 from convext.problem import ConvProblem, layout
 from convext.triton_kernels.grouped.launch import image_launch, weight_launch
 from convext.triton_kernels.grouped.tiles import NARROWEST, WIDEST, packed_width
-from convext.triton_kernels.reduce import add_in_order
+from convext.triton_kernels.passes.reduce import add_in_order
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -24,10 +24,10 @@ from convext.problem import OPERANDS, ConvProblem, layout
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm.tiles import Plan
+from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
+from convext.triton_kernels.passes.transpose import dense
 from convext.triton_kernels.pixels import power_of_two
-from convext.triton_kernels.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import BATCHES
-from convext.triton_kernels.transpose import dense
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LONGEST_AXIS = 1 << 29  # indices on one axis are 32-bit, padding and taps included

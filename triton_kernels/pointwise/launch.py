@@ -12,11 +12,11 @@ from torch import Tensor
 
 from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
+from convext.triton_kernels.passes.reduce import partial_sums
 from convext.triton_kernels.pixels import CHANNEL, Plane, coalesce, pixel_strides, power_of_two
 from convext.triton_kernels.pointwise.image import multiply
 from convext.triton_kernels.pointwise.tiles import tiles_for
 from convext.triton_kernels.pointwise.weight import accumulate
-from convext.triton_kernels.reduce import partial_sums
 from convext.triton_kernels.tiles import Tile, first_that_fills, fitting, split
 
 

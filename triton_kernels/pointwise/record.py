@@ -17,9 +17,9 @@ import math
 from torch import Tensor
 
 from convext.problem import ConvProblem, layout
+from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
 from convext.triton_kernels.pointwise.tiles import DTYPES
-from convext.triton_kernels.reduce import add_in_order
 
 
 def why_not(problem: ConvProblem) -> str | None:

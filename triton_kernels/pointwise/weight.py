@@ -3,7 +3,7 @@
                       depth: pixels           columns                                  columns
               rows  [ y[k, q] ]    x   depth [ x[c, q] ]               =   rows   [ w[k, c] ]
 
-Partial sums of several blocks are added in their order (reduce.py).
+Partial sums of several blocks are added in their order (passes/reduce.py).
 """
 
 from __future__ import annotations

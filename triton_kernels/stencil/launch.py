@@ -265,7 +265,7 @@ def plan_gather(problem: ConvProblem, a_strides: Strides, w_strides: Strides, re
 def plan_wgrad(problem: ConvProblem, x_strides: Strides, y_strides: Strides, w_strides: Strides) -> Plan:
     """How `weight_sums` computes a wgrad: its parts are as many as give each multiprocessor eight programs.
 
-    Partial sums have the channels innermost where programs do: see reduce.py.
+    Partial sums have the channels innermost where programs do: see passes/reduce.py.
     """
     p = problem
     walk = _walk(p, p.x_shape, x_strides, p.y_shape, y_strides)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from convext.problem import ConvProblem, layout
 from convext.triton_kernels.launch import Launch
-from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
+from convext.triton_kernels.passes.transpose import first_innermost
 from convext.triton_kernels.stencil.image import gather
 from convext.triton_kernels.stencil.launch import Choice, choose, holds_all_taps, plan_gather, plan_wgrad
 from convext.triton_kernels.stencil.weight import weight_sums
-from convext.triton_kernels.transpose import first_innermost
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

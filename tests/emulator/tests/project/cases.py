@@ -27,8 +27,8 @@ from convext.problem import FACES, ConvProblem, Face, layout, output_size
 from convext.triton_kernels.igemm import record as igemm
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.launch import collecting
+from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
-from convext.triton_kernels.reduce import add_in_order
 from convext.triton_kernels.tiles import Tile
 
 ARCHITECTURES = (80, 90, 120)

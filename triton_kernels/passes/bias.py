@@ -16,7 +16,7 @@ from torch import Tensor
 from convext.problem import ConvProblem
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, offset_type
-from convext.triton_kernels.reduce import add_in_order, partial_sums
+from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
 from convext.triton_kernels.tiles import split
 
 TILES = {False: (4096, 1), True: (64, 64)}  # terms and channels, by whether channels are innermost
@@ -39,7 +39,8 @@ def run(problem: ConvProblem, y: Tensor) -> Tensor:
     sums = result if parts == 1 else partial_sums(parts, result)
     strides = lying.outer[0], lying.tap_stride, lying.channel
     constants = {"TERMS": terms, "CHANNELS": block, "INDEX": offset_type(lying)}
-    Launch(_channel_sums, blocks * parts, (y, sums, images * pixels, pixels, channels, share, *strides), constants)()
+    arguments = (y, sums, images * pixels, pixels, channels, share, *strides)
+    Launch(_channel_sums, blocks * parts, arguments, constants, trips=share / terms)()
     if parts > 1:
         add_in_order(sums, result)
     return result

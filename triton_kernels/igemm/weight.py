@@ -94,8 +94,8 @@ def weight_kernel(
             mask = (k < k_channels)[:, None] & seen[None, :]
             y_tile = tl.load(y_group + y_k[:, None] + y_offset[None, :], mask=mask, other=0.0)
         else:
-            mask = seen[:, None] & (k < k_channels)[None, :]
-            y_tile = tl.load(y_group + y_offset[:, None] + y_k[None, :], mask=mask, other=0.0).T
+            mask = (k < k_channels)[:, None] & seen[None, :]
+            y_tile = tl.load(y_group + y_offset[None, :] + y_k[:, None], mask=mask, other=0.0)
         if X_PIXELS_INNER:
             mask = (c < c_channels)[:, None] & seen[None, :]
             x_tile = tl.load(x_group + x_c[:, None] + x_offset[None, :], mask=mask, other=0.0).T
@@ -115,7 +115,6 @@ def weight_kernel(
         bn += tl.cast(next_image, tl.int32)
 
     w += tl.cast(part, tl.int64) * w_elements + tl.cast(group * k_channels, tl.int64) * w_strides[0]
-    w_row = offset_of(k, t0, t1, t2, w_strides, INDEX)
-    w_column = tl.cast(c, INDEX) * w_channel
+    w_at = offset_of(k, t0, t1, t2, w_strides, INDEX)[:, None] + (tl.cast(c, INDEX) * w_channel)[None, :]
     mask = (k < k_channels)[:, None] & (c < c_channels)[None, :]
-    tl.store(w + w_row[:, None] + w_column[None, :], acc.to(w.dtype.element_ty), mask=mask)
+    tl.store(w + w_at, acc.to(w.dtype.element_ty), mask=mask)

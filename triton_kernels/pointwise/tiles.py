@@ -45,10 +45,18 @@ TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
 # TF32 operands pass through registers on their way to WGMMA, where they are rounded: 128x128 in 4 warps has too few,
 # and 64x128 for half as deep a step.
 TILES[90]["tf32"] = (TILES[90]["any"][0], TILES[90]["any"][2], Tile(64, 128, 64, 4, 4), *TILES[90]["any"][4:])
-# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does.
+# WGMMA, whose operands need no registers, is in 9.0 only of these; 12.0 multiplies as 8.0 does. There more than two
+# stages of 64x128, and of 32x64 in three products, take the last registers of a weight gradient.
 TILES[120] = TILES[80] | {
-    "any": (*TILES[80]["any"][:4], Tile(64, 64, 128, 8, 3), *TILES[80]["any"][5:]),
+    "any": (
+        *TILES[80]["any"][:2],
+        Tile(64, 128, 64, 4, 2),
+        TILES[80]["any"][3],
+        Tile(64, 64, 128, 8, 3),
+        *TILES[80]["any"][5:],
+    ),
     "ieee": (Tile(64, 64, 64, 8, 3), *TILES[80]["ieee"][1:]),
+    "tf32x3": (TILES[80]["tf32x3"][0], Tile(32, 64, 128, 4, 2), TILES[80]["tf32x3"][2]),
 }
 # In TF32, on 8.0 128x64 would spill, and 32x64 with deeper steps; on 12.0 64x64.
 TILES[80]["tf32"] = (*TILES[80]["any"][:3], TILES[80]["any"][4], Tile(32, 64, 64, 4, 4), *TILES[80]["any"][6:])

@@ -90,6 +90,7 @@ def weight_kernel(
         seen = (rn < batch_read - n) & (r0 < end[0] - o0) & (r1 < end[1] - o1) & (r2 < end[2] - o2)  # [PIXELS]
         y_offset = y_row + offset_of(n, o0, o1, o2, y_strides, INDEX) * UNIT
         x_offset = x_row + offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
+        # The axis whose elements lie side by side is added last.
         if Y_PIXELS_INNER:
             mask = (k < k_channels)[:, None] & seen[None, :]
             y_tile = tl.load(y_group + y_k[:, None] + y_offset[None, :], mask=mask, other=0.0)

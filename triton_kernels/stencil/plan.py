@@ -124,6 +124,8 @@ CHUNKS = 4
 REGISTERS = 128
 # And of a gather whose step reads one column, and so has nothing else to hold; or, in NHWC, reads its taps again.
 ALONE, RELOADED = 176, 80
+# And of a weight gradient, which keeps two places in memory, and where its sums go.
+SUMMED = 124
 # Of these, columns of a window of more than LONG rows that a weight gradient may roll: no arithmetic moves them on, and
 # ptxas copies long chains of them by way of as many registers again.
 LONG, ROLLED = 11, 28
@@ -172,6 +174,7 @@ def legal(
     """
     words = max(problem.dtype.itemsize, 4) // 4
     registers = (taps + in_flight) * max(tile.channels, 1) * words
+    most = min(most, SUMMED) if problem.face == "wgrad" else most
     if registers > most:
         return f"{tile} needs {registers} registers for {taps} taps and {in_flight} columns, of {most}"
     rolled = in_flight * max(tile.channels, 1) * words

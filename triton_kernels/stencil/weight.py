@@ -119,7 +119,7 @@ def weight_sums(
         outputs = y + n * y_n + c * y_c + o_loop * y_loop + o * y_roll + column_out * y_row
         window = repeat(zero, GROUPS * WIDTH)
         for _step in tl.range(0, rows + GROUPS - 1, num_stages=1):
-            of_strip = live & (o < end)
+            of_strip = live & inside(o, end)
             newest = load_row(outputs, column_out, of_strip, row_out, y_row, Y_V, WIDTH, ITSELF, Y_WHOLE, ACC)
             window = window[WIDTH:] + newest
             for slot in tl.static_range(ROWS_IN):

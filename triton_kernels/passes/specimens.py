@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,14 +26,14 @@ def specimens(arch: int) -> Iterator[Specimen]:
         for name, shape in IMAGES.items():
             for last in (False, True):
                 t, order = layout.empty(shape, last, like), "NHWC" if last else "NCHW"
-                copied = _first_launch(lambda t=t, last=last: dense(t, not last))
+                copied = _first_launch(partial(dense, t, not last))
                 yield Specimen(f"passes.transpose {kind} {order} {name}", None, copied, t.numel() / copied.programs)
                 if name != "weights":
-                    summed = _first_launch(lambda t=t: bias.run(_wgrad(t, arch), t))
+                    summed = _first_launch(partial(bias.run, _wgrad(t, arch), t))
                     terms = t.numel() / summed.programs  # instructions a term: a program has few sums
                     yield Specimen(f"passes.bias {kind} {order} {name}", None, summed, terms, math.ceil(summed.trips))
-        partial, result = like.new_empty((32, 96 * 49), dtype=torch.float32), like.new_empty(96, 1, 7, 7)
-        added = _first_launch(lambda partial=partial, result=result: add_in_order(partial, result))
+        parts, result = like.new_empty((32, 96 * 49), dtype=torch.float32), like.new_empty(96, 1, 7, 7)
+        added = _first_launch(partial(add_in_order, parts, result))
         yield Specimen(f"passes.reduce {kind} of 32 parts", None, added, result.numel() / added.programs, trips=2)
 
 

@@ -81,7 +81,7 @@ def kernel_of(problem: ConvProblem) -> Kernel | None:
 
 
 def launches_of(kernel: Kernel, problem: ConvProblem) -> tuple[list[Launch], int]:
-    """What `kernel` launches for a problem with dense operands, and the bytes of the copies that it makes."""
+    """What `kernel` launches to compute a problem with dense operands, and the bytes of the copies that it makes."""
     from convext.triton_kernels.launch import collecting
     from convext.triton_kernels.passes.transpose import copied_bytes
 
@@ -89,7 +89,8 @@ def launches_of(kernel: Kernel, problem: ConvProblem) -> tuple[list[Launch], int
     a, b = (layout.empty(problem.shape(role), problem.channels_last, like) for role in OPERANDS[problem.face])
     with collecting() as launches, _Copied() as copied:
         kernel.run(problem, a, b, None)
-    return launches, copied.bytes + sum(map(copied_bytes, launches))
+    computing = [launch for launch in launches if not copied_bytes(launch)]
+    return computing, copied.bytes + sum(map(copied_bytes, launches))
 
 
 # ----------------------------------------------------------------------------------------------------- the table

@@ -8,7 +8,7 @@
 #     probe         30 s     6 s  what the other steps need, with a sentence for each thing that is missing
 #     build        150 s    45 s  13 files for one architecture, 136 s of processor time; the longest of them decides
 #     check_cuda    60 s    15 s  nothing to compile
-#     compile      200 s    80 s  1,322 kernels and launchers, 1,000 s of processor time (Triton 3.6)
+#     compile      200 s    80 s  1,322 kernels and launchers, at what 1,455 took: 1,100 s of processor time (Triton 3.6)
 #     check         90 s    30 s  eight kernels, four processes at a time
 #     bench     the rest   290 s  460 cases, forwards first, at about a second each: some 250; the others are listed
 #     tune          20 s     5 s

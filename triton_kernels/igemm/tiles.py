@@ -217,7 +217,7 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         scalar: whether its operands can be loaded element by element only.
         boxes: whether they lie so that TMA can bring them in.
         unit: elements that are copied at a time, up to 16 bytes of them.
-        few: whether more images than a few get here otherwise: one plan does.
+        few: whether more images would be copied first, and planned as copies: the plan for one image does for these.
     """
     plans = [cheapest(replace(problem, n=n), scalar, boxes, unit) for n in BATCHES[: 1 if few else None]]
     return _best(problem, [like for plan in plans for like in in_parts(problem, plan, split=plan.parts > 1)])

@@ -91,11 +91,10 @@ def weight_kernel(
         y_offset = y_row + offset_of(n, o0, o1, o2, y_strides, INDEX) * UNIT
         x_offset = x_row + offset_of(n, i0, i1, i2, x_strides, INDEX) * UNIT
         # The axis whose elements lie side by side is added last.
+        mask = (k < k_channels)[:, None] & seen[None, :]
         if Y_PIXELS_INNER:
-            mask = (k < k_channels)[:, None] & seen[None, :]
             y_tile = tl.load(y_group + y_k[:, None] + y_offset[None, :], mask=mask, other=0.0)
         else:
-            mask = (k < k_channels)[:, None] & seen[None, :]
             y_tile = tl.load(y_group + y_offset[None, :] + y_k[:, None], mask=mask, other=0.0)
         if X_PIXELS_INNER:
             mask = (c < c_channels)[:, None] & seen[None, :]

@@ -189,38 +189,36 @@ bool is_poison(const uint8_t* bytes, int size, int itemsize) {
 void check_global_races(Warp& warp, const Instruction& I, int lane, uint64_t address, int bytes, const void* value) {
   Block& block = *warp.block;
   const auto& known = warp.knowledge.seen;
-  const auto over = [&](uint32_t other, uint8_t by, uint32_t time) {  // whether an access is known to be over
-    return other == 0 || (other == block.number && time <= known[by]);
+  const auto over = [&](const GlobalAccess& access) {  // whether it is known to be over
+    return access.block == 0 || (access.block == block.number && access.time <= known[access.warp]);
+  };
+  const auto by_lane = [&](const GlobalAccess& access) {
+    return access.block == block.number && access.warp == warp.id &&
+           races_with_lane(warp, access.lane, access.time, lane);
+  };
+  const auto whose = [&](const GlobalAccess& access) {
+    if (by_lane(access)) return text("lane %d (with no barrier of the warp in between)", access.lane);
+    return text("block %u (in the order of the schedule; this is block %u)", access.block, block.number);
   };
   const bool same = value && std::memcmp(reinterpret_cast<void*>(address), value, size_t(bytes)) == 0;
+  // two lanes may each have a byte of a grain
+  const uint8_t by = bytes < int(GRAIN) ? SharedMemory::ANY_LANE : uint8_t(lane);
+  const GlobalAccess now{block.number, warp.now(), uint8_t(warp.id), by};
   GlobalNote* note = block.launch->global->notes(address);
   for (int i = 0; i < (bytes + int(GRAIN) - 1) / int(GRAIN); i++, note++) {
-    const char* what = nullptr;
-    uint32_t by = note->write_block;
-    if (!same && !over(note->write_block, note->write_warp, note->write_time)) {
-      what = value ? "writes what block %u (in the order of the schedule; this is block %u) wrote: "
-                   : "reads what block %u (in the order of the schedule; this is block %u) wrote: ";
-    } else if (value && !same && (note->read_by_others || !over(note->read_block, note->read_warp, note->read_time))) {
-      what = "writes what block %u (in the order of the schedule; this is block %u) read: ";
-      by = note->read_block;
-    }
-    if (what) {
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-      fail(warp, I, lane, Fault::OTHER, "races: " + text(what, by, block.number) + global_place(warp, address, bytes));
-#pragma GCC diagnostic pop
-    }
+    const auto check = [&](const GlobalAccess& before, bool others, const char* wrote_or_read) {
+      if (!others && over(before) && !by_lane(before)) return;
+      fail(warp, I, lane, Fault::OTHER,
+           text("races: %s what %s %s: ", value ? "writes" : "reads", whose(before).c_str(), wrote_or_read) +
+               global_place(warp, address, bytes));
+    };
+    if (!same) check(note->write, false, "wrote");
+    if (value && !same) check(note->read, note->read_by_others, "read");
     if (value) {
-      note->write_block = block.number;
-      note->write_warp = uint8_t(warp.id);
-      note->write_time = warp.now();
-      note->read_by_others = false;
-      note->read_block = 0;
+      *note = GlobalNote{now, {}, false};
     } else {
-      note->read_by_others |= !over(note->read_block, note->read_warp, note->read_time);
-      note->read_block = block.number;
-      note->read_warp = uint8_t(warp.id);
-      note->read_time = warp.now();
+      note->read_by_others |= !over(note->read);
+      note->read = now;
     }
   }
 }

@@ -35,10 +35,14 @@ struct Allocation {
   bool read_only = false;
 };
 
-// Who touched GRAIN bytes of global memory last. Blocks count from 1.
+struct GlobalAccess {
+  uint32_t block = 0, time = 0;  // blocks count from 1; 0: none
+  uint8_t warp = 0, lane = 0;
+};
+
+// Who touched GRAIN bytes of global memory last.
 struct GlobalNote {
-  uint32_t write_block = 0, write_time = 0, read_block = 0, read_time = 0;
-  uint8_t write_warp = 0, read_warp = 0;
+  GlobalAccess write, read;
   bool read_by_others = false;  // by another block or warp than the last reader
 };
 

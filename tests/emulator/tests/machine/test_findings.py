@@ -156,20 +156,34 @@ def test_running_for_ever() -> None:
     assert launched("st.global.b32 [%d2], %t0;")[9] == 9
 
 
-NEIGHBOUR = "add.s32 %r4, %r31, 4; setp.eq.u32 %p4, %t0, 31; @%p4 mov.u32 %r4, %r30;"
+# The address of the next lane's word, of the first one's for the last lane.
+NEIGHBOUR = {
+    "shared": "add.s32 %r4, %r31, 4; setp.eq.u32 %p4, %t0, 31; @%p4 mov.u32 %r4, %r30;",
+    "global": "add.s64 %d4, %d2, 4; setp.eq.u32 %p4, %t0, 31; @%p4 mov.b64 %d4, %d1;",
+}
+OWN_AND_NEXT = {"shared": ("%r31", "%r4"), "global": ("%d2", "%d4")}
 
 
-def test_races_of_lanes() -> None:
+@pytest.mark.parametrize("space", NEIGHBOUR)
+def test_races_of_lanes(space: str) -> None:
     """One warp: a lane reads what its neighbour has just written, or writes what it has just read."""
-    body = (
-        NEIGHBOUR + "st.shared.b32 [%r31], %t0; {first} ld.shared.b32 %r2, [%r4]; {second} st.shared.b32 [%r31], %r2;"
+    own, following = OWN_AND_NEXT[space]
+    body = NEIGHBOUR[space] + (
+        f"add.s32 %r5, %t0, 1; st.{space}.b32 [{own}], %r5; {{first}} ld.{space}.b32 %r2, [{following}]; {{second}}"
+        f"st.{space}.b32 [{own}], %r2;"
     )
     launched(body.format(first="bar.warp.sync -1;", second="bar.sync 0;"), threads=32)
-    with pytest.raises(
-        CudaError, match=r"races: reads shared byte \d+, which lane \d+ wrote, with no barrier of the warp"
-    ):
+    with pytest.raises(CudaError, match=r"races: reads .*lane \d+.*with no barrier of the warp"):
         launched(body.format(first="", second="bar.sync 0;"), threads=32)
-    with pytest.raises(
-        CudaError, match=r"races: writes shared byte \d+, which lane \d+ read, with no barrier of the warp"
-    ):
+    with pytest.raises(CudaError, match=r"races: writes .*lane \d+.*with no barrier of the warp"):
         launched(body.format(first="bar.warp.sync -1;", second=""), threads=32)
+
+
+def test_lanes_that_store_to_one_place() -> None:
+    """What one store leaves there, another of the warp writes over; or both do at once, and either may stay."""
+    launched("st.global.b32 [%d1], %r1; st.global.b32 [%d2], %t0;", threads=1)
+    with pytest.raises(CudaError, match=r"races: writes what lane 0 .* wrote: .* byte 4 of argument 0"):
+        launched("@!%p4 st.global.b32 [%d1+4], %r1; setp.eq.u32 %p4, %t0, 0; add.s32 %r5, %t0, 7;"
+                 "bar.sync 0; @%p4 st.global.b32 [%d1+4], %r5; @!%p4 st.global.b32 [%d2], %r5;", threads=32)  # fmt: skip
+    with pytest.raises(CudaError, match=r"races: writes what lane \d+ .* wrote: .* byte 0 of argument 0"):
+        launched("st.global.b32 [%d1], %t0;", threads=32)

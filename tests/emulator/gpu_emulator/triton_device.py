@@ -26,7 +26,7 @@ from gpu_emulator import library
 
 Rewrite = Callable[[str, str], str]
 
-MACHINE_CODE_FOLLOWS = b"\n// machine code follows\n\0"  # libcuda.cpp reads registers and spills from it
+MACHINE_CODE_FOLLOWS = b"\n// machine code follows\n\0"  # driver/modules.cpp reads registers and spills from it
 
 
 def extent(t: Tensor) -> tuple[int, int]:

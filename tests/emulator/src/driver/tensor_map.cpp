@@ -1,7 +1,9 @@
 // The rules of cuTensorMapEncodeTiled, as the manual of the driver API has them.
 #include "driver/tensor_map.h"
 
-#include "machine/machine.h"
+#include <cstring>
+
+#include "driver/state.h"
 
 namespace emulator {
 namespace {
@@ -68,3 +70,23 @@ std::string encode(int type, unsigned rank, uint64_t address, const uint64_t* si
 }
 
 }  // namespace emulator
+
+using namespace emulator;
+
+EXPORTED CUresult cuTensorMapEncodeTiled(CUtensorMap* map, int type, uint32_t rank, void* address,
+                                         const uint64_t* sizes, const uint64_t* strides, const uint32_t* box,
+                                         const uint32_t* steps, int interleave, int swizzle, int promotion, int fill) {
+  const Lock lock(state().mutex);
+  if (state().device->arch < 90) return failed(CUDA_ERROR_NOT_SUPPORTED, "tensor maps need compute capability 9.0");
+  if (interleave != 0) return failed(CUDA_ERROR_NOT_SUPPORTED, "interleave %d is not emulated", interleave);
+  if (reinterpret_cast<uint64_t>(map) % 64) {
+    return failed(CUDA_ERROR_INVALID_VALUE, "tensor map: the map is not aligned to 64 bytes");
+  }
+  TensorMap made;
+  const std::string broken = encode(type, rank, reinterpret_cast<uint64_t>(address), sizes, strides, box, steps,
+                                    swizzle, promotion, fill, made);
+  if (!broken.empty()) return failed(CUDA_ERROR_INVALID_VALUE, "tensor map: " + broken);
+  std::memset(map, 0, sizeof *map);
+  std::memcpy(map, &made, sizeof made);
+  return CUDA_SUCCESS;
+}

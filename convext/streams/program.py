@@ -23,12 +23,13 @@ class Program:
     """What one step computes.
 
     Args:
-        run: chunks -> what the model returns.
+        run: chunks -> what the model returns, by `graph`.
         inputs: the forward's arguments that are chunks, with their number of axes.
         stages: what remembers something, by name.
     """
 
     run: Callable[..., Any]
+    graph: fx.Graph
     inputs: dict[str, int]
     stages: dict[str, Stage]
 
@@ -88,7 +89,7 @@ class _Reader:
             return Constant(value, self.graph.call_function(_Kept(value).get))
         owner_path, _, name = path.rpartition(".")
         owner = self.model.get_submodule(owner_path)
-        return Constant(getattr(owner, name), self.graph.call_function(_Attribute(owner, name).get))
+        return Constant(getattr(owner, name), self.graph.call_function(Attribute(owner, name).get))
 
     def _constant(self, place: Place) -> Constant:
         """What is computed from parameters alone, at every step: they may change."""
@@ -122,10 +123,10 @@ class _Reader:
 
     def program(self) -> Program:
         compiled = fx.GraphModule(nn.Module(), self.graph)
-        return Program(compiled.forward, self.inputs, self.stages)
+        return Program(compiled.forward, self.graph, self.inputs, self.stages)
 
 
-class _Attribute:
+class Attribute:
     """A parameter or buffer, as it is at each step."""
 
     def __init__(self, owner: nn.Module, name: str) -> None:
@@ -135,6 +136,10 @@ class _Attribute:
         """Not by `owner.name`, which costs as much as a small product, where it is a plain parameter."""
         value = self.parameters.get(self.name)
         return getattr(self.owner, self.name) if value is None else value
+
+    @property
+    def value(self) -> Any:
+        return self.get()
 
 
 class _Kept:

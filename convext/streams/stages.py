@@ -124,9 +124,8 @@ class Windows:
         return (*(["past"] if self.reach else []), *(["wait"] if waits else []))
 
     def state(self) -> dict[str, Tensor]:
-        assert self.past is not None
-        all_of_it = {"past": self.past.samples(), "wait": torch.tensor(self.wait)}
-        return {key: all_of_it[key] for key in self.keys}
+        values = {"past": lambda: self.past.samples(), "wait": lambda: torch.tensor(self.wait)}  # type: ignore[union-attr]
+        return {key: values[key]() for key in self.keys}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.past = _past(self.name, state["past"], self.reach) if self.reach else None

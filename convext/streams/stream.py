@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convext.conversion.reasons import must_be_a_module
+from convext.streams.native import Direct, direct
 from convext.streams.program import read
 
 
@@ -51,6 +52,7 @@ class Stream:
         self.model = model
         self._program = read(model)
         self._kinds: list[_Kind] = []  # of the chunks; none before the first
+        self._direct: Direct | None = None
 
     def step(self, *chunks: Tensor) -> Any:
         """What the model returns for the next samples.
@@ -67,6 +69,10 @@ class Stream:
         kinds = [(x.shape[:-1], x.dtype, x.device) for x in chunks]
         if kinds != self._kinds or len(chunks) > 1:
             self._check(chunks, kinds)
+        if self._direct is not None:
+            if self._direct.takes(chunks):
+                return self._direct(chunks)
+            self._direct.hand_back()
         if self._kinds:
             return self._program.run(*chunks)
         try:
@@ -74,12 +80,15 @@ class Stream:
         except BaseException:
             self.reset()  # nothing has begun
             raise
-        self._kinds = kinds
+        self._begin(kinds)
         return y
+
+    def _begin(self, kinds: list[_Kind]) -> None:
+        self._kinds, self._direct = kinds, direct(self._program, kinds)
 
     def reset(self) -> None:
         """Forgets the signal: zeros, or what the model pads with, are before the next chunk."""
-        self._kinds = []
+        self._kinds, self._direct = [], None
         for stage in self._program.stages.values():
             stage.reset()
 
@@ -96,6 +105,8 @@ class Stream:
         """
         if not self._kinds:
             return {}
+        if self._direct is not None:
+            self._direct.hand_back()
         chunks = {
             f"chunk.{name}": torch.empty(*shape, 0, dtype=dtype, device=device)
             for name, (shape, dtype, device) in zip(self._program.inputs, self._kinds, strict=True)
@@ -114,7 +125,8 @@ class Stream:
         if state:
             for name, stage in stages.items():
                 stage.load({key: state[f"{name}.{key}"] for key in stage.keys})
-            self._kinds = [(x.shape[:-1], x.dtype, x.device) for x in (state[f"chunk.{name}"] for name in inputs)]
+            like = [state[f"chunk.{name}"] for name in inputs]
+            self._begin([(x.shape[:-1], x.dtype, x.device) for x in like])
 
     def _check(self, chunks: tuple[Tensor, ...], kinds: list[_Kind]) -> None:
         inputs = self._program.inputs

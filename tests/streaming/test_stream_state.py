@@ -222,3 +222,14 @@ def test_a_first_step_that_fails_begins_nothing() -> None:
         stream.step(torch.randn(3, C, 5))
     assert stream.state == {}
     same(stream.step(x), model(x))
+
+
+def test_a_state_that_was_just_set_can_be_read() -> None:
+    """Also of layers that remember nothing."""
+    model = nn.Sequential(padded(4, 3), nn.Conv1d(4, 4, 1))
+    stream, another = convext.streaming(model), convext.streaming(model)
+    stream.step(torch.randn(1, 4, 5))
+    another.state = state = stream.state
+    assert another.state.keys() == state.keys()
+    for key in state:
+        torch.testing.assert_close(another.state[key], state[key])

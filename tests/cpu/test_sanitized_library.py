@@ -1,4 +1,4 @@
-"""The causal kernels under the sanitizers, through torch: their own tests, with a library compiled for that."""
+"""Causal kernels and steps of streams under the sanitizers: their own tests, with a library compiled for that."""
 
 import hashlib
 import os
@@ -16,8 +16,9 @@ CPU, CACHE, TORCH = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu", Path(torch.__
 FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 ISA = ["-DCONVEXT_ISA=generic", "-DCONVEXT_VECTOR_BYTES=16"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{TORCH}/include", "-O1"]
-# What the causal kernels' file needs of the other one are the operators that tell the machine: it is compiled plainly.
-SOURCES = {"causal/kernels.cpp": [*SANITIZED, *ISA], "causal/library.cpp": [*STABLE, *SANITIZED]}
+# What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
+SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ("causal", "streams")}
+SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ("causal", "streams")}
 SOURCES |= {"faces/kernels.cpp": ["-O0", *ISA], "faces/library.cpp": STABLE}
 
 
@@ -47,11 +48,15 @@ def build() -> Path:
     return library
 
 
+TESTS = {"causal": ["test_values.py", "test_update.py"], "streaming": ["test_native_steps.py"]}
+
+
 @pytest.mark.long
-def test_sanitizers_find_nothing_in_causal_kernels(monkeypatch):
+@pytest.mark.parametrize(("room", "asked"), [("causal", "cpu and not long_rows"), ("streaming", "not avx")])
+def test_sanitizers_find_nothing(room: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("g++") is None:
         pytest.skip("there is no g++")
     monkeypatch.setenv("CONVEXT_CPU_LIBRARY", str(build()))
-    tests = [str(ROOT / "tests" / "causal" / name) for name in ("test_values.py", "test_update.py")]
-    options = ["-p", "no:xdist", "-p", "pytest_sanitized", "-q", "-x", "-k", "cpu and not long_rows"]
+    tests = [str(ROOT / "tests" / room / name) for name in TESTS[room]]
+    options = ["-p", "no:xdist", "-p", "pytest_sanitized", "-q", "-x", "-k", asked]
     run_sanitized(["-m", "pytest", *options, *tests], str(Path(__file__).parent))

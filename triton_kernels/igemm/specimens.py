@@ -22,6 +22,9 @@ LAYERS = {
     "3x3 stride 2 24 to 48": Layer("dgrad", torch.bfloat16, "ieee", False, 32, 24, 48, (112, 112), 3, 2),
     # Weights whose sum is not split, with taps between their channels: pix2pix.
     "4x4 stride 2 512 to 1024": Layer("wgrad", torch.bfloat16, "ieee", False, 16, 512, 1024, (16, 16), 4, 2),
+    # Boxes on three axes, element by element: V-Net, nnU-Net.
+    "2x2x2 stride 2 128 to 256": Layer("wgrad", torch.float32, "ieee", False, 2, 128, 256, (8, 16, 16), 2, 2),
+    "2x2x2 stride 2 320 to 320": Layer("wgrad", torch.float32, "ieee", False, 2, 320, 320, (8, 8, 8), 2, 2),
 }
 
 

@@ -25,7 +25,7 @@ from convext.choice import registry, remembered, settings
 from convext.operators import convolve, traced
 from convext.operators.autograd import again
 from convext.operators.forward import Call, run_of
-from convext.operators.keys import key_of, remember
+from convext.operators.keys import key_for_torch, key_of, remember
 from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain, is_plain_state
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face, Ints, output_size, transposed_size
@@ -411,7 +411,8 @@ def _conv(
     rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, dilation: Any, groups: int,
 ) -> Tensor:  # fmt: skip
-    key, call = _made_before("fprop", input, weight, bias, (rank, stride, padding, dilation, groups, settings.BACKEND))
+    arguments = rank, stride, padding, dilation, groups, settings.BACKEND
+    key, call = _made_before("fprop", input, weight, bias, arguments)
     if call is TORCHS:
         return _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
     if call is not None:
@@ -436,7 +437,7 @@ def _conv(
     if key is not None and is_torchs(padding, stride, rank) and _is_torchs_by_name("fprop", input, weight, bias, found):
         result = _TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
         if _lies_as_ours(result, input, weight):
-            remember(_calls, key, TORCHS)
+            remember(_torchs, key_for_torch(input, weight, bias, "fprop", arguments), TORCHS)
             return result
     return _batched(rank, "fprop", input, weight, bias, found, key)
 
@@ -484,13 +485,13 @@ def _conv_transpose(
     if key is not None and _is_torchs_by_name("dgrad", input, weight, bias, found):
         result = torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
         if _lies_as_ours(result, input, weight):
-            remember(_calls, key, TORCHS)
+            remember(_torchs, key_for_torch(input, weight, bias, "dgrad", arguments), TORCHS)
             return result
     return _batched(rank, "dgrad", input, weight, bias, found, key)
 
 
-# What stands in `_calls` for one of torch's own function: ATEN by name, where nothing of ours is before or behind its
-# operator. Derivatives, and all transforms of them, are torch's as well.
+# What stands for a call of torch's own function: ATEN by name, where nothing of ours is before or behind its operator.
+# Derivatives, and all transforms of them, are torch's as well.
 TORCHS = "torch's own"
 _ATEN = ("aten", registry.ATEN.name)
 
@@ -509,11 +510,8 @@ def _saves_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _is_torchs_by_name(face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, found: Geometry) -> bool:
-    """Whether a call of ATEN by name may be torch's own function: its operator has to be all that ATEN's record does.
-
-    Not in 1-D, where torch returns a view of what it has computed in 2-D.
-    """
-    if settings.BACKEND not in _ATEN or input.dim() < 4 or input.dim() != weight.dim():
+    """Whether a call of ATEN by name may be torch's own function: its operator is all that ATEN's record would run."""
+    if settings.BACKEND not in _ATEN or input.dim() != weight.dim():
         return False
     if not _saves_alike(input, weight, bias):
         return False
@@ -531,8 +529,9 @@ def _lies_as_ours(result: Tensor, *operands: Tensor) -> bool:
 
 
 # Calls that were made before, by all that their answer depends on: the next one asks none of the questions below again.
-_calls: dict[Any, Call | str] = {}
-remembered.FORGET.append(_calls.clear)
+_calls: dict[Any, Call] = {}
+_torchs: dict[Any, str] = {}
+remembered.FORGET.extend((_calls.clear, _torchs.clear))
 
 
 def _made_before(
@@ -546,10 +545,15 @@ def _made_before(
         return None, None
     if not is_plain_state():
         return None, None
-    key = key_of(input, weight, bias, face, arguments)
-    if settings.BACKEND in _ATEN and key is not None and not _saves_alike(input, weight, bias):
-        key = "by ours, which keeps less", key
+    by_ours = settings.BACKEND in _ATEN and not _saves_alike(input, weight, bias)
     try:
+        if settings.BACKEND in _ATEN and not by_ours:
+            call = _torchs.get(key_for_torch(input, weight, bias, face, arguments))
+            if call is not None:
+                return None, call
+        key = key_of(input, weight, bias, face, arguments)
+        if by_ours and key is not None:
+            key = "by ours, which keeps less", key
         return key, _calls.get(key)
     except TypeError:  # a list among the arguments
         return None, None

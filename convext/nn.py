@@ -338,12 +338,19 @@ class _TransposedConvolution(_DropIn, _ConvTransposeNd):
                 raise ValueError(f"Only `zeros` padding mode is supported for ConvTranspose{rank}d")
             if type(input) is not Tensor and self._is_leaf_for(input):
                 return self._leaf(input, output_size)
-            weight, stride, dilation, groups = self.weight, self.stride, self.dilation, self.groups
-            padding: Any = self.padding
-            extra: Any = self._output_padding(input, output_size, stride, padding, self.kernel_size, rank, dilation)  # type: ignore[arg-type]
+            found: Any = self._parameters.get  # as for a convolution
+            weight, bias = found("weight"), found("bias")
+            if weight is None:
+                weight = self.weight
+            if bias is None:
+                bias = self.bias
+            stride, padding, dilation, groups = self.stride, self.padding, self.dilation, self.groups
+            extra: Any = self.output_padding
+            if output_size is not None or type(extra) is not tuple:
+                extra = self._output_padding(input, output_size, stride, padding, self.kernel_size, rank, dilation)  # type: ignore[arg-type]
             if F.is_plainly_torchs("dgrad", input, weight, stride, padding, extra, dilation, groups):
-                return self._torchs(input, weight, self.bias, stride, padding, extra, groups, dilation)
-            return self._function(input, weight, self.bias, stride, padding, tuple(extra), groups, dilation)
+                return self._torchs(input, weight, bias, stride, padding, extra, groups, dilation)
+            return self._function(input, weight, bias, stride, padding, tuple(extra), groups, dilation)
 
     def _scripted(self, input: Tensor, output_size: list[int] | None) -> Tensor:
         """What torch.jit.script compiles: torch's transposed convolution."""

@@ -25,18 +25,19 @@ from convext.providers.cuda import native
 
 @dataclass(frozen=True)
 class Call:
-    """A layer that a family takes, on [1, channels, size, size]."""
+    """A layer that a family takes, on [1, channels, size, size], and, without `two_axes`, on [1, channels, size]."""
 
     backend: str
     channels: int
     size: int
     arguments: dict[str, Any]
     dtype: torch.dtype = torch.bfloat16
+    two_axes: bool = False
 
 
 CALLS = (
     Call("triton.stencil", 32, 8, {"kernel_size": 3, "padding": 1, "groups": 32}),
-    Call("triton.banded", 32, 8, {"kernel_size": 7, "padding": 3, "groups": 32}),
+    Call("triton.banded", 32, 8, {"kernel_size": 7, "padding": 3, "groups": 32}, two_axes=True),
     Call("triton.pointwise", 32, 8, {"kernel_size": 1}),
     Call("triton.grouped", 32, 8, {"kernel_size": 3, "padding": 1, "groups": 8}),
     Call("triton.igemm", 32, 8, {"kernel_size": 3, "padding": 1}),
@@ -44,7 +45,11 @@ CALLS = (
     Call("cuda.igemm", 32, 8, {"kernel_size": 3, "padding": 1}),
     Call("aten", 1, 1, {"kernel_size": 1}, torch.float32),
 )
-FORMATS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
+LAYERS = {
+    "NCHW": ("Conv2d", torch.contiguous_format), "NHWC": ("Conv2d", torch.channels_last),
+    "transposed, NCHW": ("ConvTranspose2d", torch.contiguous_format),
+    "transposed, NHWC": ("ConvTranspose2d", torch.channels_last), "NCL": ("Conv1d", torch.contiguous_format),
+}  # fmt: skip
 TITLES = ("forward", "forward and backward")
 
 
@@ -72,15 +77,18 @@ def smallest() -> dict[str, Callable[[], object]]:
 
 
 def calls(device: str) -> Iterator[tuple[str, str, dict[str, Callable[[], object]]]]:
-    """(backend, memory format, its paths) of every call, but for kernels that were not built."""
+    """(backend, layer, its paths) of every call, but for kernels that were not built."""
     for call in CALLS:
         if call.backend.startswith("cuda.") and native.unavailable(device):
             continue
-        for name, memory_format in FORMATS.items():
+        for name, (kind, memory_format) in LAYERS.items():
+            rank = int(kind[-2])
+            if rank == 1 and call.two_axes:
+                continue
             like: dict[str, Any] = {"device": device, "dtype": call.dtype}
-            layer = convext.Conv2d(call.channels, call.channels, **call.arguments, **like)
+            layer = getattr(convext, kind)(call.channels, call.channels, **call.arguments, **like)
             layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
-            x = torch.randn(1, call.channels, call.size, call.size, **like).contiguous(memory_format=memory_format)
+            x = torch.randn(1, call.channels, *[call.size] * rank, **like).contiguous(memory_format=memory_format)
             yield call.backend, name, paths(layer, x, call.backend)
 
 
@@ -89,13 +97,13 @@ def main(device: str) -> int:
     with convext.backend("auto"):  # put back at the end
         rows = [_row(*call) for call in calls(device)]
     title = f"host microseconds a call (to torch.nn's smallest on a CPU), kernels on {device}"
-    show(("kernel", "memory format", *TITLES), rows, title)
+    show(("kernel", "layer", *TITLES), rows, title)
     return 0
 
 
-def _row(backend: str, memory_format: str, ours: dict[str, Callable[[], object]]) -> list[Cell]:
+def _row(backend: str, layer: str, ours: dict[str, Callable[[], object]]) -> list[Cell]:
     cells = []
     for title, theirs in smallest().items():
         times = microseconds({"ours": ours[title], "base": theirs})
         cells.append(Cell(f"{times['ours']:.1f} ({times['ours'] / times['base']:.2f}x of {times['base']:.1f})"))
-    return [Cell(backend), Cell(memory_format), *cells]
+    return [Cell(backend), Cell(layer), *cells]

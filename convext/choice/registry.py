@@ -109,6 +109,15 @@ def _summed_by_triton(problem: ConvProblem, y: Tensor) -> Tensor:
     return bias.run(problem, y)
 
 
+def _summed_by_cuda(problem: ConvProblem, y: Tensor) -> Tensor:
+    from convext.providers.cuda import bias
+
+    return bias.run(problem, y)
+
+
+_SUMMED = {"triton": _summed_by_triton, "cuda": _summed_by_cuda}
+
+
 def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tuple[Face, ...] = FACES) -> Kernel:
     """A record whose functions live in a module that is imported at their first use.
 
@@ -124,8 +133,9 @@ def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tupl
     pair = Both(attribute("why_not_both"), attribute("run_both")) if both else None  # type: ignore[arg-type]
     why_not, run, copies = (cast(Any, attribute(function)) for function in ("why_not", "run", "copies"))
     also = cast(RunActivated, attribute("run_activated")) if activated else None
-    repeats, by_bias = provider in ("triton", "cuda"), _summed_by_triton if provider == "triton" else summed
-    return Kernel(name, faces, why_not, run, copies, pair, repeats, also, by_bias)
+    return Kernel(
+        name, faces, why_not, run, copies, pair, provider in _SUMMED, also, _SUMMED.get(provider, summed)
+    )  # fmt: skip
 
 
 ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Both(aten.why_not_both, aten.run_both))

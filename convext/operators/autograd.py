@@ -106,6 +106,8 @@ def by_operands(
     tail = stride, pad, dilation, groups, kernel
     if face == "fprop" and needs[0] and needs[1]:
         return _gradients(grad, cast(Tensor, b), cast(Tensor, a), *tail, biased=needs[2])
+    if face == "dgrad" and needs[0] and needs[1] and is_plain(grad, a, b) and not reverse_mode(grad, a, b):
+        return compute_gradients(face, grad, cast(Tensor, b), cast(Tensor, a), *tail, biased=needs[2])
     roles = OPERANDS[face]
     tensors: dict[str, Any] = {**dict(zip(roles, (a, b), strict=True)), OPEN[face]: grad}
     grads: list[Tensor | None] = [None, None]
@@ -221,7 +223,7 @@ def _gradients(
     """Both gradients, and that by the bias where it is wanted."""
     geometry = tuple(stride), tuple(pad), tuple(dilation), groups, kernel
     if is_plain_state() and not reverse_mode(y, w, x):
-        run = run_of_all(y, w, x, geometry, biased)
+        run = run_of_all("fprop", y, w, x, geometry, biased)
         if run is not None:
             return run(y, w, x)
     if not is_plain(y, w, x):
@@ -230,7 +232,7 @@ def _gradients(
         by_x = convolve("dgrad", y, w, None, x.shape[2:], *geometry)
         by_w = convolve("wgrad", x, y, None, w.shape[2:], *geometry)
         return by_x, by_w, _by_bias(y) if biased else None
-    return compute_gradients(y, w, x, *geometry, biased)
+    return compute_gradients("fprop", y, w, x, *geometry, biased)
 
 
 def _by_bias(y: Tensor) -> Tensor:

@@ -112,47 +112,61 @@ def _refuse_unlike(face: str, name: str, a: Tensor, t: Tensor) -> NoReturn:
 
 
 def compute_gradients(
-    y: Tensor, w: Tensor, x: Tensor,
+    face: Face, grad: Tensor, w: Tensor, other: Tensor,
     stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str, biased: bool,
 ) -> Gradients:  # fmt: skip
-    """Both gradients of an fprop, and where `biased` that by its bias, else None. Below autograd."""
+    """The gradients by `other` and by w, the operands of an fprop or dgrad, and where `biased` by its bias, else None.
+
+    Given `grad`, that by its result. Below autograd.
+    """
     geometry = tuple(stride), tuple(pad), tuple(dilation), groups, kernel
-    run = run_of_all(y, w, x, geometry, biased)
+    run = run_of_all(face, grad, w, other, geometry, biased)
     if run is not None:
-        return run(y, w, x)
-    result, run = _first_of_all(y, w, x, biased, *geometry)
-    remember(_runs_of_all, key_of(y, w, x, geometry, biased), run)
+        return run(grad, w, other)
+    result, run = _first_of_all(face, grad, w, other, biased, *geometry)
+    remember(_runs_of_all, key_of(grad, w, other, face, geometry, biased), run)
     return result
 
 
-def run_of_all(y: Tensor, w: Tensor, x: Tensor, geometry: tuple[Any, ...], biased: bool) -> RunAll | None:
+def run_of_all(
+    face: Face, grad: Tensor, w: Tensor, other: Tensor, geometry: tuple[Any, ...], biased: bool
+) -> RunAll | None:
     """What computes all gradients, where those of operands that lie alike were computed before."""
-    return _runs_of_all.get(key_of(y, w, x, geometry, biased))
+    return _runs_of_all.get(key_of(grad, w, other, face, geometry, biased))
 
 
-def _first_of_all(y: Tensor, w: Tensor, x: Tensor, biased: bool, *geometry: Any) -> tuple[Gradients, RunAll]:
+def _first_of_all(
+    face: Face, grad: Tensor, w: Tensor, other: Tensor, biased: bool, *geometry: Any
+) -> tuple[Gradients, RunAll]:
     """All gradients by a kernel that has both together, else by one of each face."""
-    for name, t in (("w", w), ("x", x)):
-        if t.dtype != y.dtype or t.device != y.device:
-            _refuse_unlike("dgrad_wgrad", name, y, t)
-    y_last = layout.is_channels_last(y)
-    wgrad_last = y_last or layout.is_channels_last(x)
-    dgrad = problem_of("dgrad", y, w, y_last or layout.is_channels_last(w), x.shape[2:], *geometry[:4])
-    wgrad = problem_of("wgrad", x, y, wgrad_last, w.shape[2:], *geometry[:4])
-    both = registry.choose_both(dgrad, wgrad, geometry[4])
-    kernels = [registry.choose(problem, geometry[4]) for problem in (dgrad, wgrad)]
+    for name, t in (("w", w), (OPERANDS[face][0], other)):
+        if t.dtype != grad.dtype or t.device != grad.device:
+            _refuse_unlike("dgrad_wgrad", name, grad, t)
+    back: Face = "dgrad" if face == "fprop" else "fprop"
+    last = layout.is_channels_last(grad)
+    wgrad_last = last or layout.is_channels_last(other)
+    pair = _of_wgrad(face, grad, other)
+    by_other = problem_of(back, grad, w, last or layout.is_channels_last(w), other.shape[2:], *geometry[:4])
+    wgrad = problem_of("wgrad", *pair, wgrad_last, w.shape[2:], *geometry[:4])
+    both = registry.choose_both(by_other, wgrad, geometry[4]) if face == "fprop" else None
+    kernels = [registry.choose(problem, geometry[4]) for problem in (by_other, wgrad)]
     repeats = all(kernel.repeats for kernel in kernels)
     by_bias = partial(kernels[1].bias_gradient, wgrad) if biased else None
     run: RunAll
     if both is not None:
-        run = partial(_together, both.run, dgrad, wgrad_last, by_bias)
+        run = partial(_together, both.run, by_other, wgrad_last, by_bias)
     elif repeats and kernels[0].provider == kernels[1].provider:
-        run = partial(_apart, partial(kernels[0].run, dgrad), partial(kernels[1].run, wgrad), by_bias)
+        run = partial(_apart, face, partial(kernels[0].run, by_other), partial(kernels[1].run, wgrad), by_bias)
     else:  # what repeats is written down alone
-        by_x, dgrad_run = _first("dgrad", y, w, None, x.shape[2:], *geometry)
-        by_w, wgrad_run = _first("wgrad", x, y, None, w.shape[2:], *geometry)
-        return (by_x, by_w, by_bias(y) if by_bias else None), partial(_apart, dgrad_run, wgrad_run, by_bias)
-    return _recorded(run, y, w, x) if repeats else (run(y, w, x), run)
+        first, back_run = _first(back, grad, w, None, other.shape[2:], *geometry)
+        by_w, wgrad_run = _first("wgrad", *pair, None, w.shape[2:], *geometry)
+        return (first, by_w, by_bias(grad) if by_bias else None), partial(_apart, face, back_run, wgrad_run, by_bias)
+    return _recorded(run, grad, w, other) if repeats else (run(grad, w, other), run)
+
+
+def _of_wgrad(face: Face, grad: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """x and y, of which one is an operand of the face and the other the gradient by its result."""
+    return (other, grad) if face == "fprop" else (grad, other)
 
 
 def _together(
@@ -163,14 +177,17 @@ def _together(
     return by_x, layout.dense(by_w, wgrad_last), by_bias(y) if by_bias else None
 
 
-def _apart(dgrad: Run, wgrad: Run, by_bias: ByBias | None, y: Tensor, w: Tensor, x: Tensor) -> Gradients:
-    return dgrad(y, w, None), wgrad(x, y, None), by_bias(y) if by_bias else None
+def _apart(
+    face: Face, back: Run, wgrad: Run, by_bias: ByBias | None, grad: Tensor, w: Tensor, other: Tensor
+) -> Gradients:
+    by_w = wgrad(*_of_wgrad(face, grad, other), None)
+    return back(grad, w, None), by_w, by_bias(grad) if by_bias else None
 
 
 def _compute_both(
     y: Tensor, w: Tensor, x: Tensor, stride: Ints, pad: Ints, dilation: Ints, groups: int, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    return compute_gradients(y, w, x, stride, pad, dilation, groups, kernel, biased=False)[:2]
+    return compute_gradients("fprop", y, w, x, stride, pad, dilation, groups, kernel, biased=False)[:2]
 
 
 for _face in FACES:

@@ -49,6 +49,16 @@ def key_of(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any
     )  # fmt: skip
 
 
+def key_for_torch(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any, ...] | None:
+    """What decides, of a call with these tensors, whether torch's own function may answer: torch asks the rest itself.
+
+    None where an operand is one that wants to see it.
+    """
+    if type(a) not in PLAIN_TYPES or is_subclass_like(a) or type(b) not in PLAIN_TYPES or is_subclass_like(b):
+        return None
+    return a.dtype, a.device, a.shape, a.stride(), b.shape, b.stride(), c is None, arguments
+
+
 def remember(kept: dict[Any, Any], key: Any, value: Any) -> None:
     """`kept[key] = value` where there is a key; where there are too many, the others go."""
     if key is None:

@@ -5,10 +5,10 @@ shapes, strides, dtype, device and whether they begin at multiples of 16 bytes. 
 next call with these, nor for a launcher to check, to bind and to find:
 
     first call    run(a, b, bias)                          every ATen operator and launch is noted on a tape (tape.py)
-    from then on  slots = [a, b, bias, ...]                one list of tensors (replay.py)
-                  slots[3] = empty_strided(..)             what was allocated
-                  launch(slots, stream)                    a launch that is bound to all but them
+    from then on  def replay(stream, t0, t1, t2):          a function that was made of it (replay.py)
+                      t3 = empty_strided(..)               what was allocated
+                      launch(.., stream, .., t0, ..)       a launch that is bound to all but its tensors
 
 An operator that is not known to repeat leaves the tape incomplete, and the call as it was. How a launch is bound is its
-provider's: `convext.triton_kernels.bound`, `convext.providers.cuda.native`.
+provider's: `convext.triton_kernels.bound`, `convext.providers.cuda.launches`.
 """

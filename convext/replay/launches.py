@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 Slots = list[Any]
-Ready = Callable[[Slots, Any], None]
 Open = Callable[[int], Any]
+
+
+class Names(dict[str, Any]):
+    """What a function's source calls by a name: tensors, t0, t1, .. by their slots, and what else it is given."""
+
+    def __init__(self, addresses: Collection[int]) -> None:
+        """`addresses`: slots in which no tensor stands, but the address where one would begin."""
+        super().__init__()
+        self._addresses = addresses
+
+    def of(self, value: Any) -> str:
+        """A name for a value."""
+        name = f"v{len(self)}"
+        self[name] = value
+        return name
+
+    def address(self, slot: int) -> str:
+        """The expression for where the tensor of a slot begins."""
+        return f"t{slot}" if slot in self._addresses else f"t{slot}.data_ptr()"
 
 
 @dataclass(frozen=True)
@@ -30,18 +48,24 @@ class Step(Protocol):
 
     Attributes:
         reads: the slots of its tensors.
-        ready: launches on a stream, with nothing left to decide; None where that cannot be done.
+        wants_tensors: whether its line names them as such, and not only where they begin.
     """
 
     reads: Sequence[int]
-    ready: Ready | None
+    wants_tensors: bool
 
-    def __call__(self, slots: Slots, stream: Any) -> None:
+    def __call__(self, slots: Slots) -> None:
         """Launches in the ordinary way, on the current stream."""
+
+    def line(self, names: Names) -> str:
+        """The Python that launches on `stream`, with nothing left to decide."""
 
     @staticmethod
     def opener(steps: Sequence[Any]) -> Open | None:
-        """Of steps of this kind: `open(device)` gives the stream on which they may be `ready`, or None if not now."""
+        """Of steps of this kind: `open(device)` gives the stream on which their lines may launch, or None if not now.
+
+        None where one of them cannot be a line.
+        """
 
 
 class Launch(Protocol):

@@ -1,8 +1,10 @@
-// The implicit-GEMM operator, any of its faces.
+// The implicit-GEMM operator, any of its faces. Contiguous tensors whose groups have channels in whole vectors are
+// copied to channels last before the product, and from there after it: one call launches all.
 #include <algorithm>
 
 #include "igemm/problem.h"
 #include "library/call.h"
+#include "passes/transpose.h"
 
 namespace convext {
 
@@ -21,20 +23,71 @@ static Precision precision_of(const std::string& name, const Tensor& a) {
   return Precision::tf32;
 }
 
+// Scratch memory of a call: pieces one after the other, each as aligned as memory of its own would be.
+struct Pieces {
+  static constexpr int64_t ALIGNMENT = 512;
+  int64_t bytes = 0;
+
+  int64_t take(int64_t size) {
+    const int64_t begin = bytes;
+    bytes += (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return begin;
+  }
+};
+
+// A tensor as the product takes it: as it lies, or as a copy in channels last.
+class Operand {
+ public:
+  // `vectors`: whether a group's channels are whole vectors, which is what channels last is good for.
+  Operand(const Tensor& t, bool vectors, Pieces& scratch) : view_(view(t)) {
+    Matrices m{t.size(0), t.size(1), 1, t.scalar_type() == ScalarType::Float ? 4 : 2};
+    for (int64_t axis = 2; axis < t.dim(); ++axis) m.columns *= t.size(axis);
+    if (!vectors || !t.is_contiguous() || m.rows == 1 || m.columns == 1) return;
+    matrices_ = m, begin_ = scratch.take(m.bytes());
+    view_.stride[1] = 1;
+    for (int axis = 0; axis < AXES; ++axis) view_.stride[2 + axis] *= m.rows;
+  }
+
+  // Where the product finds an operand that lies at `address`, or its copy, which is made.
+  View read(const void* address, char* scratch, Stream stream) const {
+    if (matrices_.batches) transpose(matrices_, address, scratch + begin_, stream);
+    return written(const_cast<void*>(address), scratch);
+  }
+  // Where the product writes a result that shall lie at `address`, and what brings it there.
+  View written(void* address, char* scratch) const { return at(view_, matrices_.batches ? scratch + begin_ : address); }
+  void finish(void* address, const char* scratch, Stream stream) const {
+    if (matrices_.batches) transpose(matrices_.transposed(), scratch + begin_, address, stream);
+  }
+
+ private:
+  View view_;
+  Matrices matrices_{};  // none: no copy
+  int64_t begin_ = 0;
+};
+
 // A call's addresses: a, b, bias, result.
 int64_t igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Tensor result, Ints stride, Ints pad,
                  Ints dilation, int64_t groups, std::string precision) {
   const Problem p = checked_problem({"igemm", face, a, b, bias, result, stride, pad, dilation, groups});
   const Precision products = precision_of(precision, a);
-  const View first = view(a), second = view(b), open = view(result);
+  const int vector = VECTOR_BYTES / (a.scalar_type() == ScalarType::Float ? 4 : 2);
+  const bool vectors = p.c / p.groups % vector == 0 && p.k / p.groups % vector == 0;
   const int64_t sums = p.face == Face::wgrad ? int64_t(igemm_wgrad_splits(p)) * p.k * (p.c / p.groups) * taps(p) : 0;
+  Pieces pieces;
+  pieces.take(sums * int64_t(sizeof(float)));  // first
+  const Operand first(a, vectors, pieces), second(b, vectors, pieces);
+  const Operand open(result, vectors && p.face != Face::wgrad, pieces);  // sums of a wgrad lie as contiguous weights do
+  const int64_t bytes = pieces.bytes;
   const Scratch like(a);
   Call call;
   for_dtype(a, [&](auto element) {
     call = [=](void* const* to, Stream stream) {
-      Scratch scratch = like;
-      igemm<decltype(element)>(p, at(first, to[0]), at(second, to[1]), to[2], sums ? scratch(sums) : nullptr,
-                               at(open, to[3]), products, stream);
+      Scratch memory = like;
+      float* partial = bytes ? memory(bytes / int64_t(sizeof(float))) : nullptr;
+      char* scratch = reinterpret_cast<char*>(partial);
+      const View from = first.read(to[0], scratch, stream), by = second.read(to[1], scratch, stream);
+      igemm<decltype(element)>(p, from, by, to[2], partial, open.written(to[3], scratch), products, stream);
+      open.finish(to[3], scratch, stream);
     };
   });
   return keep(std::move(call));

@@ -14,4 +14,6 @@ STABLE_TORCH_LIBRARY(CONVEXT_NAMESPACE, m) {
       "stencil_backward(Tensor a, Tensor b, Tensor x, Tensor dx, Tensor dw, int[] stride, int[] pad, int[] dilation, "
       "int groups) -> int");
   m.def("igemm(" CONVEXT_FACE_ARGUMENTS ", str precision) -> int");
+  // The gradient by a bias: y summed over all but its channels.
+  m.def("bias(Tensor y, Tensor result) -> int");
 }

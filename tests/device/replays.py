@@ -19,7 +19,7 @@ from convext.benchmarks.measuring import host_time
 from convext.choice import plugins
 from convext.operators import forward
 
-CASES = ("triton.stencil", "NCHW"), ("triton.banded", "NCHW"), ("triton.grouped", "NHWC")  # the last by TMA
+CASES = ("triton.stencil", "NCHW"), ("triton.banded", "NHWC"), ("triton.grouped", "NHWC")  # copies; the last by TMA
 
 
 def main() -> int:
@@ -35,6 +35,9 @@ def main() -> int:
         if (backend, memory_format) not in CASES:
             continue
         call, lines = paths["forward and backward"], []
+        log.write_text("")
+        paths["forward"]()
+        forward_launches = len(log.read_text().splitlines())
         for hooked in (False, False, True, False):
             if hooked:
                 knobs.runtime.launch_enter_hook.add(hook)
@@ -44,7 +47,7 @@ def main() -> int:
             lines.append({"launches": [json.loads(line) for line in log.read_text().splitlines()], "seen": [*seen]})
             if hooked:
                 knobs.runtime.launch_enter_hook.remove(hook)
-        print(json.dumps({"name": f"{backend} {memory_format}", "calls": lines}))
+        print(json.dumps({"name": f"{backend} {memory_format}", "calls": lines, "forward": forward_launches}))
     tensor_maps(log, hook)
     return 0
 

@@ -196,6 +196,8 @@ def test_launches_from_memory_are_the_same(tmp_path: Path) -> None:
         assert len(first["launches"]) >= 3, case["name"]
         for call in later:
             assert [*map(but_addresses, call["launches"])] == [*map(but_addresses, first["launches"])], case["name"]
+        found = [addresses_by_order(call["launches"], case["forward"]) for call in later]
+        assert found == [found[1]] * 3, case["name"]  # the second is what Triton launched, for the hook
         names = [line["kernel"] for line in first["launches"]]
         assert [call["seen"] for call in case["calls"]] == [[], [], names, []], case["name"]
     maps = [[p for p in launch["parameters"] if len(p) == TENSOR_MAP] for launch in by_tma["launches"]]
@@ -212,3 +214,10 @@ POINTER, TENSOR_MAP = 16, 256  # hexadecimal digits
 def but_addresses(launch: dict) -> dict:
     """A launch without the bytes of its pointers. Tensor maps are of images that are the same in each call."""
     return launch | {"parameters": [len(p) if len(p) == POINTER else p for p in launch["parameters"]]}
+
+
+def addresses_by_order(launches: list[dict], forward: int) -> list[list[int]]:
+    """Who reads what whom wrote: each pointer of a pass as the number of others that came before its first."""
+    passes = [[p for launch in part for p in launch["parameters"] if len(p) == POINTER]
+              for part in (launches[:forward], launches[forward:])]  # fmt: skip
+    return [[[*dict.fromkeys(pointers)].index(p) for p in pointers] for pointers in passes]

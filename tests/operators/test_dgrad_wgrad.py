@@ -134,7 +134,7 @@ def test_operands_on_two_devices(wrong, device):
     operands = tensors(GEOMETRIES[0], device)
     operands[wrong] = operands[wrong].to("meta")
     with pytest.raises(RuntimeError, match=f"expected all tensors on one device, but got {device}.* {'ywx'[wrong]} on"):
-        forward.compute_gradients(*operands, *arguments(GEOMETRIES[0]), False)
+        forward.compute_gradients("fprop", *operands, *arguments(GEOMETRIES[0]), False)
 
 
 # ------------------------------------------------------------------------------------- which calls take it, and when

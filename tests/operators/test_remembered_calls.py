@@ -38,7 +38,11 @@ def expected(layer, x, y_gradient):
     """The output and the gradients by x, weight and bias of torch's layer, in float64."""
     arguments = layer.stride, layer.padding, layer.dilation, layer.groups
     leaves = [t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias)]
-    y = torch.nn.functional.conv2d(*leaves, *arguments)
+    if layer.transposed:
+        stride, padding, dilation, groups = arguments
+        y = torch.nn.functional.conv_transpose2d(*leaves, stride, padding, layer.output_padding, groups, dilation)
+    else:
+        y = torch.nn.functional.conv2d(*leaves, *arguments)
     return [y, *torch.autograd.grad(y, leaves, y_gradient.double())]
 
 
@@ -56,20 +60,23 @@ def assert_right(layer, x):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("cls", [convext.Conv2d, convext.ConvTranspose2d])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_values(family, memory_format, device):
+def test_other_values(family, cls, memory_format, device):
     """Nothing but addresses may come from the first call: not values, not memory, not what was copied."""
     dtype = DTYPES.get(family, torch.float32)
     with convext.backend(family):
         for _ in range(2):
-            layer = convext.Conv2d(**FAMILIES[family], dtype=dtype, device=device)
+            layer = cls(**FAMILIES[family], dtype=dtype, device=device)
             x = torch.randn(1, layer.in_channels, SIZE, SIZE, dtype=dtype, device=device)
             y = assert_right(layer, x.contiguous(memory_format=memory_format))
             assert y.is_contiguous(memory_format=memory_format)
             with torch.no_grad():
                 assert torch.equal(layer(x.contiguous(memory_format=memory_format)), y)
-    kinds = {type(call.run).__name__ for call in functional._calls.values()}
+    kinds = {type(run).__name__ for run in (*forward._runs.values(), *forward._runs_of_all.values())}
     assert kinds == {"Replay"}
+    assert {call.run for call in functional._calls.values()} <= {*forward._runs.values()}
+    assert forward._runs_of_all  # one look-up for all gradients, of a transposed layer as well
 
 
 def test_results_do_not_share_memory(device):
@@ -287,10 +294,12 @@ def test_news_of_kernels_or_tables_are_heard(news, monkeypatch, tmp_path, device
     assert not forward._runs
 
 
-@pytest.mark.parametrize("cls", [convext.Conv2d, convext.ConvTranspose2d])
-def test_aten_by_name_is_torchs_operator_where_it_keeps_what_ours_does(cls, device):
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_aten_by_name_is_torchs_operator_where_it_keeps_what_ours_does(kind, rank, device):
     """Node of torch's own where nothing is frozen; ours where torch would keep a tensor that no gradient reads."""
-    layer, x = cls(4, 4, 3, groups=2, device=device), image(device)
+    layer = getattr(convext, f"{kind}{rank}d")(4, 4, 3, groups=2, device=device)
+    x = torch.randn(2, 4, *[SIZE] * rank, device=device)
     with convext.backend("aten"):
         for by_x, by_w, by_bias, precision, torchs in (
             (True, True, True, None, True), (True, False, False, None, False), (False, True, True, None, False),
@@ -302,6 +311,21 @@ def test_aten_by_name_is_torchs_operator_where_it_keeps_what_ours_does(cls, devi
             with convext.precision(precision):
                 nodes = [layer(x.detach().requires_grad_(by_x)).grad_fn.name() for _ in range(2)]
             assert nodes == ["ConvolutionBackward0" if torchs else "_FaceBackward"] * 2
+
+
+@pytest.mark.parametrize("kind", ["Conv1d", "ConvTranspose1d"])
+def test_a_result_of_aten_by_name_may_be_changed_in_place(kind, device):
+    """torch computes 1-D in 2-D: what it returns is no view for all that."""
+    layer, x = getattr(convext, kind)(4, 4, 3, device=device), torch.randn(2, 4, 9, device=device).requires_grad_()
+    oracle = getattr(torch.nn, kind)(4, 4, 3).to(device)
+    oracle.load_state_dict(layer.state_dict())
+    with convext.backend("aten"):
+        for _ in range(2):
+            y = layer(x)
+            assert not y._is_view()
+            found = torch.autograd.grad(y.relu_().square().sum(), [x, *layer.parameters()])
+    expected = torch.autograd.grad(oracle(x).relu().square().sum(), [x, *oracle.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("padding", [0, (1, 1), ((1, 0), (0, 1))])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from convext.problem import ConvProblem
-from convext.replay.replay import Replay
+from convext.replay.launches import Slot
+from convext.replay.replay import Allocate, Operate, Replay
 from convext.replay.tape import record
 from convext.triton_kernels import bound
 from convext.triton_kernels.passes.reduce import add_in_order
@@ -82,6 +83,38 @@ def test_several_results(device):
     torch.testing.assert_close((first, third), (a.sum(0), a.sum(0)))
 
 
+def test_what_launches_alone_read_is_one_piece_of_memory():
+    """Written out, temporaries are addresses in it, apart. What an operator of torch reads is a tensor all the same."""
+    called = []
+
+    class Step:
+        reads, wants_tensors = (0, 1, 2, 3), False
+
+        def __call__(self, slots):
+            raise AssertionError("could be made directly")
+
+        def line(self, names):
+            return f"{names.of(lambda *begins: called.append(begins))}({', '.join(map(names.address, self.reads))})"
+
+        @staticmethod
+        def opener(steps):
+            return lambda device: "a stream"
+
+    sizes, dtypes = (3, 1000, 5), (torch.float32, torch.float64, torch.float16)
+    likes = [torch.empty(size, dtype=dtype) for size, dtype in zip(sizes, dtypes, strict=True)]
+    fill = Operate(None, torch.ops.aten.zero_.default, (Slot(4),), {})
+    steps = [*(Allocate(i + 1, like) for i, like in enumerate(likes)), Allocate(4, torch.empty(2)), Step(), fill]
+    operand = torch.zeros(1)
+    result, zeros = Replay(steps, operands=1, slots=5, results=(3, 4))(operand)
+    ((a, first, second, third),) = called
+    assert a == operand.data_ptr()
+    assert second - first == 512
+    assert third == result.data_ptr()
+    assert not first <= third < second + 8000
+    assert (result.shape, result.dtype) == ((5,), torch.float16)
+    assert zeros.tolist() == [0, 0]
+
+
 def test_launches_of_two_kinds_are_made_in_the_ordinary_way():
     """None of them knows when the other may be made directly."""
     made = []
@@ -90,10 +123,10 @@ def test_launches_of_two_kinds_are_made_in_the_ordinary_way():
         class Step:
             reads = ()
 
-            def __call__(self, slots, stream):
-                made.append((name, stream))
+            def __call__(self, slots):
+                made.append(name)
 
-            def ready(self, slots, stream):
+            def line(self, names):
                 raise AssertionError("not asked whether it may")
 
             @staticmethod
@@ -103,7 +136,7 @@ def test_launches_of_two_kinds_are_made_in_the_ordinary_way():
         return Step()
 
     Replay([kind("first"), kind("second")], operands=1, slots=1, results=0)(torch.zeros(1))
-    assert made == [("first", None), ("second", None)]
+    assert made == ["first", "second"]
 
 
 def test_a_launch_on_a_tensor_from_elsewhere_is_not_repeated(device):
@@ -158,8 +191,8 @@ def test_the_stream_is_of_the_tensors_device(current, monkeypatch):
     class Step:
         reads = ()
 
-        def ready(self, slots, stream):
-            streams.append(stream)
+        def line(self, names):
+            return f"{names.of(streams.append)}(stream)"
 
         @staticmethod
         def opener(steps):
@@ -176,8 +209,8 @@ def test_the_stream_is_of_the_tensors_device(current, monkeypatch):
             pass
 
     monkeypatch.setattr(torch.cuda, "device", Device)
-    replay = Replay([Step()], operands=3, slots=4, results=3)
-    replay(SimpleNamespace(device=torch.device("cuda", 1)), None, None)
+    replay = Replay([Step()], operands=3, slots=4, results=(None,))
+    replay(SimpleNamespace(get_device=lambda: 1), None, None)
     assert streams == ["stream of 1"]
     assert entered == ([1] if current == 0 else [])
 
@@ -188,11 +221,11 @@ def test_a_tensor_map_is_encoded_once_for_each_address(monkeypatch):
     encoded = []
 
     def encode(descriptors):
-        encoded.append(descriptors[0].base)
+        encoded.append(descriptors[0].base.data_ptr())
         return [(descriptors[0].base.data_ptr(), descriptors[0].shape)]
 
     tensor_map = bound._Map(bound._Descriptor(1, type("Description", (), {}), {"shape": [3], "base": None}), encode)
-    first, second, third = tensors = [torch.randn(3) for _ in range(3)]
+    first, second, third = [torch.randn(3) for _ in range(3)]
     for t in (first, second, first, third, first):
-        assert tensor_map([None, t]) == (t.data_ptr(), [3])
-    assert [next(i for i, t in enumerate(tensors) if t is e) for e in encoded] == [0, 1, 2, 0]
+        assert tensor_map(t.data_ptr()) == (t.data_ptr(), [3])
+    assert encoded == [t.data_ptr() for t in (first, second, third, first)]

@@ -3,6 +3,7 @@ and 3-D, as one implicit matrix product on tensor cores (csrc/igemm/problem.h).
 
 The kernels read operands of any strides. Fast are those whose channels lie next to each other, each group in whole
 16-byte vectors: where a group's channels are whole vectors, operands of another order are copied into that one first.
+Contiguous ones, and a contiguous result, the operator copies itself (csrc/passes/transpose.cu).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def copies(problem: ConvProblem) -> list[str]:
     """The operands and the result whose memory format is changed by a copy."""
     if not _vectors(problem) or problem.channels_last:
         return []
-    roles = [role for role in (*OPERANDS[problem.face], OPEN[problem.face]) if not _one_order(problem, role)]
+    result = () if problem.face == "wgrad" else (OPEN[problem.face],)
+    roles = [role for role in (*OPERANDS[problem.face], *result) if not _one_order(problem, role)]
     size = {role: math.prod(problem.shape(role)) * problem.dtype.itemsize for role in roles}
     return [f"{role} is copied between contiguous and channels last: {size[role]:,} bytes" for role in roles]
 
@@ -57,12 +59,11 @@ def _one_order(problem: ConvProblem, role: str) -> bool:
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
     p = problem
-    vectors = _vectors(p)
-    if vectors:
-        a, b = layout.dense(a, True), layout.dense(b, True)
+    if _vectors(p):
+        a, b = (t if t.is_contiguous() else layout.dense(t, True) for t in (a, b))
     if bias is not None:
         bias = bias.contiguous()
-    result = layout.empty(p.open_shape, vectors or p.channels_last, a)
+    result = layout.empty(p.open_shape, p.channels_last, a)
     geometry = p.stride, p.pad, p.dilation, p.groups, p.precision
     Launch("igemm", (p.face,), (a, b, bias, result), geometry)()
-    return layout.dense(result, p.channels_last)
+    return result

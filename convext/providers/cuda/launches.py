@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convext.providers.cuda import native
-from convext.replay.launches import WATCHED, Open, Slots
+from convext.replay.launches import WATCHED, Names, Open, Slots
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,20 @@ class _Call:
 class Bound:
     """A call with the slots of its tensors, as a step of a replay."""
 
+    wants_tensors = False
+
     def __init__(self, call: _Call, device: torch.device, slots: Sequence[int | None]) -> None:
         self._call, self.device, self._slots = call, device, slots
         self.reads = [slot for slot in slots if slot is not None]
 
-    def ready(self, slots: Slots, stream: Any) -> None:
-        """Launches on a stream."""
-        self._call(stream, *[None if i is None else slots[i].data_ptr() for i in self._slots])
-
-    def __call__(self, slots: Slots, stream: Any) -> None:
+    def __call__(self, slots: Slots) -> None:
         """Launches on the current stream."""
-        self.ready(slots, current_stream(self.device))
+        self._call(current_stream(self.device), *[None if i is None else slots[i].data_ptr() for i in self._slots])
+
+    def line(self, names: Names) -> str:
+        """The same, written out."""
+        addresses = ["None" if i is None else names.address(i) for i in self._slots]
+        return f"{names.of(self._call)}({', '.join(['stream', *addresses])})"
 
     @staticmethod
     def opener(steps: Sequence[Bound]) -> Open:

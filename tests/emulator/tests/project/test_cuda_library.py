@@ -17,7 +17,8 @@ from torch import Tensor
 from convext.commands import check
 from convext.problem import FACES, ConvProblem, Face, output_size, reference
 from convext.problem.layout import dense
-from convext.providers.cuda import igemm, native, stencil
+from convext.providers.cuda import bias, igemm, native, stencil
+from convext.providers.cuda.launches import Launch
 
 CSRC = Path(__file__).parents[4] / "csrc"
 FLAGS = ["-DCONVEXT_CPU_TENSORS", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
@@ -96,6 +97,37 @@ def test_both_gradients_agree_with_float64(name: str) -> None:
     dx, dw = stencil.run_both(problem, y, w, x)
     assert_agrees(problem, y, w, None, dx, "ieee")
     assert_agrees(replace(problem, face="wgrad", channels_last=False), x, y, None, dw, "ieee")
+
+
+# Images [n, c, *space], by what is read and written in vectors: both ways; one way, of which one is more than a tile.
+COPIED = {"vectors": (2, 72, 8, 8), "odd pixels": (3, 8, 5, 13), "several in a tile": (5, 16, 3)}
+
+
+@pytest.mark.usefixtures("_on_device")
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", COPIED)
+def test_copies_between_formats_are_exact(name: str, dtype: torch.dtype, offset: int) -> None:
+    """By the identity, of small integers: copies to channels last, a product, a copy back. x may begin anywhere."""
+    shape = COPIED[name]
+    x = torch.randint(-8, 9, (torch.Size(shape).numel() + offset,)).to(dtype)[offset:].view(shape)
+    w = torch.eye(shape[1]).to(dtype).view(shape[1], shape[1], *[1] * (len(shape) - 2))
+    result, one, zero = torch.empty_like(x), (1,) * (len(shape) - 2), (0,) * (len(shape) - 2)
+    before = library.launches()
+    Launch("igemm", ("fprop",), (x, w, None, result), (one, zero, one, 1, "tf32"))()
+    assert library.launches() - before == 3
+    assert torch.equal(result, x)
+
+
+@pytest.mark.usefixtures("_on_device")
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 72, 8, 8), (3, 5, 5, 13), (4, 8, 1, 1), (6, 40, 32, 32)], ids=str)
+def test_a_biass_gradient_is_a_sum(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> None:
+    """Against float64, within a rounding of the result and float32's of its terms."""
+    y = dense(torch.randn(shape).to(dtype), channels_last)
+    found, exact, terms = bias.run(None, y), y.double().sum((0, 2, 3)), y.double().abs().sum((0, 2, 3))
+    assert ((found.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 2**-20 * terms).all()
 
 
 def test_a_finding_names_the_line_of_the_source() -> None:

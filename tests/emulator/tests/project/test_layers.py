@@ -77,3 +77,23 @@ def test_a_layer_called_again(name: str) -> None:
                 layer.groups,
             )  # fmt: skip
             torch.testing.assert_close(y.double(), oracle, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["large depthwise", "grouped", "dilated"])
+def test_temporaries_of_a_call_from_memory(name: str) -> None:
+    """Channels last in bfloat16: copies, bands and partial sums, of which some are read through tensor maps."""
+    layer = convext.Conv2d(**LAYERS[name]).bfloat16()
+    reference = torch.nn.Conv2d(**LAYERS[name]).double()
+    reference.load_state_dict(layer.state_dict())
+    with convext_emulated(90), convext.backend("triton"):
+        for _ in range(3):
+            x = torch.randn(2, layer.in_channels, 9, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+            x.requires_grad_()
+            y = layer(x)
+            gradient = torch.randn_like(y)
+            found = torch.autograd.grad(y, (x, *layer.parameters()), gradient)
+            x64 = x.detach().double().requires_grad_()
+            y64 = reference(x64)
+            expected = torch.autograd.grad(y64, (x64, *reference.parameters()), gradient.double())
+            for ours, theirs in zip((y, *found), (y64, *expected), strict=True):
+                torch.testing.assert_close(ours.double(), theirs, rtol=2**-7, atol=2**-5)

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext.functional import Padding, Size
+from convext.functional.geometry import Size
+from convext.functional.padding import Padding
 from convext.nn import Conv1d, Conv2d, Conv3d, Device, PaddingMode, _Convolution, tells
 
 CONV: dict[int, type[_Convolution]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}

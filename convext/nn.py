@@ -25,9 +25,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from convext import functional as F
-from convext.functional import Padding, Size
+from convext.functional.geometry import Size
+from convext.functional.padding import Padding, is_torchs, pad_sides, resolve_padding, unknown_word
+from convext.functional.whose import is_plainly_torchs
 
-# torch's long signatures are written out here, in functional.py and in layers.py, on purpose: an editor, help() and a
+# torch's long signatures are written out here, in functional/ and in layers.py, on purpose: an editor, help() and a
 # type checker show what is written, and what is written differs (order, defaults, what a name fixes).
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -153,9 +155,9 @@ class _Convolution(_DropIn):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if isinstance(padding, str) and (wrong := F.unknown_word(padding, self._rank)):
+        if isinstance(padding, str) and (wrong := unknown_word(padding, self._rank)):
             raise ValueError(wrong)
-        ours = not F.is_torchs(padding, stride, self._rank)
+        ours = not is_torchs(padding, stride, self._rank)
         torchs: Any = super()  # the constructor of torch.nn.Conv1d, Conv2d or Conv3d
         torchs.__init__(
             in_channels, out_channels, kernel_size, stride, 0 if ours else padding,
@@ -188,7 +190,7 @@ class _Convolution(_DropIn):
                 around = self._reversed_padding_repeated_twice
                 geometry = (self.kernel_size, stride, dilation)
                 input, padding = padded(input, padding, around, self.padding_mode, *geometry), 0
-            elif F.is_plainly_torchs("fprop", input, weight, stride, padding, 0, dilation, groups):
+            elif is_plainly_torchs("fprop", input, weight, stride, padding, 0, dilation, groups):
                 return self._torchs(input, weight, bias, stride, padding, dilation, groups)
             return self._function(input, weight, bias, stride, padding, dilation, groups)
 
@@ -225,7 +227,7 @@ def _as_list(values: list[int]) -> list[int]:
 
 
 def _pads_of_word(word: str, size: list[int], kernel: list[int], stride: list[int], dilation: list[int]) -> list[int]:
-    """`functional.resolve_padding` of a word in TorchScript, in the order of `torch.nn.functional.pad`."""
+    """`resolve_padding` of a word in TorchScript, in the order of `torch.nn.functional.pad`."""
     pads: list[int] = []
     for i in range(len(size) - 1, -1, -1):
         reach, total, begin = dilation[i] * (kernel[i] - 1), 0, 0
@@ -250,10 +252,10 @@ def padded(
     have is resolved here.
     """
     rank = len(kernel)
-    if F.is_torchs(padding, stride, rank) or input.dim() <= rank:
+    if is_torchs(padding, stride, rank) or input.dim() <= rank:
         return torch.nn.functional.pad(input, around, mode)
     pads = padding if isinstance(padding, str) else _pairs(padding, rank)
-    return F.pad(input, F.resolve_padding(pads, input.shape[-rank:], kernel, stride, dilation), mode)
+    return pad_sides(input, resolve_padding(pads, input.shape[-rank:], kernel, stride, dilation), mode)
 
 
 def _pairs(padding: Any, rank: int) -> tuple[tuple[int, int], ...]:
@@ -348,7 +350,7 @@ class _TransposedConvolution(_DropIn, _ConvTransposeNd):
             extra: Any = self.output_padding
             if output_size is not None or type(extra) is not tuple:
                 extra = self._output_padding(input, output_size, stride, padding, self.kernel_size, rank, dilation)  # type: ignore[arg-type]
-            if F.is_plainly_torchs("dgrad", input, weight, stride, padding, extra, dilation, groups):
+            if is_plainly_torchs("dgrad", input, weight, stride, padding, extra, dilation, groups):
                 return self._torchs(input, weight, bias, stride, padding, extra, groups, dilation)
             return self._function(input, weight, bias, stride, padding, tuple(extra), groups, dilation)
 
@@ -474,7 +476,7 @@ def give_back(layer: Any) -> None:
         change = vars(layer)[CHANGE]
         layer.__class__ = with_base(type(layer), change.after, change.before)
         return
-    known = layer.transposed or F.is_torchs(layer.padding, layer.stride, layer._rank)
+    known = layer.transposed or is_torchs(layer.padding, layer.stride, layer._rank)
     if type(layer) not in TORCHS or not known:
         raise RuntimeError(
             f"eager quantization replaces torch.nn's own layers, and {layer} is none: set its qconfig to None, and it "

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convext import functional
 from convext.analysis.geometry import Coverage, dead_taps, overlap
 from convext.analysis.progress import Progress
 from convext.analysis.receptive import centre, probe
+from convext.functional.padding import Pads, resolve_padding
 
 # Stacks that are said to be free of gridding read 0.905 of their field or more (dilations 2, 3, 2, 3 read 19 of 21),
 # stacks known for it 0.84 or less (1, 2, 9 read 21 of 25; 2, 2, 2, 2 read 9 of 17).
@@ -96,11 +96,11 @@ class _Call:
         return self.shape[-self.rank - 1]
 
     @property
-    def pads(self) -> functional.Pads:
+    def pads(self) -> Pads:
         """(before, after) each axis, of a convolution."""
         p, m = self.layer.padding, self.layer
         pairs = p if isinstance(p, str) else tuple(q if isinstance(q, tuple) else (q, q) for q in p)
-        return functional.resolve_padding(pairs, self.space, m.kernel_size, m.stride, m.dilation)
+        return resolve_padding(pairs, self.space, m.kernel_size, m.stride, m.dilation)
 
 
 class _Concatenations(TorchFunctionMode):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convext import functional, nn
+from convext import nn
 from convext.choice import gpu_table, registry, settings
 from convext.commands import arguments
 from convext.conversion.fusion import Fused
+from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
 from convext.problem.epilogue import IDENTITY
@@ -95,9 +96,9 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
     common = (shape, w.shape, None, layer.stride, padding)
     if layer.transposed:
         extra = layer.output_padding
-        geometry = functional._conv_transpose_geometry(*common, extra, layer.dilation, layer.groups, rank)
+        geometry = conv_transpose_geometry(*common, extra, layer.dilation, layer.groups, rank)
     else:
-        geometry = functional._conv_geometry(*common, layer.dilation, layer.groups, rank)
+        geometry = conv_geometry(*common, layer.dilation, layer.groups, rank)
     if geometry is None:
         raise ValueError(f"{layer} does not take an input of shape {list(x.shape)}")
     shape = shape if x.dim() == rank + 2 else (1, *shape)

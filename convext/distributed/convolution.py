@@ -20,6 +20,8 @@ from convext.distributed.halos.overlap import Call
 from convext.distributed.halos.windows import Borders, Last, Local, begun, complete
 from convext.distributed.indices import Split, split
 from convext.distributed.placement import everywhere, part, space, whole
+from convext.functional.padding import pad_sides
+from convext.functional.whose import is_torchs_own
 from convext.problem import Face, Ints, open_shape
 
 
@@ -59,7 +61,7 @@ def convolve(
     channels = weight.shape[0] if face == "fprop" else weight.shape[1] * groups
 
     def computed(mine: Local, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if face == "fprop" and functional._is_torchs_own(mine.x, weight):
+        if face == "fprop" and is_torchs_own(mine.x, weight):
             return _torchs_own(mine, axes, weight, bias, stride, dilation, groups)
         return operators.convolve(face, mine.x, weight, bias, mine.rows, stride, mine.pad, dilation, groups, kernel)
 
@@ -83,6 +85,9 @@ def _hides(face: Face, mine: Local, last: Last, weight: Tensor, stride: Ints, di
     return worth.pays(worth.costs(face, *shapes, *geometry, mine.x.dtype, axis, halo, last.inner))
 
 
+_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
 def _torchs_own(
     mine: Local, axes: Sequence[Axis], weight: Tensor, bias: Tensor | None, stride: Ints, dilation: Ints, groups: int
 ) -> Tensor:
@@ -90,8 +95,8 @@ def _torchs_own(
     x, pad, rank = mine.x, mine.pad, len(axes)
     after = tuple(max(0, n) for n in mine.after(axes))
     if pad != after:
-        x, pad = functional.pad(x, tuple(zip(pad, after, strict=True)), "zeros"), (0,) * rank
-    return functional._CONV[rank](x, weight, bias, stride, pad, dilation, groups)
+        x, pad = pad_sides(x, tuple(zip(pad, after, strict=True)), "zeros"), (0,) * rank
+    return _CONV[rank](x, weight, bias, stride, pad, dilation, groups)
 
 
 def _bias(bias: DTensor, splits: Sequence[Split], summed: Sequence[bool]) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from convext import functional
 from convext.distributed.halos.intervals import Axis, Mode
+from convext.functional.geometry import conv_transpose_geometry, expand
+from convext.functional.padding import is_torchs, pad_sides, resolve_padding
 from convext.problem import Ints, output_size
 from convext.problem.conv_problem import Face
 
@@ -66,22 +67,22 @@ def of_layer(layer: nn.Module, input: Ints) -> Geometry:
 
 def _convolution(layer: Any, input: Ints) -> Geometry:
     rank, kernel, stride, dilation = len(input) - 2, layer.kernel_size, layer.stride, layer.dilation
-    if functional.is_torchs(layer.padding, stride, rank):
+    if is_torchs(layer.padding, stride, rank):
         around = layer._reversed_padding_repeated_twice
         pads = tuple((around[2 * i], around[2 * i + 1]) for i in reversed(range(rank)))
     else:
-        pads = functional.resolve_padding(layer.padding, input[2:], kernel, stride, dilation)
+        pads = resolve_padding(layer.padding, input[2:], kernel, stride, dilation)
     begin, end = (tuple(pair[side] for pair in pads) for side in (0, 1))
     mode = layer.padding_mode
     if mode != "zeros":  # torch refuses to mirror or to wrap more than there is
-        functional.pad(torch.empty((1, 1, *input[2:]), device="meta"), pads, mode)
+        pad_sides(torch.empty((1, 1, *input[2:]), device="meta"), pads, mode)
     size = output_size(input[2:], kernel, stride, begin, end, dilation)
     return Geometry(False, size, kernel, stride, begin, dilation, layer.groups, cast(Mode, mode))
 
 
 def _transposed(layer: Any, input: Ints) -> Geometry:
     common = layer.stride, layer.padding, layer.output_padding, layer.dilation, layer.groups, len(input) - 2
-    found = functional._conv_transpose_geometry(input, layer.weight.shape, None, *common)
+    found = conv_transpose_geometry(input, layer.weight.shape, None, *common)
     if found is None:
         raise RuntimeError(f"{layer} does not take an input of shape {list(input)}")
     size, stride, pad, dilation, groups = found
@@ -91,15 +92,15 @@ def _transposed(layer: Any, input: Ints) -> Geometry:
 def _pooling(layer: Any, input: tuple[int, ...]) -> Geometry:
     rank = len(input)
     if isinstance(layer, nn.modules.pooling._AdaptiveAvgPoolNd):
-        asked = functional._expand(layer.output_size, rank) or ()
+        asked = expand(layer.output_size, rank) or ()
         size = tuple(i if o is None else o for i, o in zip(input, asked, strict=True))
         if any(i % o for i, o in zip(input, size, strict=True)):
             raise ValueError(f"{layer}: expected sizes that divide the input's, {list(input)}, but got {list(size)}")
         kernel = tuple(i // o for i, o in zip(input, size, strict=True))
         return Geometry(False, size, kernel, kernel, (0,) * rank, (1,) * rank)
     names = "kernel_size", "stride", "padding"
-    kernel, stride, pad = (cast("tuple[int, ...]", functional._expand(getattr(layer, name), rank)) for name in names)
-    dilation = cast("tuple[int, ...]", functional._expand(getattr(layer, "dilation", 1), rank))
+    kernel, stride, pad = (cast("tuple[int, ...]", expand(getattr(layer, name), rank)) for name in names)
+    dilation = cast("tuple[int, ...]", expand(getattr(layer, "dilation", 1), rank))
     spare = tuple(s - 1 if layer.ceil_mode else 0 for s in stride)
     sizes = list(output_size(input, kernel, stride, pad, tuple(map(sum, zip(pad, spare, strict=True))), dilation))
     for i, last in enumerate(sizes):
@@ -111,10 +112,10 @@ def _pooling(layer: Any, input: tuple[int, ...]) -> Geometry:
 def _upsampling(layer: nn.Upsample, input: tuple[int, ...]) -> Geometry:
     rank = len(input)
     if layer.size is not None:
-        size = cast("tuple[int, ...]", functional._expand(layer.size, rank))
+        size = cast("tuple[int, ...]", expand(layer.size, rank))
         times = tuple(o // i for i, o in zip(input, size, strict=True))
     else:
-        times = tuple(int(f) for f in functional._expand(layer.scale_factor, rank) or ())
+        times = tuple(int(f) for f in expand(layer.scale_factor, rank) or ())
         size = tuple(i * f for i, f in zip(input, times, strict=True))
     if any(i * f != o or f < 1 for i, f, o in zip(input, times, size, strict=True)):
         raise ValueError(f"{layer}: expected multiples of the input's sizes, {list(input)}, but got {list(size)}")

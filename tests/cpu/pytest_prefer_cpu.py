@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import pytest
 
-from convext import functional
 from convext.choice import registry
 from convext.choice.registry import ATEN, KERNELS, Kernel
+from convext.functional import whose
 from convext.problem import ConvProblem
 
 _choose = registry.choose
@@ -30,7 +30,7 @@ def _prefer(problem: ConvProblem, backend: str = "auto") -> Kernel:
 
 
 registry.choose = _prefer
-functional._FELT = 0
+whose._FELT = 0
 
 
 def pytest_report_header() -> str:

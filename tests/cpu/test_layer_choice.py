@@ -6,6 +6,7 @@ import torch
 import convext
 from convext import functional
 from convext.choice import cpu_table, registry, remembered
+from convext.functional import whose
 from convext.providers.cpu import stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -86,12 +87,12 @@ def test_torch_where_no_face_wins(measured):
 def test_one_operand_in_channels_last_is_enough(which, monkeypatch):
     asked = []
     monkeypatch.setattr(registry, "cpu_faces", lambda problem: asked.append(problem.channels_last) or frozenset())
-    functional._measured_faces.cache_clear()
+    whose._measured_faces.cache_clear()
     operands = [torch.randn(2, 256, 56, 56), torch.randn(256, 2, 3, 3)]
     functional.conv2d(*operands, groups=128)
     operands[which] = operands[which].to(memory_format=torch.channels_last)
     functional.conv2d(*operands, groups=128)
-    functional._measured_faces.cache_clear()
+    whose._measured_faces.cache_clear()
     assert asked == [False, True]
 
 

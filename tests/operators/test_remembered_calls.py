@@ -13,6 +13,7 @@ import torch
 import convext
 from convext import functional
 from convext.choice import gpu_table, registry, remembered, settings
+from convext.functional import calls
 from convext.operators import forward, keys
 
 # Layers that each Triton family takes, in its interpreter where there is no GPU.
@@ -75,7 +76,7 @@ def test_other_values(family, cls, memory_format, device):
                 assert torch.equal(layer(x.contiguous(memory_format=memory_format)), y)
     kinds = {type(run).__name__ for run in (*forward._runs.values(), *forward._runs_of_all.values())}
     assert kinds == {"Replay"}
-    assert {call.run for call in functional._calls.values()} <= {*forward._runs.values()}
+    assert {call.run for call in calls._calls.values()} <= {*forward._runs.values()}
     assert forward._runs_of_all  # one look-up for all gradients, of a transposed layer as well
 
 
@@ -284,13 +285,13 @@ def test_news_of_kernels_or_tables_are_heard(news, monkeypatch, tmp_path, device
     with convext.backend("aten"):
         functional.conv2d(x, w, groups=4)
         functional.conv2d(x, w, groups=4, padding=((1, 0), (1, 0)))  # which torch does not have
-        assert functional._calls
+        assert calls._calls
         assert forward._runs
         if news == "a kernel":
             convext.register(convext.Kernel("toy.none", ("fprop",), lambda problem: "nothing", registry.ATEN.run))
         else:
             gpu_table.write(tmp_path / "sm_90.json", [], {})
-    assert not functional._calls
+    assert not calls._calls
     assert not forward._runs
 
 
@@ -345,7 +346,7 @@ def test_no_tensor_is_kept(device):
         results = [layer(x.requires_grad_()) for _ in range(2)]
         torch.autograd.grad(sum(y.sum() for y in results), x)
     kept = [weakref.ref(t) for t in (x, layer.weight, *results)]
-    assert functional._calls
+    assert calls._calls
     del layer, x, results
     gc.collect()
     assert [t() for t in kept] == [None] * 4

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from convext import functional
 from convext.distributed.halos.edges import Inner, inner
 from convext.distributed.halos.exchange import Exchange
 from convext.distributed.halos.intervals import Axis, Mode, route, share
 from convext.distributed.placement import space
+from convext.functional.padding import pad_sides
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Borders:
 
     Attributes:
         sides: rows before and after each axis of space.
-        mode: what they are, as for `convext.functional.pad`.
+        mode: what they are, as for `convext.functional.padding.pad_sides`.
     """
 
     sides: tuple[tuple[int, int], ...]
@@ -74,7 +74,7 @@ class Borders:
 
     def padded(self, x: Tensor) -> Tensor:
         """A tensor with them around it."""
-        return functional.pad(x, self.sides, self.mode) if any(map(any, self.sides)) and x.numel() else x
+        return pad_sides(x, self.sides, self.mode) if any(map(any, self.sides)) and x.numel() else x
 
 
 @dataclass(frozen=True)

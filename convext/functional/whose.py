@@ -1,0 +1,187 @@
+"""Whose a call is: torch's own function answers it, or a kernel of ours does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convext.choice import registry, remembered, settings
+from convext.functional.geometry import Geometry, Sizes, conv_geometry, conv_transpose_geometry, ints, look_up, pairs
+from convext.functional.padding import is_torchs, pad_sides, resolve_padding
+from convext.operators.placed import PLACED
+from convext.operators.plain import is_plain
+from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face
+from convext.problem.layout import dense, is_channels_last
+
+TORCH_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+TORCH_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    1: torch.conv_transpose1d,
+    2: torch.conv_transpose2d,
+    3: torch.conv_transpose3d,
+}
+
+
+def is_torchs_own(input: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own function is the best answer, so that nothing stands between it and the caller.
+
+    That is: under "auto" off CUDA, unless the weight is frozen (torch's operator would keep the input alive for a
+    weight gradient that nobody wants) or the input lies on several ranks (torch's has no halos, nor shares of groups);
+    and for integers and complex numbers unless kernels are asked for by name.
+    """
+    if not input.is_floating_point():
+        return settings.BACKEND == "auto" or settings.BACKEND.startswith("aten")
+    if settings.BACKEND != "auto" or input.device.type == "cuda" or type(input) in PLACED:
+        return False
+    frozen = input.requires_grad and not weight.requires_grad and torch.is_grad_enabled()
+    return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
+
+
+_FELT = 2**22  # multiplications below which the way to a kernel of ours would cost more than it wins
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def is_plainly_torchs(
+    face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
+) -> bool:
+    """Whether a layer's call is torch's by a few questions that cost no time: most are, on a CPU under "auto".
+
+    What is not may be torch's for all that: `calls.conv` and `calls.conv_transpose` ask on. `extra` is a transposed
+    layer's output padding.
+    """
+    return (
+        settings.BACKEND == "auto"
+        and type(padding) is tuple
+        and type(padding[0]) is type(padding[-1]) is type(padding[len(padding) // 2]) is int
+        and type(input) is Tensor
+        and (weight.requires_grad or not input.requires_grad)
+        and input.is_cpu
+        and (groups == 1 or not _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups))
+    )
+
+
+def _faces_on_cpu(
+    face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
+) -> frozenset[Face]:
+    """The faces of a convolution of plain tensors, given the operands of one, that "auto" takes from torch on this CPU.
+
+    None for a small one: its answer would take longer than it saves.
+    """
+    if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
+        return _NONE
+    if input.numel() * weight.shape[1:].numel() < _FELT:
+        return _NONE
+    tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
+    described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
+    return look_up(_measured_faces, described)  # type: ignore[return-value]
+
+
+_NONE: frozenset[Face] = frozenset()
+
+
+@lru_cache(maxsize=8192)
+def _measured_faces(
+    face: Face, shape: Sizes, strides: Sizes, w_shape: Sizes, w_strides: Sizes, dtype: torch.dtype,
+    stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
+) -> frozenset[Face]:  # fmt: skip
+    rank = len(w_shape) - 2
+    if len(shape) != rank + 2 or not dtype.is_floating_point:
+        return _NONE
+    if face == "fprop":
+        found = conv_geometry(shape, w_shape, None, stride, padding, dilation, groups, rank)
+    else:
+        found = conv_transpose_geometry(shape, w_shape, None, stride, padding, extra, dilation, groups, rank)
+    if found is None:
+        return _NONE
+    lies = (shape, strides), (w_shape, w_strides)
+    channels_last = any(is_channels_last(torch.empty_strided(*lie, device="meta")) for lie in lies)
+    return registry.cpu_faces(ConvProblem.of(face, shape, w_shape, *found, dtype, channels_last))
+
+
+remembered.FORGET.append(_measured_faces.cache_clear)
+
+
+def ours_on_cpu(
+    face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
+) -> bool:  # fmt: skip
+    """Whether a kernel of ours was measured to be faster on this CPU in a call that torch would take otherwise.
+
+    That is for one of the faces that the call wants, its gradients among them, in plain eager code: compilers,
+    exporters, transforms and modes keep torch's operator, which they know.
+    """
+    if groups == 1 or not input.is_cpu:
+        return False
+    faces = _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups)
+    if not faces:
+        return False
+    wanted = {face}
+    if torch.is_grad_enabled():
+        wanted |= {
+            FACE_OPENING[role] for role, t in zip(OPERANDS[face], (input, weight), strict=True) if t.requires_grad
+        }
+    return bool(wanted & faces) and is_plain(input, weight, bias)
+
+
+def torch_conv(
+    rank: int, input: Tensor, weight: Tensor, bias: Tensor | None,
+    stride: Any, padding: Any, dilation: Any, groups: int,
+) -> Tensor:  # fmt: skip
+    """torch's own convolution, after a padded copy where torch does not have the padding."""
+    if not is_torchs(padding, stride, rank) and weight.dim() == rank + 2 and input.dim() in (rank + 1, rank + 2):
+        s, d = ints(stride, rank), ints(dilation, rank)
+        pads = padding if isinstance(padding, str) else pairs(padding, rank)
+        if s is not None and d is not None and pads is not None and min(s) > 0:
+            input = pad_sides(input, resolve_padding(pads, input.shape[-rank:], weight.shape[2:], s, d), "zeros")
+            padding = 0
+    return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+
+
+# ------------------------------------------------------------------------------------------------ ATEN by name
+
+# What stands for a call of torch's own function: ATEN by name, where nothing of ours is before or behind its operator.
+# Derivatives, and all transforms of them, are torch's as well.
+TORCHS = "torch's own"
+ATEN = ("aten", registry.ATEN.name)
+
+
+def saves_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether torch's operator keeps for a backward pass what ours does, and no `convext.precision` is in force.
+
+    torch's keeps both operands as soon as one of the three tensors is trained.
+    """
+    if settings.PRECISION is not None:
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    trained = weight.requires_grad
+    return input.requires_grad is trained and (trained or bias is None or not bias.requires_grad)
+
+
+def is_torchs_by_name(face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, found: Geometry) -> bool:
+    """Whether a call of ATEN by name may be torch's own function: its operator is all that ATEN's record would run."""
+    if settings.BACKEND not in ATEN or input.dim() != weight.dim():
+        return False
+    if not saves_alike(input, weight, bias):
+        return False
+    problem = ConvProblem.of(face, input.shape, weight.shape, *found, input.dtype, False, input.device.type)
+    # A transposed depthwise one ATEN's record computes as torch's backward pass does, on CUDA.
+    by_another = face == "dgrad" and problem.device == "cuda" and problem.family == "depthwise"
+    if problem.empty or by_another or not problem.symmetric:
+        return False
+    return registry.choose(problem, settings.BACKEND) is registry.ATEN
+
+
+def lies_as_ours(result: Tensor, *operands: Tensor) -> bool:
+    """Whether torch's result is dense in the memory format that ours would have."""
+    return dense(result, any(map(is_channels_last, operands))) is result
+
+
+def torchs_answer(result: Tensor) -> Tensor:
+    """What torch answers where it was called to name a mistake: the answer, unless a kernel was asked for by name."""
+    if settings.BACKEND == "auto" or settings.BACKEND.startswith("aten"):
+        return result
+    raise ValueError(f"backend {settings.BACKEND!r} does not take a call that only torch's own function understands")

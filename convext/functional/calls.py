@@ -128,8 +128,8 @@ def _made_before(
         return None, None
     if not is_plain_state():
         return None, None
-    by_ours = settings.BACKEND in ATEN and not saves_alike(input, weight, bias)
     try:
+        by_ours = settings.BACKEND in ATEN and not saves_alike(input, weight, bias)
         if settings.BACKEND in ATEN and not by_ours:
             call = _torchs.get(key_for_torch(input, weight, bias, face, arguments))
             if call is not None:
@@ -138,7 +138,7 @@ def _made_before(
         if by_ours and key is not None:
             key = "by ours, which keeps less", key
         return key, _calls.get(key)
-    except TypeError:  # a list among the arguments
+    except (TypeError, AttributeError):  # a list among the arguments, or what is no tensor
         return None, None
 
 

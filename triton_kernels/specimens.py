@@ -7,15 +7,20 @@ these are of real networks, one of each kind that once spilled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convext.problem import OPERANDS, ConvProblem, Face, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import Ending
 from convext.triton_kernels.launch import Specimen, collecting
 from convext.triton_kernels.passes.transpose import copied_bytes
+
+# What layers are followed by: MBConv's activation with its sum, and ReLU6.
+EPILOGUES = {"silu + residual": Epilogue("silu"), "relu6": Epilogue("clamp", (0.0, 6.0))}
 
 Run = Callable[[ConvProblem, Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -42,6 +47,15 @@ class Layer(NamedTuple):
             self.face, self.n, self.c, self.k, 1, self.input, taps, output, stride, pad, (1,) * rank, self.dtype,
             self.channels_last, "cuda", arch, self.precision,
         )  # fmt: skip
+
+
+def endings(problem: ConvProblem) -> Iterator[tuple[str, Ending]]:
+    """Each of EPILOGUES, by name, of `problem`'s result."""
+    residual = layout.empty(
+        problem.open_shape, problem.channels_last, torch.empty((), dtype=problem.dtype, device="meta")
+    )
+    for name, epilogue in EPILOGUES.items():
+        yield name, Ending(epilogue, residual if "residual" in name else None)
 
 
 def as_run(family: str, name: str, layer: Layer, arch: int, run: Run) -> Specimen:

@@ -133,7 +133,7 @@ ATEN = Kernel("aten.convolution", FACES, aten.why_not, aten.run, aten.copies, Bo
 # In order of preference: the first that takes a problem is the one that "auto" runs.
 KERNELS: list[Kernel] = [
     _lazy("triton.banded"),
-    _lazy("triton.stencil"),
+    _lazy("triton.stencil", activated=True),
     _lazy("triton.pointwise"),
     _lazy("triton.grouped"),
     _lazy("triton.igemm"),

@@ -30,7 +30,9 @@ class Ending(NamedTuple):
 
     def applied(self, result: Tensor) -> Tensor:
         """The same by torch's operators, written over a result that no kernel of ours computed."""
-        result = self.epilogue.in_place(result)
+        activated = self.epilogue.in_place(result)
+        if activated is not result:  # torch has no such operator in place
+            result.copy_(activated)
         return result if self.residual is None else result.add_(self.residual)
 
 

@@ -195,7 +195,8 @@ class _Plan:
             "BQ": self.tile.lanes, "BC": self.tile.channels, "WHOLE": last or self.whole,
             "WIDE": (self.lanes + self.tile.lanes * self.blocks) >= 2**31, "ROW": self.row,
             "ACTIVATION": Ending(Epilogue(activation)).activation, "HAS_BIAS": bias is not None,
-            "SEQUENCES": batch.begin is not None, "STATES": batch.states is not None, "PACKED": batch.owner is not None, "ACC": self.acc,
+            "SEQUENCES": batch.begin is not None, "STATES": batch.states is not None,
+            "PACKED": batch.owner is not None, "ACC": self.acc,
         }  # fmt: skip
 
 

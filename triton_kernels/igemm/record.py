@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import OPERANDS, ConvProblem, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm.tiles import Plan
@@ -81,6 +83,18 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
 
     Two launches where the sum is split: partial sums in float32 (float64 for float64), then their sum in order.
     """
+    return _computed(problem, a, b, bias, NOTHING)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at the store of the sum."""
+    after = ending(problem, epilogue, residual)
+    return after.applied(run(problem, a, b, bias)) if problem.empty else _computed(problem, a, b, bias, after)
+
+
+def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     if result.numel() == 0:
         return result
@@ -93,19 +107,21 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
         plan = _decide(problem, a.stride(), b.stride(), aligned=True)
     assert plan is not None
-    return compute(problem, a, b, bias, result, plan)
+    return compute(problem, a, b, bias, result, plan, after)
 
 
-def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan) -> Tensor:
-    """Writes the open tensor of a problem that is not empty into `result`, by a given plan."""
+def compute(
+    problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan, after: Ending = NOTHING
+) -> Tensor:
+    """Writes the open tensor of a problem that is not empty into `result`, by a given plan, and what comes after it."""
     target, strides = (result, result.stride()) if plan.parts == 1 else _partial_sums(problem, plan.parts, result)
     made = recipe(problem, plan, a.stride(), b.stride(), strides)
     if bias is not None:
         bias = bias.contiguous()
     with torch.cuda.device(result.device) if result.is_cuda else nullcontext():
-        made.launch(a, b, bias, target)()
+        made.launch(a, b, bias, target, after if plan.parts == 1 else NOTHING)()
         if plan.parts > 1:
-            add_in_order(target, result)
+            add_in_order(target, result, after)
     return result
 
 

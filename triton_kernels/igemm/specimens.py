@@ -12,7 +12,7 @@ from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import recipe
 from convext.triton_kernels.igemm.tiles import Plan, planned
 from convext.triton_kernels.launch import Specimen
-from convext.triton_kernels.specimens import Layer, as_run
+from convext.triton_kernels.specimens import Layer, as_run, fused
 from convext.triton_kernels.tiles import known, legal
 
 LAYERS = {
@@ -22,6 +22,11 @@ LAYERS = {
     "3x3 stride 2 24 to 48": Layer("dgrad", torch.bfloat16, "ieee", False, 32, 24, 48, (112, 112), 3, 2),
     # Weights whose sum is not split, with taps between their channels: pix2pix.
     "4x4 stride 2 512 to 1024": Layer("wgrad", torch.bfloat16, "ieee", False, 16, 512, 1024, (16, 16), 4, 2),
+}
+# In both memory formats, with what they are followed by: the second is a transposed layer's forward.
+FUSED = {
+    "3x3 256 to 256": Layer("fprop", torch.bfloat16, "ieee", True, 32, 256, 256, (56, 56), 3, 1),
+    "4x4 stride 2 256 to 256": Layer("dgrad", torch.bfloat16, "ieee", True, 32, 256, 256, (56, 56), 4, 2),
 }
 
 
@@ -54,6 +59,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 yield _specimen(problem, planned(problem, tile, 1, boxed))
     for name, layer in LAYERS.items():
         yield as_run("igemm", name, layer, arch, record.run)
+    yield from fused("igemm", FUSED, arch, record.run_activated)
 
 
 def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:

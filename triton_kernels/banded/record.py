@@ -49,6 +49,7 @@ from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
 from convext.triton_kernels.passes.transpose import dense
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.stencil.plan import gather_axes
+from convext.triton_kernels.tiles import BESIDE
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FEWEST_TAPS = 5  # along either axis
@@ -153,6 +154,8 @@ def image_launches(
     """
     p, plan = problem, plan or _plan(problem, a)
     (rows, columns), tile = plan.axes, plan.tile
+    sums = tile.patches * tile.rows * tile.columns // (32 * plan.warps)
+    crowded = after.residual is not None and sums > BESIDE
     bands = torch.empty(plan.band_shape, dtype=w.dtype, device=w.device)
     shape = {"R": tile.rows, "BW": tile.columns, "WINDOW": plan.window}
     w_strides = (w.stride(0), w.stride(2), w.stride(3))
@@ -169,7 +172,7 @@ def image_launches(
                 *_places(plan, a, result), plan.window_rows,
             ),
             {**shape, **_constants(plan, a, result), "ACTIVATION": after.activation},
-            plan.warps, tile.stages, plan.window_rows,
+            8 if crowded else plan.warps, tile.stages, plan.window_rows,
         ),
     ]  # fmt: skip
 

@@ -102,10 +102,11 @@ def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, a
         result.zero_()
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
     aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
-    plan = _decide(problem, a.stride(), b.stride(), aligned)
+    beside = after.residual is not None and not problem.channels_last
+    plan = _decide(problem, a.stride(), b.stride(), aligned, beside)
     if plan is None:
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
-        plan = _decide(problem, a.stride(), b.stride(), aligned=True)
+        plan = _decide(problem, a.stride(), b.stride(), True, beside)
     assert plan is not None
     return compute(problem, a, b, bias, result, plan, after)
 
@@ -135,10 +136,12 @@ def _partial_sums(problem: ConvProblem, parts: int, result: Tensor) -> tuple[Ten
 
 
 @lru_cache(maxsize=4096)
-def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool) -> Plan | None:
+def _decide(
+    problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool, beside: bool = False
+) -> Plan | None:
     """The plan for operands with these strides; None where they had better be copied to channels last first.
 
-    `aligned` says whether both begin at a multiple of 16 bytes.
+    `aligned` says whether both begin at a multiple of 16 bytes, `beside` what it says for `igemm_tiles.choose`.
     """
     first, second = _operands(problem, a, b)
     if _copies_pay(problem, first, second):
@@ -150,7 +153,7 @@ def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligne
     unit = unit_of(problem, first, second)
     scalar = apart or unit * itemsize < 4
     boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
-    return igemm_tiles.choose(problem, scalar, boxes, unit, few)
+    return igemm_tiles.choose(problem, scalar, boxes, unit, few, beside)
 
 
 def _operands(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Lying, Lying]:

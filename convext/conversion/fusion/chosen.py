@@ -12,7 +12,7 @@ from torch import Tensor
 from convext import functional
 from convext.choice import settings
 from convext.operators.activated import activated
-from convext.problem import open_shape
+from convext.problem import Face, open_shape
 from convext.problem.epilogue import IDENTITY, Epilogue
 
 
@@ -41,7 +41,7 @@ def run(conv: Any, epilogue: Epilogue, x: Tensor, residual: Tensor | None) -> Te
         geometry = functional._look_up(functional._cached_conv_geometry, (*described, *settings_))
     if geometry is None:
         return None
-    face = "dgrad" if conv.transposed else "fprop"
+    face: Face = "dgrad" if conv.transposed else "fprop"
     if residual is not None:
         shape = open_shape(face, x.shape, weight.shape, geometry[0], conv.groups)
         if residual.shape != shape or residual.dtype is not x.dtype or residual.device != x.device:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import ARCHITECTURES, Case, commit, every
+from cases import ARCHITECTURES, BOX_TILE, Case, commit, every
 from gpu_emulator import library
 from gpu_emulator.triton_device import emulated
 from test_layers import convext_emulated
 from tolerance import bound
+from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -20,8 +22,11 @@ import convext
 from convext.choice import registry
 from convext.commands import check
 from convext.conversion.fusion import Fused
-from convext.problem import layout, reference
+from convext.problem import ConvProblem, layout, reference
 from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import Ending
+from convext.triton_kernels.igemm import record as igemm
+from convext.triton_kernels.igemm import tiles as igemm_tiles
 
 TORCHS = {
     Epilogue("silu"): F.silu,
@@ -36,7 +41,7 @@ FAMILIES = ("stencil", "pointwise", "igemm", "grouped", "banded")
 
 
 def sample() -> list[tuple[Case, Epilogue]]:
-    """A case of every family on every device, and of igemm by TMA where it has that: others for each commit."""
+    """A case of every family on every device: others for each commit."""
     turn = commit()
     ranked = sorted(every(), key=lambda case: hashlib.sha256(f"{turn} {case}".encode()).digest())
     fused = [case for case in ranked if case.problem.face != "wgrad" and not case.wide]
@@ -47,15 +52,12 @@ def sample() -> list[tuple[Case, Epilogue]]:
     return found
 
 
-@pytest.mark.parametrize(("case", "epilogue"), sample(), ids=str)
-def test_case(case: Case, epilogue: Epilogue) -> None:
+def assert_follows(case: Case, epilogue: Epilogue, run: Callable[..., Tensor]) -> None:
     """With a residual. What the sum may err, the result may, and as much as one more rounding."""
     p = case.problem
     with emulated(p.arch):
         a, b, bias = case.operands()
         residual = layout.dense(torch.randn(p.open_shape).to(p.dtype), p.channels_last)
-        run = {kernel.name: kernel.activated for kernel in registry.kernels()}[case.record]
-        assert run is not None
         result = run(p, epilogue, a, b, bias, residual)
     check.assert_described(p, result)
     z = reference.compute(p, a, b, bias)
@@ -63,6 +65,29 @@ def test_case(case: Case, epilogue: Epilogue) -> None:
     products = "ieee" if case.record == "triton.stencil" else p.precision
     most = STEEPEST * bound(p, a, b, bias, z, products) + 2 * torch.finfo(p.dtype).eps * oracle.abs().max().item()
     assert (result.double() - oracle).abs().max().item() <= most
+
+
+@pytest.mark.parametrize(("case", "epilogue"), sample(), ids=str)
+def test_case(case: Case, epilogue: Epilogue) -> None:
+    run = {kernel.name: kernel.activated for kernel in registry.kernels()}[case.record]
+    assert run is not None
+    assert_follows(case, epilogue, run)
+
+
+@pytest.mark.parametrize("arch", [90, 120])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_product_by_tma(parts: int, arch: int) -> None:
+    """In one sum, and in parts that a second kernel adds: that one finishes them."""
+
+    def run(
+        p: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        result, plan = layout.empty(p.open_shape, p.channels_last, a), igemm_tiles.planned(p, BOX_TILE, parts, True)
+        return igemm.compute(p, a, b, bias, result, plan, Ending(epilogue, residual))
+
+    by_tma = (case for case in every() if case.wide and case.record == "triton.igemm" and case.problem.arch == arch)
+    case = next(case for case in by_tma if case.problem.face == "fprop" and case.problem.channels_last)
+    assert_follows(case, Epilogue("silu"), run)
 
 
 @pytest.mark.parametrize("arch", [80, 90])

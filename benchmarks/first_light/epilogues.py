@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch import Tensor
 from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, interleaved
 from convext.operators.activated import activated
 from convext.operators.autograd import convolve
-from convext.problem import layout
+from convext.problem import Ints, layout
 
 SECONDS = 1.0  # of each row
 
@@ -36,7 +36,7 @@ class Layer(NamedTuple):
     groups: int
 
     @property
-    def geometry(self) -> tuple[Any, ...]:
+    def geometry(self) -> tuple[Ints, Ints, Ints, Ints, int, str]:
         """From the size of the result to the kernel's name, as operators take it."""
         return (self.side,) * 2, (1, 1), (self.taps // 2,) * 2, (1, 1), self.groups, self.kernel
 
@@ -63,7 +63,7 @@ def compare(layer: Layer, last: bool, device: str, seconds: float) -> tuple[str,
         return convolve("fprop", buffers[i % count][0], w, None, *layer.geometry)
 
     def fused(i: int) -> Tensor:
-        return activated("fprop", buffers[i % count][0], w, None, buffers[i % count][1], *layer.geometry, activation="silu")
+        return activated("fprop", buffers[i % count][0], w, None, buffers[i % count][1], *layer.geometry, "silu")
 
     def after(i: int) -> Tensor:
         return F.silu(bare(i), inplace=True).add_(buffers[i % count][1])

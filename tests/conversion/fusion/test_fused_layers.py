@@ -379,3 +379,12 @@ def test_a_kernel_that_is_chosen_finishes_its_sums(family, after, monkeypatch):
         (found,) = torch.autograd.grad(fused(leaf).square().sum(), leaf)
     (expected,) = torch.autograd.grad(net(leaf).square().sum(), leaf)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_kernel_that_is_chosen_pads_with_zeros():
+    """Another padding is a copy, which the layer makes: it goes by its own forward."""
+    conv = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4)
+    net, x = Followed(conv, AFTER["silu"]).eval(), torch.randn(2, 4, 5, 6)
+    fused = convext.fuse(net, x)
+    with convext.backend("triton"), torch.no_grad():
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-4)

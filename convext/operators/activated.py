@@ -53,17 +53,16 @@ def _compute(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Te
     """Below autograd: every road ends here."""
     size, stride, pad, dilation, groups, kernel, activation, scalars = tail
     geometry = tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups, kernel
-    if residual is not None:
-        _check_residual(face, a, b, residual, size, groups)
-    # Of x + f(conv(x)) the residual is an operand, and no tensor of its own.
-    itself = residual is a
-    of_residual = None if residual is None or itself else lies(residual)
-    key = key_of(a, b, bias, face, geometry, activation, tuple(scalars), residual is None, itself, of_residual)
-    if residual is not None and not itself and of_residual is None:
+    itself = residual is a  # as of x + f(conv(x))
+    of_residual = () if residual is None or itself else lies(residual)
+    key = key_of(a, b, bias, face, geometry, activation, tuple(scalars), itself, of_residual)
+    if of_residual is None:  # which may lie anywhere
         key = None
     run = _runs.get(key)
     if run is not None:
         return run(a, b, bias, residual)
+    if residual is not None:
+        _check_residual(face, a, b, residual, size, groups)
     check_operands(face, a, b, bias, groups)
     result, run = _first(face, a, b, bias, residual, geometry, _epilogue(activation, tuple(scalars)))
     remember(_runs, key, run)

@@ -49,7 +49,6 @@ from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
 from convext.triton_kernels.passes.transpose import dense
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.stencil.plan import gather_axes
-from convext.triton_kernels.tiles import BESIDE
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FEWEST_TAPS = 5  # along either axis
@@ -152,10 +151,8 @@ def image_launches(
 
     `after` comes before its store; a residual there is contiguous as the result is.
     """
-    p, plan = problem, plan or _plan(problem, a)
+    p, plan = problem, plan or _plan(problem, a, after.residual is not None)
     (rows, columns), tile = plan.axes, plan.tile
-    sums = tile.patches * tile.rows * tile.columns // (32 * plan.warps)
-    crowded = after.residual is not None and sums > BESIDE
     bands = torch.empty(plan.band_shape, dtype=w.dtype, device=w.device)
     shape = {"R": tile.rows, "BW": tile.columns, "WINDOW": plan.window}
     w_strides = (w.stride(0), w.stride(2), w.stride(3))
@@ -172,7 +169,7 @@ def image_launches(
                 *_places(plan, a, result), plan.window_rows,
             ),
             {**shape, **_constants(plan, a, result), "ACTIVATION": after.activation},
-            8 if crowded else plan.warps, tile.stages, plan.window_rows,
+            plan.warps if after.residual is None else plan.warps_beside, tile.stages, plan.window_rows,
         ),
     ]  # fmt: skip
 
@@ -208,9 +205,9 @@ def _unit(t: Tensor, columns: int) -> int:
     return power_of_two(columns, *_strides(t), limit=16 // t.element_size())
 
 
-def _plan(problem: ConvProblem, source: Tensor) -> Plan:
-    """The plan of a problem whose windows are of `source`."""
-    plan = choose(problem, _unit(source, gather_axes(problem)[1].input))
+def _plan(problem: ConvProblem, source: Tensor, beside: bool = False) -> Plan:
+    """The plan of a problem whose windows are of `source`, with a residual `beside` its sums or not."""
+    plan = choose(problem, _unit(source, gather_axes(problem)[1].input), beside)
     if plan is None:
         raise ValueError(why_not(problem))
     return plan

@@ -41,5 +41,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
         yield Specimen(name, plan.tile, launch, outputs, trips)
         if face == "fprop" and (size, images, dtype) in FUSED:
             for what, after in endings(problem):
+                plan = _plan(problem, a, after.residual is not None)
                 launch = image_launches(problem, a, b, None, result, after=after)[-1]
-                yield Specimen(f"{name} {what}", plan.tile, launch, outputs, trips)
+                outputs = plan.tile.patches * plan.tile.rows * plan.tile.columns
+                yield Specimen(f"{name} {what}", plan.tile, launch, outputs, plan.window_rows)

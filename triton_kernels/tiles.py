@@ -14,6 +14,10 @@ from convext.problem import ConvProblem
 SHARED_MEMORY = {0: 1 << 30, 80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 MULTIPROCESSORS = {0: 4, 80: 108, 86: 84, 89: 142, 90: 132, 100: 148, 120: 188}
 
+# Sums of a thread beside a residual, which takes registers on its way, as do the places where its elements lie; and of
+# one that moves fewer than four elements, or 16 bytes of them, at a time.
+BESIDE, BESIDE_NARROW = 64, 32
+
 # Images for which tiles are chosen: any other number takes one of these, since a kernel is compiled for its tile.
 BATCHES = (1, 8, 64)
 
@@ -48,11 +52,12 @@ class Tile:
         return self.stages * (self.rows + self.columns) * self.steps(itemsize) * itemsize
 
 
-def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1) -> str | None:
+def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1, beside: bool = False) -> str | None:
     """None where a block can hold `tile`, else one sentence with the numbers in it.
 
     `narrow` where an operand or the result moves in less than four elements, or 16 bytes of them, at a time: their
-    addresses and masks take registers too. So do the indices on `axes` of pixels that a sum goes over.
+    addresses and masks take registers too. So do the indices on `axes` of pixels that a sum goes over, and what is read
+    `beside` the sums, a residual.
     """
     itemsize = problem.dtype.itemsize
     accumulators = tile.rows * tile.columns * max(4, itemsize) // (4 * 32 * tile.warps)
@@ -61,6 +66,8 @@ def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1)
     most = (64 if through_registers else 128) // (2 if narrow else 1)
     if narrow and axes > 3:
         most = min(most, 32)
+    if beside:
+        most = min(most, BESIDE_NARROW if narrow else BESIDE)
     if accumulators > most:
         return f"{tile} keeps {accumulators} accumulators in a thread's registers, and more than {most} spill"
     copies = (tile.rows + tile.columns) * tile.steps(itemsize) // (32 * tile.warps)
@@ -73,8 +80,9 @@ def legal(tile: Tile, problem: ConvProblem, narrow: bool = False, axes: int = 1)
 
 
 def fitting(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, axes: int = 1
-) -> list[Tile]:
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, columns: int, depth: int, narrow: bool, axes: int = 1,
+    beside: bool = False,
+) -> list[Tile]:  # fmt: skip
     """The legal tiles that suit a result of `rows` x `columns` summed over `depth`; where none does, the last.
 
     A tile is less than twice the result each way. One that has a multiprocessor to itself, with more than 128 x 128
@@ -83,7 +91,7 @@ def fitting(
     return [
         tile
         for tile in tiles
-        if legal(tile, problem, narrow, axes) is None
+        if legal(tile, problem, narrow, axes, beside) is None
         and tile.rows < max(2 * rows, 17)
         and tile.columns < max(2 * columns, 17)
         and (tile.rows * tile.columns <= 128 * 128 or depth >= 8 * tile.steps(problem.dtype.itemsize))
@@ -91,7 +99,7 @@ def fitting(
 
 
 def first_that_fills(
-    tiles: Sequence[Tile], problem: ConvProblem, rows: int, pixels: int, depth: int, narrow: bool
+    tiles: Sequence[Tile], problem: ConvProblem, rows: int, pixels: int, depth: int, narrow: bool, beside: bool = False
 ) -> Tile:
     """The first of the tiles for some numbers of images that gives each multiprocessor a block: see `BATCHES`.
 
@@ -99,7 +107,7 @@ def first_that_fills(
     """
 
     def candidates(images: int) -> Sequence[Tile]:
-        return fitting(tiles, problem, rows, images * pixels, depth, narrow)
+        return fitting(tiles, problem, rows, images * pixels, depth, narrow, beside=beside)
 
     def first(tiles: Sequence[Tile], images: int) -> Tile:
         for tile in tiles:

@@ -14,7 +14,7 @@ from torch import Tensor
 from convext import nn
 from convext.choice import gpu_table, registry, settings
 from convext.commands import arguments
-from convext.conversion.fusion import Fused
+from convext.conversion.fusion import Fused, chosen
 from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
@@ -58,13 +58,23 @@ def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
     forward = problems_of(layer.conv, input, arch)[0]
     parts = [str(layer.epilogue)] * (layer.epilogue.name != IDENTITY) + ["residual"] * layer.adds
     moved = 2 * len(parts) * math.prod(forward.open_shape) * forward.dtype.itemsize
-    if layer.way == "conv":
-        told = f"in torch's operators, after the store: {2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
-    else:
-        told = (
-            f"by {layer.way!r}, before the store: saves {2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
-        )
+    saved = f"{2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
+    by = _finished_by(layer, forward)
+    told = (
+        f"in torch's operators, after the store: {saved}" if by is None else f"by {by}, before the store: saves {saved}"
+    )
     return f"{_explain(forward)}\n  epilogue: {', '.join(parts) or 'nothing'}, {told}"
+
+
+def _finished_by(layer: Any, forward: ConvProblem) -> str | None:
+    """What computes a fused layer's epilogue before it stores the result, if anything does."""
+    if not chosen.is_gone(forward.device):
+        return None if layer.way == "conv" else repr(layer.way)
+    try:
+        kernel = registry.choose(forward, settings.BACKEND)
+    except ValueError:
+        return None
+    return kernel.name if layer.takes_chosen and kernel.activated is not None else None
 
 
 def _explain_placed(layer: torch.nn.Module, input: Any) -> str:

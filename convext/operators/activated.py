@@ -20,8 +20,8 @@ from torch import Tensor
 from convext.choice import registry, remembered
 from convext.operators.autograd import Below, by_operands, convolve, forward_mode, reverse_mode
 from convext.operators.fake import fake
-from convext.operators.forward import check_operands, problem_of
-from convext.operators.keys import key_of, remember
+from convext.operators.forward import check_operands, problem_of, recorded
+from convext.operators.keys import key_of, lies, remember
 from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.operators.schema import ACTIVATED, LIBRARY
@@ -53,29 +53,59 @@ def _compute(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Te
     """Below autograd: every road ends here."""
     size, stride, pad, dilation, groups, kernel, activation, scalars = tail
     geometry = tuple(size), tuple(stride), tuple(pad), tuple(dilation), groups, kernel
+    itself = residual is a  # as of x + f(conv(x))
+    of_residual = () if residual is None or itself else lies(residual)
+    key = key_of(a, b, bias, face, geometry, activation, tuple(scalars), itself, of_residual)
+    if of_residual is None:  # which may lie anywhere
+        key = None
+    run = _runs.get(key)
+    if run is not None:
+        return run(a, b, bias, residual)
     if residual is not None:
         _check_residual(face, a, b, residual, size, groups)
-    key = key_of(a, b, bias, face, geometry, activation, tuple(scalars))
-    run = _runs.get(key)
-    if run is None:
-        check_operands(face, a, b, bias, groups)
-        run = _runner(face, a, b, geometry, _epilogue(activation, tuple(scalars)))
-        remember(_runs, key, run)
-    return run(a, b, bias, residual)
+    check_operands(face, a, b, bias, groups)
+    result, run = _first(face, a, b, bias, residual, geometry, _epilogue(activation, tuple(scalars)))
+    remember(_runs, key, run)
+    return result
 
 
-def _runner(face: Face, a: Tensor, b: Tensor, geometry: tuple[Any, ...], epilogue: Epilogue) -> _Run:
+def _first(
+    face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None,
+    geometry: tuple[Any, ...], epilogue: Epilogue,
+) -> tuple[Tensor, _Run]:  # fmt: skip
+    """What a call comes to, and what computes it from now on: the launches, where they can be written down."""
     problem = problem_of(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
     kernel = registry.choose(problem, geometry[5])
-    if kernel.activated is not None:
-        return partial(kernel.activated, problem, epilogue)
-    return partial(_one_after_the_other, partial(kernel.run, problem), epilogue)
+    run: _Run
+    if kernel.activated is None:
+        z, convolution = recorded(kernel.repeats, partial(kernel.run, problem), a, b, bias)
+        run = partial(_one_after_the_other, convolution, epilogue)
+        return _finished(z, epilogue, residual), run
+    run = partial(kernel.activated, problem, epilogue)
+    if residual is not a:
+        return recorded(kernel.repeats, run, a, b, bias, residual)
+    result, of_three = recorded(kernel.repeats, partial(_plus_itself, run), a, b, bias)
+    return result, partial(_of_three, of_three)
+
+
+def _plus_itself(run: _Run, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return run(a, b, bias, a)
+
+
+def _of_three(run: Any, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    """Where the residual is `a`, which a tape knows as that."""
+    return cast(Tensor, run(a, b, bias))
 
 
 def _one_after_the_other(
     run: Any, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
-    y = epilogue.in_place(run(a, b, bias))
+    return _finished(run(a, b, bias), epilogue, residual)
+
+
+def _finished(z: Tensor, epilogue: Epilogue, residual: Tensor | None) -> Tensor:
+    """By torch's operators, written over `z`."""
+    y = epilogue.in_place(z)
     return y if residual is None else y.add_(residual)
 
 

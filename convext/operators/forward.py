@@ -64,12 +64,13 @@ def _first(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, *geometry: Any
     check_operands(face, a, b, bias, geometry[4])
     problem = problem_of(face, a, b, layout.is_channels_last(a) or layout.is_channels_last(b), *geometry[:5])
     kernel = registry.choose(problem, geometry[5])
-    run = partial(kernel.run, problem)
-    return _recorded(run, a, b, bias) if kernel.repeats else (run(a, b, bias), run)
+    return recorded(kernel.repeats, partial(kernel.run, problem), a, b, bias)
 
 
-def _recorded(run: Callable[..., Any], *operands: Tensor | None) -> tuple[Any, Any]:
-    """What a run comes to, and what does it again: its launches, where they can be written down."""
+def recorded(repeats: bool, run: Callable[..., Any], *operands: Tensor | None) -> tuple[Any, Any]:
+    """What a run comes to, and what does it again: where it `repeats`, and can be written down, its launches."""
+    if not repeats:
+        return run(*operands), run
     result, replay = record(run, *operands)
     return result, replay or run
 
@@ -161,7 +162,7 @@ def _first_of_all(
         first, back_run = _first(back, grad, w, None, other.shape[2:], *geometry)
         by_w, wgrad_run = _first("wgrad", *pair, None, w.shape[2:], *geometry)
         return (first, by_w, by_bias(grad) if by_bias else None), partial(_apart, face, back_run, wgrad_run, by_bias)
-    return _recorded(run, grad, w, other) if repeats else (run(grad, w, other), run)
+    return recorded(repeats, run, grad, w, other)
 
 
 def _of_wgrad(face: Face, grad: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

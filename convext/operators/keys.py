@@ -49,6 +49,13 @@ def key_of(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any
     )  # fmt: skip
 
 
+def lies(t: Tensor) -> tuple[Any, ...] | None:
+    """The same of one more tensor, for the `arguments` of a key; None where it is not plain."""
+    if type(t) not in PLAIN_TYPES or is_subclass_like(t) or t.is_neg() or not (begin := t.data_ptr()):
+        return None
+    return t.dtype, t.device, t.shape, t.stride(), begin % 16
+
+
 def key_for_torch(a: Tensor, b: Tensor, c: Tensor | None, *arguments: Any) -> tuple[Any, ...] | None:
     """What decides, of a call with these tensors, whether torch's own function may answer: torch asks the rest itself.
 

@@ -73,3 +73,13 @@ def test_a_fused_layer_tells_the_passes_that_it_saves(way: str, told: str) -> No
     assert text.endswith(f"epilogue: {told}")
     both = Fused(convext.Conv2d(8, 8, 1), Epilogue("relu"), adds=True)
     assert "relu, residual, by 'onednn', before the store: saves 4 passes" in convext.explain(both, (1, 8, 24, 24))
+
+
+def test_a_fused_layer_on_a_gpu_tells_what_finishes_its_sums() -> None:
+    """The kernel that is chosen there; torch's operators where an activation follows a sum of two tensors."""
+    depthwise = convext.Conv2d(8, 8, 3, padding=1, groups=8)
+    layer = Fused(depthwise, Epilogue("clamp", (0.0, 6.0)), adds=False)
+    told = "clamp(0.0, 6.0), by triton.stencil, before the store: saves 2 passes over the result, 0.04 MB"
+    assert convext.explain(layer, (1, 8, 24, 24), arch=90).endswith(told)
+    both = Fused(depthwise, Epilogue("relu"), adds=True)
+    assert "in torch's operators, after the store: 4 passes" in convext.explain(both, (1, 8, 24, 24), arch=90)

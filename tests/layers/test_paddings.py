@@ -7,6 +7,7 @@ import torch
 
 import convext
 from convext import functional as F
+from convext.functional.padding import is_torchs, resolve_padding
 
 pytestmark = [
     pytest.mark.usefixtures("backend"),
@@ -123,7 +124,7 @@ def test_causal_outputs_do_not_see_the_future(k, d, device):
     ],
 )
 def test_which_paddings_are_torchs_business(padding, stride, rank, expected):
-    assert F.is_torchs(padding, stride, rank) == expected
+    assert is_torchs(padding, stride, rank) == expected
 
 
 @pytest.mark.parametrize("word", ["", "full", "wrap", "zeros", "Same"])
@@ -131,18 +132,18 @@ def test_no_other_words(word):
     with pytest.raises(
         ValueError, match=f"Invalid padding string '{word}', should be one of .*'same', 'valid', 'causal'"
     ):
-        F.resolve_padding(word, (9,), (3,), (1,), (1,))
+        resolve_padding(word, (9,), (3,), (1,), (1,))
 
 
 @pytest.mark.parametrize("pairs", [((1,),), ((1, 1, 1),)], ids=str)
 def test_an_axis_has_two_sides(pairs):
     with pytest.raises(ValueError, match="begin, end"):
-        F.resolve_padding(pairs, (9,), (3,), (1,), (1,))
+        resolve_padding(pairs, (9,), (3,), (1,), (1,))
 
 
 def test_causal_is_one_dimensional():
     with pytest.raises(ValueError, match=r"Invalid padding string 'causal', should be one of .*'same', 'valid'"):
-        F.resolve_padding("causal", (9, 9), (3, 3), (1, 1), (1, 1))
+        resolve_padding("causal", (9, 9), (3, 3), (1, 1), (1, 1))
     for cls in (convext.Conv2d, convext.Conv3d):
         with pytest.raises(ValueError, match="causal"):
             cls(1, 1, 3, padding="causal")

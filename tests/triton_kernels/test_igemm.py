@@ -227,7 +227,7 @@ def test_copies_are_named(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[Tensor] = []
     dense = igemm.dense
     monkeypatch.setattr(igemm, "dense", lambda t, channels_last: copied.append(t) or dense(t, channels_last))
-    monkeypatch.setattr(igemm, "compute", lambda problem, a, b, bias, result, plan: result)
+    monkeypatch.setattr(igemm, "compute", lambda problem, a, b, bias, result, plan, after: result)
     for problem in (few, many):
         copied.clear()
         a, b = operands(problem)

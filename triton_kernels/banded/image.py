@@ -24,6 +24,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.index import inside, unravel
 from convext.triton_kernels.products import add_product
 
@@ -70,7 +71,7 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def image_kernel(
-    x, bands, bias, y,
+    x, bands, bias, residual, y,  # residual has the strides of y
     batch, patch_rows, patch_columns,
     x_rows, x_columns, y_rows, y_columns,  # the columns of x in units of X_UNIT, of y in Y_UNIT
     pad,  # of rows, and of columns in units of X_UNIT
@@ -78,7 +79,7 @@ def image_kernel(
     steps,  # kh + R - 1
     R: tl.constexpr, BW: tl.constexpr, WINDOW: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,  # the box of patches
-    X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    X_UNIT: tl.constexpr, Y_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     x_size, y_size = (x_rows, x_columns), (y_rows, y_columns)
     x_strides, y_strides = (x_stride_n, x_stride_c, x_stride_row), (y_stride_n, y_stride_c, y_stride_row)
@@ -122,4 +123,9 @@ def image_kernel(
     exists = (image < batch)[:, None] & (y_row < y_size[0]) & (y_column < y_size[1] * Y_UNIT)
     y_at = y + c.to(tl.int64) * y_strides[1] * Y_UNIT
     y_at += place(image[:, None], y_row, y_strides, Y_UNIT, INDEX) + y_column
+    acc = activate(acc, ACTIVATION)
+    if residual is not None:
+        added_at = residual + c.to(tl.int64) * y_strides[1] * Y_UNIT
+        added_at += place(image[:, None], y_row, y_strides, Y_UNIT, INDEX) + y_column
+        acc = plus(acc, added_at, exists)
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=exists)

@@ -38,9 +38,11 @@ import torch
 from torch import Tensor
 
 from convext.problem import OPEN, ConvProblem, layout
+from convext.problem.epilogue import Epilogue
 from convext.triton_kernels.banded.image import band_kernel, image_kernel
 from convext.triton_kernels.banded.tiles import Plan, choose
 from convext.triton_kernels.banded.weight import weight_kernel
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.lying import Lying, offset_type
 from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
@@ -103,17 +105,34 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     if p.empty:
         result = layout.empty(p.open_shape, p.channels_last, a)
         return result.zero_() if bias is None else result.copy_(bias.view(-1, 1, 1).expand_as(result))
-    a = _columns_adjacent(a)
     if p.face == "wgrad":
+        a = _columns_adjacent(a)
         result = layout.empty(p.open_shape, p.channels_last, a)
         launch, sums = weight_launch(p, a, _columns_adjacent(b), result)
         launch()
         add_in_order(sums, result)
         return result
-    result = a.new_empty(p.open_shape)
-    for launch in image_launches(p, a, b, bias, result):
+    return _image(p, a, b, bias, NOTHING)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at the store of the products.
+
+    Of a result that is copied to channels last after that, the residual is copied to channels first before.
+    """
+    if problem.empty:
+        return ending(problem, epilogue, residual).applied(run(problem, a, b, bias))
+    return _image(problem, a, b, bias, Ending(epilogue, None if residual is None else dense(residual, False)))
+
+
+def _image(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
+    a = _columns_adjacent(a)
+    result = a.new_empty(problem.open_shape)
+    for launch in image_launches(problem, a, b, bias, result, after=after):
         launch()
-    return dense(result, p.channels_last)
+    return dense(result, problem.channels_last)
 
 
 def _columns_adjacent(t: Tensor) -> Tensor:
@@ -125,10 +144,14 @@ def _columns_adjacent(t: Tensor) -> Tensor:
 
 
 def image_launches(
-    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor, plan: Plan | None = None
-) -> list[Launch]:
-    """The launches that write the bands of w, and then fprop (from x) or dgrad (from y) into `result`."""
-    p, plan = problem, plan or _plan(problem, a)
+    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor, plan: Plan | None = None,
+    after: Ending = NOTHING,
+) -> list[Launch]:  # fmt: skip
+    """The launches that write the bands of w, and then fprop (from x) or dgrad (from y) into `result`.
+
+    `after` comes before its store; a residual there is contiguous as the result is.
+    """
+    p, plan = problem, plan or _plan(problem, a, after.residual is not None)
     (rows, columns), tile = plan.axes, plan.tile
     bands = torch.empty(plan.band_shape, dtype=w.dtype, device=w.device)
     shape = {"R": tile.rows, "BW": tile.columns, "WINDOW": plan.window}
@@ -142,11 +165,11 @@ def image_launches(
         Launch(
             image_kernel, p.c * plan.boxes,
             (
-                a, bands, None if bias is None else bias.contiguous(), result,
+                a, bands, None if bias is None else bias.contiguous(), after.residual, result,
                 *_places(plan, a, result), plan.window_rows,
             ),
-            {**shape, **_constants(plan, a, result)},
-            plan.warps, tile.stages, plan.window_rows,
+            {**shape, **_constants(plan, a, result), "ACTIVATION": after.activation},
+            plan.warps if after.residual is None else plan.warps_beside, tile.stages, plan.window_rows,
         ),
     ]  # fmt: skip
 
@@ -182,9 +205,9 @@ def _unit(t: Tensor, columns: int) -> int:
     return power_of_two(columns, *_strides(t), limit=16 // t.element_size())
 
 
-def _plan(problem: ConvProblem, source: Tensor) -> Plan:
-    """The plan of a problem whose windows are of `source`."""
-    plan = choose(problem, _unit(source, gather_axes(problem)[1].input))
+def _plan(problem: ConvProblem, source: Tensor, beside: bool = False) -> Plan:
+    """The plan of a problem whose windows are of `source`, with a residual `beside` its sums or not."""
+    plan = choose(problem, _unit(source, gather_axes(problem)[1].input), beside)
     if plan is None:
         raise ValueError(why_not(problem))
     return plan

@@ -9,6 +9,9 @@ import torch
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem
 from convext.triton_kernels.banded.record import _plan, image_launches, weight_launch, why_not
 from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.specimens import endings
+
+FUSED = ((7, 32, torch.bfloat16), (31, 32, torch.bfloat16), (13, 32, torch.float32))  # also with what follows them
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
@@ -29,10 +32,16 @@ def specimens(arch: int) -> Iterator[Specimen]:
             continue
         plan = _plan(problem, a)
         outputs: float = plan.tile.patches * plan.tile.rows * plan.tile.columns
+        name = f"banded.{face} {size}x{size} on {images}x{side}x{side} {dtype}".replace("torch.", "")
         if face == "wgrad":
             launch, trips = weight_launch(problem, a, b, result)[0], plan.share[0]
             outputs = outputs * trips / plan.row_blocks
         else:
             launch, trips = image_launches(problem, a, b, None, result)[-1], plan.window_rows
-        name = f"banded.{face} {size}x{size} on {images}x{side}x{side} {dtype}".replace("torch.", "")
         yield Specimen(name, plan.tile, launch, outputs, trips)
+        if face == "fprop" and (size, images, dtype) in FUSED:
+            for what, after in endings(problem):
+                plan = _plan(problem, a, after.residual is not None)
+                launch = image_launches(problem, a, b, None, result, after=after)[-1]
+                outputs = plan.tile.patches * plan.tile.rows * plan.tile.columns
+                yield Specimen(f"{name} {what}", plan.tile, launch, outputs, plan.window_rows)

@@ -20,7 +20,7 @@ import torch
 from convext.problem import ConvProblem
 from convext.triton_kernels.igemm.tiles import LOAD, Box, covered, cube
 from convext.triton_kernels.stencil.plan import Axis, gather_axes
-from convext.triton_kernels.tiles import Tile, known, multiprocessors, split
+from convext.triton_kernels.tiles import BESIDE, BESIDE_NARROW, Tile, known, multiprocessors, split
 from convext.triton_kernels.tiles import legal as legal_product
 
 
@@ -156,6 +156,17 @@ class Plan:
         return 8 if narrow or wide else self.tile.warps
 
     @property
+    def crowded(self) -> bool:
+        """Whether a thread of narrow loads has more sums than leave registers for a residual beside them."""
+        narrow = self.unit * self.problem.dtype.itemsize < 16
+        return narrow and self.product.rows * self.product.columns > BESIDE_NARROW * 32 * self.warps
+
+    @property
+    def warps_beside(self) -> int:
+        """With a residual: as many as leave registers for it, up to 8."""
+        return 8 if self.product.rows * self.product.columns > BESIDE * 32 * self.warps else self.warps
+
+    @property
     def product(self) -> Tile:
         """One step as a matrix product."""
         tile, itemsize, outputs = self.tile, self.problem.dtype.itemsize, self.tile.rows * self.tile.columns
@@ -204,8 +215,10 @@ def legal(plan: Plan) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem, unit: int) -> Plan | None:
+def choose(problem: ConvProblem, unit: int, beside: bool = False) -> Plan | None:
     """The legal plan with the least cost, the earlier in the table between equals, or None where no tile is legal.
+
+    One that has room for a residual beside its sums, where there is one.
 
     Args:
         problem: what is computed; not empty.
@@ -214,4 +227,5 @@ def choose(problem: ConvProblem, unit: int) -> Plan | None:
     table, kind = TILES[known(TILES, problem.arch)], "weight" if problem.face == "wgrad" else "image"
     tiles = table.get(f"{kind} float32", table[kind]) if problem.dtype == torch.float32 else table[kind]
     plans = [plan for plan in (Plan(problem, tile, unit) for tile in tiles) if legal(plan) is None]
-    return min(plans, key=lambda plan: plan.cost, default=None)
+    roomy = [plan for plan in plans if beside and not plan.crowded]
+    return min(roomy or plans, key=lambda plan: plan.cost, default=None)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from convext.triton_kernels.causal.forward import ITSELF
 from convext.triton_kernels.causal.walk import load_begins, load_weights, locate, offset, tap_source
-from convext.triton_kernels.epilogue import slope
+from convext.triton_kernels.epilogue import IDENTITY, slope
 from convext.triton_kernels.index import unravel
 from convext.triton_kernels.stencil.rows import load_row, store_row
 
@@ -79,7 +79,7 @@ def backward(
                     value += weights[t] * gradients[b + SPAN - t * ROW[1]]
             results += (value,)
         at = dx + offset(n, c, first, dx_strides, UNIT, BC)
-        store_row(at, first, live, length, dx_strides[2] * STEP, results, V, WIDTH, WHOLE)
+        store_row(at, first, live, length, dx_strides[2] * STEP, results, None, V, WIDTH, WHOLE, IDENTITY)
     part, _ = unravel(tl.program_id(0), channel_blocks)
     at = sums + (part.to(tl.int64) * channels + c) * (TAPS + 1)
     for t in tl.static_range(TAPS + 1):

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from convext.triton_kernels.causal.walk import load_begins, load_weights, locate, offset, tap_source
-from convext.triton_kernels.epilogue import activate
+from convext.triton_kernels.epilogue import IDENTITY, activate
 from convext.triton_kernels.stencil.rows import load_row, store_row
 
 ITSELF = tl.constexpr((1, 1, 0, 1, 1))  # the ROW of columns that are read as they are
@@ -56,4 +56,4 @@ def forward(
                 sums += (results[b] + added[b],)
             results = sums
         at = y + offset(n, c, first, y_strides, UNIT, BC)
-        store_row(at, first, live, length, y_strides[2] * STEP, results, V, WIDTH, WHOLE)
+        store_row(at, first, live, length, y_strides[2] * STEP, results, None, V, WIDTH, WHOLE, IDENTITY)

@@ -12,9 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from convext.problem import layout
+from convext.problem.epilogue import Epilogue
 from convext.triton_kernels.causal.backward import backward as backward_kernel
 from convext.triton_kernels.causal.forward import forward as forward_kernel
 from convext.triton_kernels.causal.update import update as update_kernel
+from convext.triton_kernels.ending import Ending
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.tiles import MULTIPROCESSORS, known
@@ -106,7 +108,8 @@ def update(
         0 if bias is None else bias.stride(0), length, channels, channel_blocks, state.shape[0], state.shape[2],
     )  # fmt: skip
     constants = {
-        "BC": block, "TAPS": w.shape[1], "DILATION": dilation, "ACTIVATION": activation, "HAS_BIAS": bias is not None,
+        "BC": block, "TAPS": w.shape[1], "DILATION": dilation,
+        "ACTIVATION": Ending(Epilogue(activation)).activation, "HAS_BIAS": bias is not None,
         "INDEXED": rows is not None, "RING": ring, "ACC": _sum_type(x)[1],
     }  # fmt: skip
     return Launch(update_kernel, count * channel_blocks, arguments, constants, max(1, block // 64))
@@ -191,8 +194,9 @@ class _Plan:
             "UNIT": self.unit, "V": 1 if last else min(self.unit, self.tile.width), "WIDTH": self.tile.width,
             "BQ": self.tile.lanes, "BC": self.tile.channels, "WHOLE": last or self.whole,
             "WIDE": (self.lanes + self.tile.lanes * self.blocks) >= 2**31, "ROW": self.row,
-            "ACTIVATION": activation, "HAS_BIAS": bias is not None, "SEQUENCES": batch.begin is not None,
-            "STATES": batch.states is not None, "PACKED": batch.owner is not None, "ACC": self.acc,
+            "ACTIVATION": Ending(Epilogue(activation)).activation, "HAS_BIAS": bias is not None,
+            "SEQUENCES": batch.begin is not None, "STATES": batch.states is not None,
+            "PACKED": batch.owner is not None, "ACC": self.acc,
         }  # fmt: skip
 
 

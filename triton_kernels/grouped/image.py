@@ -20,6 +20,7 @@ masked.
 import triton
 import triton.language as tl
 
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.igemm.image import FAR_OUTSIDE, in_bounds, offset_of
 from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, phases_of, pixels_of_a_box
 from convext.triton_kernels.index import unravel
@@ -47,7 +48,8 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def packed_image_kernel(
-    y, w, bias, a,  # a is a TMA descriptor [N, three axes of space, channels] where BOXED
+    y, w, bias, residual,  # residual has the strides of y
+    a,  # a TMA descriptor [N, three axes of space, channels] where BOXED
     batch, groups,
     a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
     kernel, stride, dilation, pad, period,  # three axes each
@@ -59,7 +61,7 @@ def packed_image_kernel(
     PACK: tl.constexpr, SUMMED: tl.constexpr, SUMMED_PADDED: tl.constexpr,  # channels of a group that are summed over
     CHANNELS: tl.constexpr, CHANNELS_PADDED: tl.constexpr,  # and of the result
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
-    UNIT: tl.constexpr, W_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    UNIT: tl.constexpr, W_UNIT: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
     a_strides, y_strides = (a_stride_n, a_stride0, a_stride1, a_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
@@ -176,4 +178,7 @@ def packed_image_kernel(
         offset_of(n_first, out0, out1, out2, y_strides, INDEX) + offset_of(rn, r0, r1, r2, y_strides, INDEX)
     ) * UNIT
     y_at = tl.cast(o, INDEX)[:, None] * y_channel + y_row[None, :]
+    acc = activate(acc, ACTIVATION)
+    if residual is not None:
+        acc = plus(acc, residual + y_at, o_seen[:, None] & y_seen[None, :])
     tl.store(y + y_at, acc.to(y.dtype.element_ty), mask=o_seen[:, None] & y_seen[None, :])

@@ -8,6 +8,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext.problem import ConvProblem
+from convext.triton_kernels.ending import NOTHING, Ending
 from convext.triton_kernels.grouped.image import packed_image_kernel
 from convext.triton_kernels.grouped.tiles import _padded, choose
 from convext.triton_kernels.grouped.weight import packed_weight_kernel
@@ -54,8 +55,10 @@ def is_scalar(*tensors: Tensor) -> bool:
     return any(t.stride(1) != 1 and t.element_size() == 2 for t in tensors)
 
 
-def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor) -> Launch:
-    """fprop reads x and writes y; dgrad reads y and writes x."""
+def image_launch(
+    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, after: Ending = NOTHING
+) -> Launch:
+    """fprop reads x and writes y; dgrad reads y and writes x; both with what comes after it."""
     p = problem
     w = w if w.stride(1) == 1 else dense(w, channels_last=True)
     k, c = p.k // p.groups, p.c // p.groups
@@ -75,7 +78,8 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
         packed_image_kernel,
         math.prod(-(-size // side) for size, side in zip(sizes, box, strict=True)) * -(-p.groups // pack) * phases,
         (
-            y, w, None if bias is None else bias.contiguous(), _descriptor(a, box, depth) if boxed else a,
+            y, w, None if bias is None else bias.contiguous(), after.residual,
+            _descriptor(a, box, depth) if boxed else a,
             p.n, p.groups,
             *three_axes(a_size, 1), *three_axes(y_size, 1),
             *(three_axes(v, 1) for v in (p.kernel, p.stride, p.dilation)), three_axes(p.pad, 0), three_axes(period, 1),
@@ -88,6 +92,7 @@ def image_launch(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None
             "CHANNELS": channels, "CHANNELS_PADDED": _padded(channels),
             **dict(zip(("BATCH", "BOX0", "BOX1", "BOX2"), box, strict=True)),
             "UNIT": unit, "W_UNIT": w_unit, "PRECISION": p.precision, "INDEX": offset_type(*lying),
+            "ACTIVATION": after.activation,
         },
         tile.warps, tile.stages, max(p.taps / phases, 1),
     )  # fmt: skip

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import ConvProblem, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.grouped.launch import image_launch, weight_launch
 from convext.triton_kernels.grouped.tiles import NARROWEST, WIDEST, packed_width
 from convext.triton_kernels.passes.reduce import add_in_order
@@ -64,6 +66,18 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    return _computed(problem, a, b, bias, NOTHING)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at its store."""
+    after = ending(problem, epilogue, residual)
+    return after.applied(run(problem, a, b, bias)) if problem.empty else _computed(problem, a, b, bias, after)
+
+
+def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     if result.numel() == 0:
         return result
@@ -76,5 +90,5 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         if partial is not None:
             add_in_order(partial, result)
     else:
-        image_launch(problem, a, b, bias, result)()
+        image_launch(problem, a, b, bias, result, after)()
     return result

@@ -9,9 +9,14 @@ from itertools import product
 import torch
 
 from convext.problem import FACES, OPEN, OPERANDS, PRECISIONS, ConvProblem, layout
+from convext.triton_kernels.grouped import record
 from convext.triton_kernels.grouped.launch import image_launch, is_scalar, weight_launch
 from convext.triton_kernels.grouped.tiles import choose
 from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.specimens import Layer, fused
+
+# In both memory formats, with what they are followed by.
+FUSED = {"8 to 8 channels": Layer("fprop", torch.bfloat16, "ieee", True, 32, 256, 256, (56, 56), 3, 1, 32)}
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
@@ -45,3 +50,4 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 launch = image_launch(problem, a, b, None, result)
                 outputs, trips = result.numel() / launch.programs, 9 if face == "fprop" else 9 // stride**2
             yield Specimen(f"grouped.{face} {name}", tile, launch, outputs, trips)
+    yield from fused("grouped", FUSED, arch, record.run_activated)

@@ -32,7 +32,7 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def box_kernel(
-    y, bias,
+    y, bias, residual,
     a, w,  # descriptors of [N, D, H, W, C] and of [taps, K, C]
     batch, groups, summed, channels,  # channels of one group, summed over and of the result
     a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
@@ -43,7 +43,7 @@ def box_kernel(
     DGRAD: tl.constexpr,
     BATCH: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, UNIT: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
-    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
     y_strides = (y_stride_n, y_stride0, y_stride1, y_stride2)
@@ -110,6 +110,6 @@ def box_kernel(
     y_row = offset_of(image, i0, i1, i2, y_strides, INDEX) * UNIT
     o = o_tile + tl.arange(0, COLUMNS)
     store_image(
-        y, bias, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
-        True, Y_PIXELS_INNER, UNIT, INDEX,
+        y, bias, residual, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
+        True, Y_PIXELS_INNER, UNIT, INDEX, ACTIVATION,
     )  # fmt: skip

@@ -20,6 +20,7 @@ read neighbouring addresses. With `parts` > 1 the list is shared out, and each s
 import triton
 import triton.language as tl
 
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.igemm.lines import axis_of, first_step, next_step, phases_of
 from convext.triton_kernels.index import unravel
 from convext.triton_kernels.products import add_product
@@ -55,10 +56,12 @@ def in_bounds(i, size):
 
 @triton.jit
 def store_image(
-    y, bias, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
+    y, bias, residual, acc, o_first, o, channels, y_row, row_seen, y_channel, part, y_elements,
     TRANSPOSED: tl.constexpr, PIXELS_INNER: tl.constexpr, UNIT: tl.constexpr, INDEX: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """Adds the bias of channels `o_first + o` and stores, with rows or columns innermost as the result lies in memory.
+    Before that come the activation and the residual, which lies as the result does: of a sum that is not in parts.
 
     acc is [ROWS, COLUMNS], or TRANSPOSED; y_row [ROWS] are the pixels' offsets and row_seen whether they exist;
     o [COLUMNS] counts from the group's first channel. Only part 0 adds the bias. A part has y_elements * UNIT elements.
@@ -75,6 +78,9 @@ def store_image(
     else:
         tile = acc.T if TRANSPOSED else acc
         offsets, mask = y_row[:, None] + y_column[None, :], row_seen[:, None] & seen[None, :]
+    tile = activate(tile, ACTIVATION)
+    if residual is not None:
+        tile = plus(tile, residual + offsets, mask)
     tl.store(y + offsets, tile.to(y.dtype.element_ty), mask=mask)
 
 
@@ -88,7 +94,7 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def image_kernel(
-    a, w, bias, y,
+    a, w, bias, residual, y,
     batch, groups, summed, channels,  # channels of one group, summed over and of the result, in units of UNIT
     a_size0, a_size1, a_size2, y_size0, y_size1, y_size2,
     kernel, stride, dilation, pad, period,  # three axes each
@@ -103,7 +109,7 @@ def image_kernel(
     UNIT: tl.constexpr,  # a power of two; the compiler widens loads as far as it sees that addresses are multiples
     Y_UNIT: tl.constexpr,  # and stores; 1 for NCHW, whose operands may be copies with channels last
     A_PIXELS_INNER: tl.constexpr, Y_PIXELS_INNER: tl.constexpr,
-    PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    PRECISION: tl.constexpr, INDEX: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     a_size, y_size = (a_size0, a_size1, a_size2), (y_size0, y_size1, y_size2)
     a_strides, y_strides = (a_stride_n, a_stride0, a_stride1, a_stride2), (y_stride_n, y_stride0, y_stride1, y_stride2)
@@ -204,6 +210,6 @@ def image_kernel(
     y_row = offset_of(n, out0, out1, out2, y_strides, INDEX) * Y_UNIT
     row_seen = (p < pixels) & (out0 < y_size[0]) & (out1 < y_size[1]) & (out2 < y_size[2])
     store_image(
-        y, bias, acc, group * channels, o, channels, y_row, row_seen, y_channel, part, y_elements,
-        A_PIXELS_INNER, Y_PIXELS_INNER, Y_UNIT, INDEX,
+        y, bias, residual, acc, group * channels, o, channels, y_row, row_seen, y_channel, part, y_elements,
+        A_PIXELS_INNER, Y_PIXELS_INNER, Y_UNIT, INDEX, ACTIVATION,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convext.problem import OPERANDS, ConvProblem, Ints
+from convext.triton_kernels.ending import NOTHING, Ending
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.boxes import box_kernel
 from convext.triton_kernels.igemm.image import image_kernel
@@ -50,22 +51,31 @@ class Recipe:
     constants: dict[str, Any]
     descriptors: tuple[tuple[list[int], list[int], list[int]], ...] = ()
 
-    def launch(self, a: Tensor, b: Tensor, bias: Tensor | None, target: Tensor) -> Launch:
+    def launch(self, a: Tensor, b: Tensor, bias: Tensor | None, target: Tensor, after: Ending = NOTHING) -> Launch:
         """The launch on operands with the strides that the recipe is for.
 
-        `target` is the result, or the partial sums of the plan's parts, each with the result's strides.
+        `target` is the result, or the partial sums of the plan's parts, each with the result's strides. `after` comes
+        after a sum that is not in parts.
         """
         tensors: tuple[Any, ...]
+        constants = self.constants
         if self.kernel is weight_kernel:
             tensors = (a, b, target)
         elif self.descriptors:
             operands = zip((a, b), self.descriptors, strict=True)
             rounded = {"round_f32_to_tf32": True} if TMA_ROUNDS and a.dtype == torch.float32 else {}
-            tensors = (target, bias, *(TensorDescriptor(t, *description, **rounded) for t, description in operands))
+            tensors = (
+                target,
+                bias,
+                after.residual,
+                *(TensorDescriptor(t, *description, **rounded) for t, description in operands),
+            )
         else:
-            tensors = (a, b, bias, target)
+            tensors = (a, b, bias, after.residual, target)
+        if self.kernel is not weight_kernel:
+            constants = {**constants, "ACTIVATION": after.activation}
         tile, arguments = self.plan.tile, (*tensors, *self.numbers)
-        return Launch(self.kernel, self.programs, arguments, self.constants, tile.warps, tile.stages, self.trips)
+        return Launch(self.kernel, self.programs, arguments, constants, tile.warps, tile.stages, self.trips)
 
 
 @lru_cache(maxsize=4096)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import OPERANDS, ConvProblem, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import Lying, recipe, unit_of
 from convext.triton_kernels.igemm.tiles import Plan
@@ -81,6 +83,18 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
 
     Two launches where the sum is split: partial sums in float32 (float64 for float64), then their sum in order.
     """
+    return _computed(problem, a, b, bias, NOTHING)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at the store of the sum."""
+    after = ending(problem, epilogue, residual)
+    return after.applied(run(problem, a, b, bias)) if problem.empty else _computed(problem, a, b, bias, after)
+
+
+def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     if result.numel() == 0:
         return result
@@ -88,24 +102,27 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
         result.zero_()
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
     aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
-    plan = _decide(problem, a.stride(), b.stride(), aligned)
+    beside = after.residual is not None and not problem.channels_last
+    plan = _decide(problem, a.stride(), b.stride(), aligned, beside)
     if plan is None:
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
-        plan = _decide(problem, a.stride(), b.stride(), aligned=True)
+        plan = _decide(problem, a.stride(), b.stride(), True, beside)
     assert plan is not None
-    return compute(problem, a, b, bias, result, plan)
+    return compute(problem, a, b, bias, result, plan, after)
 
 
-def compute(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan) -> Tensor:
-    """Writes the open tensor of a problem that is not empty into `result`, by a given plan."""
+def compute(
+    problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor, plan: Plan, after: Ending = NOTHING
+) -> Tensor:
+    """Writes the open tensor of a problem that is not empty into `result`, by a given plan, and what comes after it."""
     target, strides = (result, result.stride()) if plan.parts == 1 else _partial_sums(problem, plan.parts, result)
     made = recipe(problem, plan, a.stride(), b.stride(), strides)
     if bias is not None:
         bias = bias.contiguous()
     with torch.cuda.device(result.device) if result.is_cuda else nullcontext():
-        made.launch(a, b, bias, target)()
+        made.launch(a, b, bias, target, after if plan.parts == 1 else NOTHING)()
         if plan.parts > 1:
-            add_in_order(target, result)
+            add_in_order(target, result, after)
     return result
 
 
@@ -119,10 +136,12 @@ def _partial_sums(problem: ConvProblem, parts: int, result: Tensor) -> tuple[Ten
 
 
 @lru_cache(maxsize=4096)
-def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool) -> Plan | None:
+def _decide(
+    problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligned: bool, beside: bool = False
+) -> Plan | None:
     """The plan for operands with these strides; None where they had better be copied to channels last first.
 
-    `aligned` says whether both begin at a multiple of 16 bytes.
+    `aligned` says whether both begin at a multiple of 16 bytes, `beside` what it says for `igemm_tiles.choose`.
     """
     first, second = _operands(problem, a, b)
     if _copies_pay(problem, first, second):
@@ -134,7 +153,7 @@ def _decide(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...], aligne
     unit = unit_of(problem, first, second)
     scalar = apart or unit * itemsize < 4
     boxes = aligned and first.addressable(itemsize) and second.addressable(itemsize) and second.tap_stride is not None
-    return igemm_tiles.choose(problem, scalar, boxes, unit, few)
+    return igemm_tiles.choose(problem, scalar, boxes, unit, few, beside)
 
 
 def _operands(problem: ConvProblem, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[Lying, Lying]:

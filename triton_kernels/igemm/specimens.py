@@ -12,7 +12,7 @@ from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.igemm.launch import recipe
 from convext.triton_kernels.igemm.tiles import Plan, planned
 from convext.triton_kernels.launch import Specimen
-from convext.triton_kernels.specimens import Layer, as_run
+from convext.triton_kernels.specimens import Layer, as_run, fused
 from convext.triton_kernels.tiles import known, legal
 
 LAYERS = {
@@ -25,6 +25,11 @@ LAYERS = {
     # Boxes on three axes, element by element: V-Net, nnU-Net.
     "2x2x2 stride 2 128 to 256": Layer("wgrad", torch.float32, "ieee", False, 2, 128, 256, (8, 16, 16), 2, 2),
     "2x2x2 stride 2 320 to 320": Layer("wgrad", torch.float32, "ieee", False, 2, 320, 320, (8, 8, 8), 2, 2),
+}
+# In both memory formats, with what they are followed by: the second is a transposed layer's forward.
+FUSED = {
+    "3x3 256 to 256": Layer("fprop", torch.bfloat16, "ieee", True, 32, 256, 256, (56, 56), 3, 1),
+    "4x4 stride 2 256 to 256": Layer("dgrad", torch.bfloat16, "ieee", True, 32, 256, 256, (56, 56), 4, 2),
 }
 
 
@@ -57,6 +62,7 @@ def specimens(arch: int) -> Iterator[Specimen]:
                 yield _specimen(problem, planned(problem, tile, 1, boxed))
     for name, layer in LAYERS.items():
         yield as_run("igemm", name, layer, arch, record.run)
+    yield from fused("igemm", FUSED, arch, record.run_activated)
 
 
 def _specimen(problem: ConvProblem, plan: Plan) -> Specimen:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from convext.problem import ConvProblem
 from convext.triton_kernels.index import three_axes
 from convext.triton_kernels.products import TMA_ROUNDS
-from convext.triton_kernels.tiles import BATCHES, Tile, known, legal, multiprocessors
+from convext.triton_kernels.tiles import BATCHES, BESIDE, Tile, known, legal, multiprocessors
 
 # Where channels lie side by side, and groups of them fill at least the 4 bytes of one asynchronous copy.
 TILES: dict[int, dict[str, tuple[Tile, ...]]] = {
@@ -214,7 +214,10 @@ def crowded(problem: ConvProblem, tile: Tile, unit: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16, few: bool = False) -> Plan:
+def choose(
+    problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit: int = 16, few: bool = False,
+    beside: bool = False,
+) -> Plan:  # fmt: skip
     """The cheapest of the plans for some numbers of images, in the best number of parts: see `BATCHES`.
 
     Args:
@@ -223,13 +226,14 @@ def choose(problem: ConvProblem, scalar: bool = False, boxes: bool = False, unit
         boxes: whether they lie so that TMA can bring them in.
         unit: elements that are copied at a time, up to 16 bytes of them.
         few: whether more images would be copied first, and planned as copies: the plan for one image does for these.
+        beside: whether a residual is read as results are stored, one by one.
     """
-    plans = [cheapest(replace(problem, n=n), scalar, boxes, unit) for n in BATCHES[: 1 if few else None]]
+    plans = [cheapest(replace(problem, n=n), scalar, boxes, unit, beside) for n in BATCHES[: 1 if few else None]]
     return _best(problem, [like for plan in plans for like in in_parts(problem, plan, split=plan.parts > 1)])
 
 
 @lru_cache(maxsize=4096)
-def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int) -> Plan:
+def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int, beside: bool = False) -> Plan:
     """The plan with the least cost. Arguments as those of `choose`."""
     product, itemsize = product_of(problem), problem.dtype.itemsize
     candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
@@ -240,6 +244,7 @@ def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int) -> Plan
     def fits(tile: Tile, boxed: bool) -> bool:
         oversized = tile.rows >= max(2 * product.rows, 32) or tile.columns >= max(2 * product.columns, 32)
         spills = not boxed and not scalar and crowded(problem, tile, unit)
+        spills |= beside and tile.rows * tile.columns > BESIDE * 32 * tile.warps
         # The last step of a tap would read the next group.
         reads_on = boxed and problem.groups > 1 and product.depth % tile.steps(itemsize) > 0
         return not (oversized or spills or reads_on) and legal(tile, problem) is None

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from convext.triton_kernels.ending import NOTHING, Ending
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.launch import Launch
 
 ROWS, BLOCK = 16, 64
@@ -28,11 +30,15 @@ def partial_sums(parts: int, result: Tensor) -> Tensor:
     return torch.empty((parts, result.numel()), dtype=dtype, device=result.device)
 
 
-def add_in_order(partial: Tensor, result: Tensor) -> None:
-    """Writes the sums over `partial`'s first axis, [S, elements] or [S, columns, rows], to `result`'s dense memory."""
+def add_in_order(partial: Tensor, result: Tensor, after: Ending = NOTHING) -> None:
+    """Writes the sums over `partial`'s first axis, [S, elements] or [S, columns, rows], to `result`'s dense memory.
+
+    What comes after them is computed here too: no part is the sum that an activation is of.
+    """
     parts, elements = partial.shape[0], result.numel()
     columns, rows = partial.shape[1:] if partial.ndim == 3 else (1, elements)
-    arguments, constants = (partial, result, parts, elements, columns, rows), {"ROWS": ROWS, "BLOCK": BLOCK}
+    arguments = partial, result, after.residual, parts, elements, columns, rows
+    constants = {"ROWS": ROWS, "BLOCK": BLOCK, "ACTIVATION": after.activation}
     Launch(_add_rows, triton.cdiv(elements, BLOCK), arguments, constants)()
 
 
@@ -41,7 +47,10 @@ COUNTS = ["parts"]
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def _add_rows(partial, result, parts, elements, columns, rows, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rows(
+    partial, result, residual, parts, elements, columns, rows,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     row = tl.arange(0, ROWS)
     total = tl.zeros((ROWS, BLOCK), partial.dtype.element_ty)
@@ -49,4 +58,10 @@ def _add_rows(partial, result, parts, elements, columns, rows, ROWS: tl.constexp
         at = (first + row).to(tl.int64)[:, None] * elements + column[None, :]
         total += tl.load(partial + at, mask=(first + row < parts)[:, None] & (column < elements)[None, :], other=0.0)
     at = column % rows * columns + column // rows
-    tl.store(result + at, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=column < elements)
+    if residual is None and ACTIVATION[0] == "identity":
+        tl.store(result + at, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=column < elements)
+    else:
+        value = activate(tl.sum(total, axis=0), ACTIVATION)
+        if residual is not None:
+            value = plus(value, residual + at, column < elements)
+        tl.store(result + at, value.to(result.dtype.element_ty), mask=column < elements)

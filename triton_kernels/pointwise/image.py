@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.pixels import channel_stride, pixel_offset
 from convext.triton_kernels.products import add_product
 
@@ -22,7 +23,7 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def multiply(
-    source, w, target, bias,
+    source, w, target, bias, residual,  # residual has the strides of target
     rows, depth, pixels, size0, size1, size2, size3, row_blocks, pixel_blocks, w_group, w_strides,
     source_stride0, source_stride1, source_stride2, source_stride3, source_stride4,  # of channels, of AXES axes
     target_stride0, target_stride1, target_stride2, target_stride3, target_stride4,
@@ -30,7 +31,7 @@ def multiply(
     SOURCE_V: tl.constexpr, SOURCE_UNIT: tl.constexpr, W_V: tl.constexpr, W_UNIT: tl.constexpr,
     TARGET_V: tl.constexpr, TARGET_UNIT: tl.constexpr,
     WHOLE: tl.constexpr,  # whether all tiles have BQ pixels
-    BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+    BR: tl.constexpr, BQ: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     """One [BR, BQ] tile of target; `rows`, `depth` and `pixels` are in units of ROWS, DEPTH and PIXELS."""
     sizes = (size0, size1, size2, size3)
@@ -71,4 +72,7 @@ def multiply(
     target_step = channel_stride(target_strides, TARGET_V, TARGET_UNIT)
     target_at = (group * rows + r)[:, None] * target_step
     target_at += pixel_offset(q, sizes, PIXELS, target_strides, TARGET_V, TARGET_UNIT, AXES)[None, :]
+    acc = activate(acc, ACTIVATION)
+    if residual is not None:
+        acc = plus(acc, residual + target_at, in_rows[:, None] & in_pixels[None, :])
     tl.store(target + target_at, acc.to(target.dtype.element_ty), mask=in_rows[:, None] & in_pixels[None, :])

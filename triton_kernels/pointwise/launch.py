@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from convext.problem import ConvProblem
+from convext.triton_kernels.ending import NOTHING, Ending
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.passes.reduce import partial_sums
 from convext.triton_kernels.pixels import CHANNEL, Plane, coalesce, pixel_strides, power_of_two
@@ -37,15 +38,17 @@ def _filled(count: int, values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def channels_launch(
-    problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor, tile: Tile | None = None
-) -> Launch:
-    """`target[row, q] = sum over depth of w * source[depth, q] + bias[row]`, in each group."""
+    problem: ConvProblem, source: Tensor, w: Tensor, bias: Tensor | None, target: Tensor, tile: Tile | None = None,
+    after: Ending = NOTHING,
+) -> Launch:  # fmt: skip
+    """`target[row, q] = sum over depth of w * source[depth, q] + bias[row]`, in each group, and what comes after it."""
     pixels = (source.shape[0], *source.shape[2:])
     programs, arguments, constants, tile = _channels_plan(
         problem, tile, pixels, source.stride(1), pixel_strides(source), w.stride()[:2],
-        target.stride(1), pixel_strides(target),
+        target.stride(1), pixel_strides(target), after.residual is not None,
     )  # fmt: skip
-    arguments = (source, w, target, None if bias is None else bias.contiguous(), *arguments)
+    arguments = (source, w, target, None if bias is None else bias.contiguous(), after.residual, *arguments)
+    constants = {**constants, "ACTIVATION": after.activation}
     depth = (problem.c if problem.face == "fprop" else problem.k) // problem.groups
     trips = -(-depth // constants["BD"])
     return Launch(multiply, programs, arguments, constants, tile.warps, tile.stages, trips)
@@ -54,7 +57,7 @@ def channels_launch(
 @lru_cache(maxsize=4096)
 def _channels_plan(
     p: ConvProblem, tile: Tile | None, pixels: tuple[int, ...], source_channel: int, source_pixels: tuple[int, ...],
-    w_strides: tuple[int, int], target_channel: int, target_pixels: tuple[int, ...],
+    w_strides: tuple[int, int], target_channel: int, target_pixels: tuple[int, ...], beside: bool,
 ) -> tuple[int, tuple[Any, ...], dict[str, Any], Tile]:  # fmt: skip
     """The length of the grid, what the kernel is told besides tensors, and the tile (the table's, where None)."""
     itemsize = p.dtype.itemsize
@@ -66,7 +69,7 @@ def _channels_plan(
     w = Plane.of(w_row, (w_depth,), itemsize)
     count = math.prod(sizes)
     narrow = moves_narrowly(itemsize, source, w, target) or _scattered(p, sizes)
-    tile = tile or first_that_fills(tiles_for(p), p, rows, count // p.n, depth, narrow)
+    tile = tile or first_that_fills(tiles_for(p), p, rows, count // p.n, depth, narrow, beside)
     row_blocks, pixel_blocks = triton.cdiv(rows, tile.rows), triton.cdiv(count, tile.columns)
     units = power_of_two(rows), power_of_two(depth), power_of_two(sizes[-1])
     arguments = (

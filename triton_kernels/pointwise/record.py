@@ -17,6 +17,8 @@ import math
 from torch import Tensor
 
 from convext.problem import ConvProblem, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.passes.reduce import add_in_order
 from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
 from convext.triton_kernels.pointwise.tiles import DTYPES
@@ -47,15 +49,35 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    if problem.face != "wgrad":
+        return _multiplied(problem, a, b, bias, NOTHING)
     result = layout.empty(problem.open_shape, problem.channels_last, a)
-    if problem.face == "wgrad":
-        _sum_over_pixels(problem, *_paired(problem, a, b), result)
-        return result
-    source, target = _paired(problem, a, result) if problem.face == "fprop" else _paired(problem, result, a)[::-1]
+    _sum_over_pixels(problem, *_paired(problem, a, b), result)
+    return result
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at its store."""
+    return _multiplied(problem, a, b, bias, ending(problem, epilogue, residual))
+
+
+def _multiplied(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+
+    def paired(result: Tensor) -> tuple[Tensor, Tensor]:
+        """What is read and what is written."""
+        return _paired(problem, a, result) if problem.face == "fprop" else _paired(problem, result, a)[::-1]
+
+    source, target = paired(result)
     if target.shape != result.shape or source.numel() == 0:
         _fill(result, bias)
+        if after is not NOTHING:
+            after.applied(result)
     if target.numel() > 0 and source.numel() > 0:
-        channels_launch(problem, source, b, bias, target)()
+        residual = None if after.residual is None else paired(after.residual)[1]
+        channels_launch(problem, source, b, bias, target, after=after._replace(residual=residual))()
     return result
 
 

@@ -12,7 +12,7 @@ from convext.triton_kernels.launch import Specimen
 from convext.triton_kernels.pointwise import record
 from convext.triton_kernels.pointwise.launch import channels_launch, pixels_launch
 from convext.triton_kernels.pointwise.tiles import tiles_for
-from convext.triton_kernels.specimens import Layer, as_run
+from convext.triton_kernels.specimens import Layer, as_run, fused
 from convext.triton_kernels.tiles import legal
 
 # Strided, so that pixels lie on two axes or more: shortcuts of R3D, DeepLab and a dual-path network.
@@ -21,6 +21,8 @@ LAYERS = {
     "stride 2 on 193x193": Layer("fprop", torch.float32, "tf32", True, 4, 256, 512, (193, 193), 1, 2),
     "stride 2 on 28x28": Layer("fprop", torch.float32, "tf32", True, 32, 832, 1088, (28, 28), 1, 2),
 }
+# In both memory formats, with what they are followed by.
+FUSED = {"256 to 512": Layer("fprop", torch.bfloat16, "ieee", True, 64, 256, 512, (56, 56), 1, 1)}
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
@@ -55,3 +57,4 @@ def specimens(arch: int) -> Iterator[Specimen]:
             yield Specimen(name.replace("torch.", ""), tile, launch, tile.rows * tile.columns, trips)
     for name, layer in LAYERS.items():
         yield as_run("pointwise", name, layer, arch, record.run)
+    yield from fused("pointwise", FUSED, arch, record.run_activated)

@@ -151,7 +151,7 @@ SIZES = [
 
 @triton.jit(do_not_specialize=COUNTS, do_not_specialize_on_alignment=SIZES)
 def gather(
-    x, w, bias, y,
+    x, w, bias, residual, y,  # residual has the strides of y
     bias_stride,
     w_strides,  # of k, loop, roll, row
     x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row,  # see `in_elements`
@@ -168,7 +168,7 @@ def gather(
     REVERSED: tl.constexpr,  # taps count from the last
     LOOPED: tl.constexpr, LOOP_TAPS: tl.constexpr, ROLL: tl.constexpr, ROW: tl.constexpr,
     X_V: tl.constexpr, Y_V: tl.constexpr, WIDTH: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, HOLD: tl.constexpr,
-    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr,
+    X_WHOLE: tl.constexpr, Y_WHOLE: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
 ):  # fmt: skip
     x_n, x_c, x_loop, x_roll, x_row = in_elements(
         (x_stride_n, x_stride_c, x_stride_loop, x_stride_roll, x_stride_row), X_UNIT, CHANNELS_LAST
@@ -220,6 +220,9 @@ def gather(
     done = o - (GROUPS - 1) * ROWS_OUT * residues  # the row that is complete after the first step
     inputs = x + n * x_n + c // multiplier * SOURCES * x_c + i * x_roll + column_in * x_row
     outputs = y + n * y_n + c * y_c + o_loop * y_loop + done * y_roll + column_out * y_row
+    added = None
+    if residual is not None:
+        added = residual + n * y_n + c * y_c + o_loop * y_loop + done * y_roll + column_out * y_row
     weights = w + c.to(tl.int64) * SOURCES * w_k
 
     held = ()
@@ -262,8 +265,11 @@ def gather(
         for a in tl.static_range(ROWS_OUT):
             complete = live & (step >= GROUPS - 1) & inside(done, roll_out)
             store_row(
-                outputs, column_out, complete, row_out, y_row, acc[a * WIDTH : (a + 1) * WIDTH], Y_V, WIDTH, Y_WHOLE
-            )
+                outputs, column_out, complete, row_out, y_row, acc[a * WIDTH : (a + 1) * WIDTH], added,
+                Y_V, WIDTH, Y_WHOLE, ACTIVATION,
+            )  # fmt: skip
             done += residues
             outputs += residues * y_roll
+            if residual is not None:
+                added += residues * y_roll
         acc = acc[ROWS_OUT * WIDTH :] + repeat(start, ROWS_OUT * WIDTH)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import ConvProblem, layout
+from convext.problem.epilogue import Epilogue
+from convext.triton_kernels.ending import NOTHING, Ending, ending
 from convext.triton_kernels.launch import Launch
 from convext.triton_kernels.passes.reduce import add_in_order, partial_sums
 from convext.triton_kernels.passes.transpose import first_innermost
@@ -47,12 +49,11 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    if problem.face != "wgrad" and not problem.empty:
+        return _gathered(problem, a, b, bias, NOTHING)
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     if problem.empty:
         return result.zero_() if bias is None else result.copy_(bias.view(-1, *[1] * problem.rank).expand_as(result))
-    if problem.face != "wgrad":
-        launch_gather(problem, a, b, bias, result)()
-        return result
     with torch.cuda.device(a.device) if a.is_cuda else nullcontext():
         launch, sums = launch_wgrad(problem, a, b, result)
         launch()
@@ -61,14 +62,30 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     return result
 
 
-def launch_gather(problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor) -> Launch:
-    """The launch that computes an fprop or dgrad into `result`."""
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """`epilogue(run(problem, a, b, bias)) + residual` of an fprop or dgrad, at its store."""
+    after = ending(problem, epilogue, residual)
+    return after.applied(run(problem, a, b, bias)) if problem.empty else _gathered(problem, a, b, bias, after)
+
+
+def _gathered(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+    launch_gather(problem, a, b, bias, result, after)()
+    return result
+
+
+def launch_gather(
+    problem: ConvProblem, a: Tensor, w: Tensor, bias: Tensor | None, result: Tensor, after: Ending = NOTHING
+) -> Launch:
+    """The launch that computes an fprop or dgrad, and what comes after it, into `result`."""
     plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
     if problem.channels_last and not plan.constants["HOLD"] and w.stride(0) != 1:
         w = first_innermost(w)
         plan = plan_gather(problem, a.stride(), w.stride(), result.stride())
-    tensors = (a, w, bias, result, 0 if bias is None else bias.stride(0))
-    constants = {**plan.constants, "BIAS": bias is not None}
+    tensors = (a, w, bias, after.residual, result, 0 if bias is None else bias.stride(0))
+    constants = {**plan.constants, "BIAS": bias is not None, "ACTIVATION": after.activation}
     return Launch(gather, plan.programs, (*tensors, *plan.arguments), constants, plan.tile.warps, trips=plan.trips)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.index import inside
 
 
@@ -116,15 +117,34 @@ def _load_chunk(
 
 
 @triton.jit
-def store_row(pointers, first, mask, size, stride, columns, V: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr):
-    """Stores WIDTH neighbouring columns. Arguments as those of `load_row`."""
+def _stored(mask, first, size, k, e, WHOLE: tl.constexpr):
+    """Which elements of the chunk at columns e, of which k is the first, lie inside."""
+    if WHOLE:
+        return (mask & (first + k < size))[:, None]
+    else:
+        return mask[:, None] & (first[:, None] + e < size)
+
+
+@triton.jit
+def store_row(
+    pointers, first, mask, size, stride, columns, added,
+    V: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Activates WIDTH neighbouring columns, adds a residual and stores them. Arguments as those of `load_row`.
+
+    Args:
+        added: where each lane's column 0 lies in the residual, which has the result's strides; or None.
+    """
     for k in tl.static_range(0, WIDTH, V):
         if V == 1:
-            tl.store(pointers + k * stride, columns[k].to(pointers.dtype.element_ty), mask=mask & (first + k < size))
+            value = activate(columns[k], ACTIVATION)
+            if added is not None:
+                value = plus(value, added + k * stride, mask & (first + k < size))
+            tl.store(pointers + k * stride, value.to(pointers.dtype.element_ty), mask=mask & (first + k < size))
         else:
             e = k + tl.arange(0, V)[None, :]
-            chunk = _join(columns[k : k + V], V).to(pointers.dtype.element_ty)
-            if WHOLE:
-                tl.store(pointers[:, None] + e * stride, chunk, mask=(mask & (first + k < size))[:, None])
-            else:
-                tl.store(pointers[:, None] + e * stride, chunk, mask=mask[:, None] & (first[:, None] + e < size))
+            chunk = activate(_join(columns[k : k + V], V), ACTIVATION)
+            if added is not None:
+                chunk = plus(chunk, added[:, None] + e * stride, _stored(mask, first, size, k, e, WHOLE))
+            chunk = chunk.to(pointers.dtype.element_ty)
+            tl.store(pointers[:, None] + e * stride, chunk, mask=_stored(mask, first, size, k, e, WHOLE))

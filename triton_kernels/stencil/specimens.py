@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 
 from convext.problem import FACES, OPERANDS, ConvProblem, Face, layout
+from convext.triton_kernels.ending import NOTHING, Ending
 from convext.triton_kernels.launch import Specimen
+from convext.triton_kernels.specimens import endings
 from convext.triton_kernels.stencil.launch import plan_gather, plan_wgrad
 from convext.triton_kernels.stencil.record import launch_gather, launch_wgrad
 
@@ -54,34 +56,45 @@ SPECIMENS = {
     "13x5": Layer(("wgrad",), (56, 56), (13, 5)),
     "87 dilation 2": Layer(FACES, (800,), 87, dilation=2),
 }
+FUSED = ("3x3", "7x7", "3x3 stride 2", "causal 4")
 IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "causal 4")
 
 
 def specimens(arch: int) -> Iterator[Specimen]:
-    """Every entry of SPECIMENS in bfloat16 and both layouts; some in wider dtypes, which have tiles of their own."""
+    """Every entry of SPECIMENS in bfloat16 and both layouts; some in wider dtypes, which have tiles of their own.
+
+    Those of FUSED also with what layers are followed by.
+    """
     cases = [(what, torch.bfloat16) for what in SPECIMENS]
     cases += [(what, dtype) for what in IN_EVERY_DTYPE for dtype in (torch.float32, torch.float64)]
     for what, dtype in cases:
-        faces, size, taps, stride, dilation, multiplier, causal = SPECIMENS[what]
-        rank = len(size)
-        kernel = taps if isinstance(taps, tuple) else (taps,) * rank
-        pad = tuple(t - 1 if causal else dilation * (t - 1) // 2 for t in kernel)
-        output = tuple(i // stride for i in size)
-        for face, last in product(faces, (False, True)):
-            problem = ConvProblem(
-                face, 32, 64, 64 * multiplier, 64, size, kernel, output, (stride,) * rank, pad,
-                (dilation,) * rank, dtype, last, "cuda", arch,
-            )  # fmt: skip
+        for face, last in product(SPECIMENS[what].faces, (False, True)):
+            problem = _problem(face, SPECIMENS[what], dtype, last, arch)
             yield _specimen(f"stencil.{face} {what} {dtype} {'NHWC' if last else 'NCHW'}", problem)
+    for what, last in product(FUSED, (False, True)):
+        problem = _problem("fprop", SPECIMENS[what], torch.bfloat16, last, arch)
+        for name, after in endings(problem):
+            yield _specimen(f"stencil.fprop {what} {name} bfloat16 {'NHWC' if last else 'NCHW'}", problem, after)
 
 
-def _specimen(name: str, problem: ConvProblem) -> Specimen:
+def _problem(face: Face, layer: Layer, dtype: torch.dtype, last: bool, arch: int) -> ConvProblem:
+    size, rank = layer.size, len(layer.size)
+    kernel = layer.taps if isinstance(layer.taps, tuple) else (layer.taps,) * rank
+    pad = tuple(t - 1 if layer.causal else layer.dilation * (t - 1) // 2 for t in kernel)
+    output = tuple(i // layer.stride for i in size)
+    return ConvProblem(
+        face, 32, 64, 64 * layer.multiplier, 64, size, kernel, output, (layer.stride,) * rank, pad,
+        (layer.dilation,) * rank, dtype, last, "cuda", arch,
+    )  # fmt: skip
+
+
+def _specimen(name: str, problem: ConvProblem, after: Ending = NOTHING) -> Specimen:
     p, like = problem, torch.empty((), dtype=problem.dtype, device="meta")
     a, b = (layout.empty(p.shape(role), p.channels_last and role != "w", like) for role in OPERANDS[p.face])
     result = layout.empty(p.open_shape, p.channels_last, like)
     if p.face == "wgrad":
         launch, plan = launch_wgrad(p, a, b, result)[0], plan_wgrad
     else:
-        launch, plan = launch_gather(p, a, b, None, result), plan_gather
+        launch, plan = launch_gather(p, a, b, None, result, after), plan_gather
     found = plan(p, a.stride(), b.stride(), result.stride())
     return Specimen(name.replace("torch.", ""), found.tile, launch, found.outputs, found.trips, found.filling)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convext.choice import settings
-from convext.conversion.fusion import onednn, stencil
+from convext.conversion.fusion import chosen, onednn, stencil
 from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
 from convext.problem.epilogue import Epilogue
@@ -27,8 +27,10 @@ class Fused(nn.Module):
     - "conv", `conv` and torch's activation, in place where no gradient is asked for. `conv` runs whichever kernel is
       chosen for it.
 
-    The first two are for plain eager code, where no gradient is asked for and "auto" chooses. Everywhere else it is the
-    last: under torch.compile and torch.export too, where Inductor fuses the two.
+    The first two are for plain eager code on a CPU, where no gradient is asked for and "auto" chooses. On GPUs, and by
+    kernels that are asked for by name, such code goes by `convext::activated`: what follows `conv` is computed at the
+    store of the kernel that is chosen, if it can. Everywhere else it is the last: under torch.compile and torch.export
+    too, where Inductor fuses the two.
 
     Attributes:
         conv: with the norm beside it folded into its weight.
@@ -36,6 +38,7 @@ class Fused(nn.Module):
         adds: whether it is called with a residual.
         ways: those that it has.
         way: the first of `ways`, or the one that was measured to be faster on this machine.
+        takes_chosen: whether `convext::activated` computes it.
     """
 
     def __init__(self, conv: nn.Module, epilogue: Epilogue, adds: bool) -> None:
@@ -46,10 +49,16 @@ class Fused(nn.Module):
         first = ("onednn", "conv") if onednn.takes(conv, epilogue, adds) else ("conv",)
         self.ways = (*first, "stencil") if stencil.takes(conv, epilogue, adds) else first
         self.way = self.ways[0]
+        self.takes_chosen = chosen.takes(conv, epilogue, adds)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         plain = is_plain(x, residual)
-        if plain and self.way != "conv" and settings.BACKEND == "auto" and x.is_cpu:
+        if plain and self.takes_chosen and chosen.is_gone(x.device.type):
+            if not reverse_mode(x, residual, self.conv.weight, self.conv.bias):
+                result = chosen.run(self.conv, self.epilogue, x, residual)
+                if result is not None:
+                    return result
+        elif plain and self.way != "conv" and settings.BACKEND == "auto" and x.is_cpu:
             weight, bias = self.conv.weight, self.conv.bias
             if weight.dtype is x.dtype and not reverse_mode(x, residual, weight, bias):
                 packed = self._packed_for(weight)

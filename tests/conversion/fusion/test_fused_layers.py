@@ -1,6 +1,7 @@
 """A convolution with what follows it: norms of all kinds, every spelling of an activation, both ways to the result."""
 
 import copy
+import importlib
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import convext
+from convext.choice import remembered
 from convext.conversion.fusion import Fused, epilogues, onednn
 from convext.providers.cpu import library
 
@@ -328,3 +330,61 @@ def test_our_own_kernel_is_no_way_for_what_it_does_not_compute():
         (convext.Conv2d(4, 4, 3, groups=4), "relu", True),  # which follows the sum here
     ]
     assert all("stencil" not in Fused(conv, epilogues.Epilogue(name), adds).ways for conv, name, adds in of)
+
+
+CHOSEN = {
+    "stencil": (nn.Conv2d(8, 8, 3, padding=1, groups=8), (2, 8, 6, 8)),
+    "pointwise": (nn.Conv2d(8, 8, 1), (2, 8, 6, 8)),
+    "grouped": (nn.Conv2d(8, 8, 3, padding="same", groups=2, bias=False), (2, 8, 6, 8)),
+    "igemm": (nn.ConvTranspose2d(4, 4, 3, padding=1), (2, 4, 3, 4)),
+}
+AFTER = {
+    "silu": lambda conv, x: F.silu(conv(x)),
+    "relu6": lambda conv, x: F.relu6(conv(x)),
+    "a sum": lambda conv, x: conv(x) + x,
+    "a broadcast sum": lambda conv, x: conv(x) + x[:1],
+    "a sum, then silu": lambda conv, x: F.silu(conv(x) + x),
+}
+
+
+class Followed(nn.Module):
+    def __init__(self, conv, after):
+        super().__init__()
+        self.conv, self.after = conv, after
+
+    def forward(self, x):
+        return self.after(self.conv, x)
+
+
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("family", CHOSEN)
+def test_a_kernel_that_is_chosen_finishes_its_sums(family, after, monkeypatch):
+    """As on a GPU, where "auto" chooses it: what follows is computed at the store, where the kernel can."""
+    conv, shape = CHOSEN[family]
+    memory_format = [torch.contiguous_format, torch.channels_last][list(AFTER).index(after) % 2]
+    net, x = Followed(conv, AFTER[after]).eval(), torch.randn(shape).contiguous(memory_format=memory_format)
+    fused = convext.fuse(net, x)
+    record = importlib.import_module(f"convext.triton_kernels.{family}.record")
+    calls = []
+    monkeypatch.setattr(record, "run_activated", lambda *a, run=record.run_activated: calls.append(a[1]) or run(*a))
+    remembered.forget()
+    with convext.backend("triton"), torch.no_grad():
+        results = [fused(x), fused(x)]  # what was launched first, and what is launched from memory
+    for y in results:
+        torch.testing.assert_close(y, net(x), rtol=1e-4, atol=1e-4)
+        assert y.is_contiguous(memory_format=memory_format)
+    assert len(calls) == (after in ("silu", "relu6", "a sum"))  # in others torch's operators follow
+    leaf = x.clone().requires_grad_()
+    with convext.backend("triton"):
+        (found,) = torch.autograd.grad(fused(leaf).square().sum(), leaf)
+    (expected,) = torch.autograd.grad(net(leaf).square().sum(), leaf)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_kernel_that_is_chosen_pads_with_zeros():
+    """Another padding is a copy, which the layer makes: it goes by its own forward."""
+    conv = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4)
+    net, x = Followed(conv, AFTER["silu"]).eval(), torch.randn(2, 4, 5, 6)
+    fused = convext.fuse(net, x)
+    with convext.backend("triton"), torch.no_grad():
+        torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-4)

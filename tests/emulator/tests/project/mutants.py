@@ -3,7 +3,8 @@
     python tests/project/mutants.py     from tests/emulator: plants them in CASES, prints those that live and a table
 
 A guard that is true throughout, a size that is always the whole, operands that are always the same: where a probe shows
-that a statement and its mutant do the same whenever they run, there is no mistake to notice, and none is planted.
+that a statement and its mutant do the same whenever they run, there is no mistake to notice, and none is planted. Nor does
+a guard count whose load, in bounds without it, might bring anything: where NaN in its place changes no result.
 """
 
 from __future__ import annotations
@@ -53,6 +54,15 @@ def _where_guard_is_false(match: re.Match[str]) -> str:
     return PROBE.format(compare="", condition="@" + guard[2:] if guard.startswith("@!") else "@!" + guard[1:])
 
 
+def _garbage(match: re.Match[str]) -> str:
+    """NaN of any type, by all its bits, where the guard is false."""
+    guard, load = match[0].split()[0], match[1]
+    no = "@" + guard[2:] if guard.startswith("@!") else "@!" + guard[1:]
+    bits, registers = re.search(r"\.[bu](\d+)", load), re.findall(r"%\w+", load[: load.index("[")])
+    assert bits is not None
+    return "".join(f"\n{no} mov.b{bits[1]} {register}, -1;" for register in registers)
+
+
 def _where_not(match: re.Match[str], value: int, register: str) -> str:
     return PROBE.format(compare=f"setp.ne.b32 differs, {register}, {value};", condition="@differs")
 
@@ -61,13 +71,14 @@ def _where_apart(match: re.Match[str]) -> str:
     return PROBE.format(compare=f"setp.ne.b32 differs, {match[2]}, {match[3]};", condition="@differs")
 
 
-KINDS: dict[str, tuple[str, Change] | tuple[str, Change, Change]] = {
+# A pattern, its mutant, what shows that they do the same, and what follows the statement to show that its value is nothing.
+KINDS: dict[str, tuple[str, Change] | tuple[str, Change, Change] | tuple[str, Change, Change, Change]] = {
     "barrier deleted": (r"\tbar\.sync[^;]*;", lambda m: ""),
     "cp.async waited for one group less": (r"(cp\.async\.wait_group\s+)(\d+)", _next),
     "guard of a global store dropped": (
         r"@!?%p\d+ (st\.global[^;]*;)", lambda m: m[1], _where_guard_is_false),
     "guard of a global load dropped": (
-        r"@!?%p\d+ (ld\.global[^;]*;)", lambda m: m[1], _where_guard_is_false),
+        r"@!?%p\d+ (ld\.global[^;]*;)", lambda m: m[1], _where_guard_is_false, _garbage),
     "cp.async reads where it should not": (
         r"(cp\.async\.c[ag][^;]*), 0x?([0-9a-f]+), (%r\d+);", lambda m: f"{m[1]}, 0x{m[2]};",
         lambda m: _where_not(m, int(m[2], 16), m[3])),
@@ -105,6 +116,7 @@ class Mutant:
     text: str
     line: int  # where its line begins
     probe: str  # what fails there where the mutant would do otherwise than the statement; "" if there is none
+    garbage: str  # what spoils the statement's value where the mutant would change it; "" likewise
 
     def apply(self, name: str, ptx: str) -> str:
         return ptx[: self.begin] + self.text + ptx[self.end :] if name == self.kernel else ptx
@@ -112,6 +124,10 @@ class Mutant:
     def probing(self) -> Mutant:
         """In place of the mutant: the statement as it is, behind its probe."""
         return replace(self, begin=self.line, end=self.line, text=self.probe)
+
+    def spoiling(self) -> Mutant:
+        """In place of the mutant: the statement as it is, and garbage for its value."""
+        return replace(self, begin=self.end, text=self.garbage)
 
     def __str__(self) -> str:
         return f"{self.case} | {self.kernel} | {self.kind} | {self.at}"
@@ -171,13 +187,14 @@ def texts(case: Case) -> dict[str, str]:
 
 def mutants(case: Case) -> Iterator[Mutant]:
     for kernel, ptx in sorted(texts(case).items()):
-        for kind, (pattern, change, *probe) in KINDS.items():
+        for kind, (pattern, change, *probes) in KINDS.items():
             places = list(re.finditer(pattern, ptx))
             step = max(1, -(-len(places) // MOST))
             for at, match in list(enumerate(places))[::step]:
+                shown = [probe(match) for probe in probes]
                 yield Mutant(
                     str(case), kernel, kind, at, match.start(), match.end(), change(match),
-                    ptx.rfind("\n", 0, match.start()) + 1, probe[0](match) if probe else "",
+                    ptx.rfind("\n", 0, match.start()) + 1, *shown, *[""] * (2 - len(shown)),
                 )  # fmt: skip
 
 
@@ -192,6 +209,9 @@ def survey(name: str) -> tuple[Counter[tuple[str, str]], list[str]]:
             table[mutant.kind, "does the same here: not planted"] += 1
             continue
         noticed = outcome(case, mutant)
+        if not noticed and mutant.garbage and not outcome(case, mutant.spoiling()):
+            table[mutant.kind, "brings what nobody uses: not planted"] += 1
+            continue
         table[mutant.kind, "lives" if not noticed else noticed if noticed == "wrong result" else "finding"] += 1
         if not noticed:
             living.append(str(mutant))

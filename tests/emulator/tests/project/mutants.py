@@ -3,8 +3,8 @@
     python tests/project/mutants.py     from tests/emulator: plants them in CASES, prints those that live and a table
 
 A guard that is true throughout, a size that is always the whole, operands that are always the same: where a probe shows
-that a statement and its mutant do the same whenever they run, there is no mistake to notice, and none is planted. Nor does
-a guard count whose load, in bounds without it, might bring anything: where NaN in its place changes no result.
+that a statement and its mutant do the same whenever they run, there is no mistake to notice, and none is planted. Nor
+does a guard count whose load, in bounds without it, might bring anything: where NaN in its place changes no result.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _where_apart(match: re.Match[str]) -> str:
     return PROBE.format(compare=f"setp.ne.b32 differs, {match[2]}, {match[3]};", condition="@differs")
 
 
-# A pattern, its mutant, what shows that they do the same, and what follows the statement to show that its value is nothing.
+# A pattern, its mutant, what shows that they do the same, and what, behind the statement, that its value is nothing.
 KINDS: dict[str, tuple[str, Change] | tuple[str, Change, Change] | tuple[str, Change, Change, Change]] = {
     "barrier deleted": (r"\tbar\.sync[^;]*;", lambda m: ""),
     "cp.async waited for one group less": (r"(cp\.async\.wait_group\s+)(\d+)", _next),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
@@ -325,3 +327,13 @@ def test_device_that_is_not_current(face: Face) -> None:
     expected = banded.run(problem, a, b, bias)
     moved = banded.run(problem, a.to("cuda:1"), b.to("cuda:1"), None if bias is None else bias.to("cuda:1"))
     assert torch.equal(moved.to(expected.device), expected)
+
+
+@pytest.mark.parametrize("known", banded_tiles.TILES)
+def test_a_step_has_as_many_patches_as_its_tile(known: int) -> None:
+    """Also where there is one patch a channel: a product of fewer than 16 does not compile."""
+    tiles = [tile for row in banded_tiles.TILES[known].values() for tile in row]
+    for tile, n, (rows, columns) in product(tiles, (1, 9, 64), [(1, 1), (3, 9), (4, 200), (70, 1), (40, 70)]):
+        images, depth, *sides = banded_tiles._box((n, 1, -(-rows // tile.rows), -(-columns // tile.columns)), tile)
+        assert depth == 1
+        assert images * math.prod(sides) == tile.patches, (tile, n, rows, columns)

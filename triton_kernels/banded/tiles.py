@@ -194,7 +194,7 @@ def _box(patches: Box, tile: BandTile) -> Box:
 
     As with `best_box`, there are few boxes, since a kernel is compiled for its own.
     """
-    cell = 1, tile.rows, tile.columns
+    cell = 1 << 30, tile.rows, tile.columns  # the first axis has one patch: it is never doubled
     boxes = [(n, *cube(patches[1:], tile.patches // n, cell)) for n in (8, 1, 32, 64) if n <= tile.patches]
     least = min(covered(patches, box) for box in boxes)
     return next(box for box in boxes if covered(patches, box) <= 1.1 * least)

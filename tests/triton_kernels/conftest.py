@@ -13,11 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from convext.choice import settings
+from convext.operators import forward
 
 BORDER = 64  # elements on each side; keeps 16-byte alignment for every dtype
 GUARD = 1.5  # exact in every floating dtype
@@ -35,6 +39,21 @@ def border_intact(t: Tensor) -> bool:
     """Whether the borders of a tensor from `bordered_like(.., GUARD, ..)` are as they were made."""
     buffer = t.as_strided((t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
     return bool((buffer[:BORDER] == GUARD).all() and (buffer[-BORDER:] == GUARD).all())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _operators_on_the_emulated_gpu() -> Iterator[None]:
+    """Where this suite runs on an emulated GPU, tensors are a CPU's: the operators are told that they lie on it."""
+    emulated = os.environ.get("EMULATOR_ARCH")
+    if emulated is None:
+        yield
+        return
+
+    def machine(t: Tensor) -> tuple[str, int, str]:
+        return "cuda", int(emulated), settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
+
+    with mock.patch.object(forward, "_machine", machine):
+        yield
 
 
 @pytest.fixture

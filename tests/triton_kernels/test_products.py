@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import pytest
@@ -76,6 +77,8 @@ def test_edges(edge: str, device: str) -> None:
 @pytest.mark.parametrize("given", ["7fffffff", "ffffffff", "7fc00000", "ffc00000"])
 def test_nan_stays_nan(given: str, device: str) -> None:
     """The GPU's own NaN has all its bits set: half a unit more would be -0."""
+    if given == "ffffffff" and "EMULATOR_ARCH" in os.environ:
+        pytest.skip("on the emulated GPU all ones are memory that nothing has written")
     bits = int(given, 16)
     t = torch.tensor([bits - (bits >> 31 << 32)], dtype=torch.int32, device=device).view(torch.float32)
     assert launched(t).isnan().all()

@@ -47,6 +47,9 @@ Execute by_float(const std::string& type) {
   return type == "f32" ? of(float()) : type == "f64" ? of(double()) : nullptr;
 }
 
+bool is_narrow(const std::string& type) {
+  return type == "f16" || type == "bf16";
+}
 bool is_integer(const std::string& type) {
   return type[0] == 'u' || type[0] == 's';
 }
@@ -127,6 +130,15 @@ struct MultiplyAddLow {
 struct FusedMultiplyAdd {
   static float of(float a, float b, float c) { return std::fma(a, b, c); }
   static double of(double a, double b, double c) { return std::fma(a, b, c); }
+};
+// .bf16 and .f16: in float64, rounded once.
+template <class Op, bool bfloat16>
+struct Narrow {
+  template <class... T>
+  static uint16_t of(T... operands) {
+    const double exact = Op::of(double(bfloat16 ? from_bfloat16(operands) : from_half(operands))...);
+    return bfloat16 ? to_bfloat16(between(exact)) : to_half(exact);
+  }
 };
 // .f32.bf16 and .f32.f16: narrow factors or terms, a float32 sum.
 template <float from(uint16_t)>
@@ -399,6 +411,11 @@ void operands(Decoder& D, int size, size_t sources) {
   for (size_t i = 0; i < sources; i++) D.I.s[i] = D.source(D.operand(i + 1), size);
 }
 
+template <class Op, class... T>
+Execute narrow(const std::string& type) {
+  return type == "bf16" ? each_lane<Narrow<Op, true>, uint16_t, T...> : each_lane<Narrow<Op, false>, uint16_t, T...>;
+}
+
 void need(Decoder& D, const std::string& type) {
   if (!D.I.run) D.refuse("." + type + " is not known here");
 }
@@ -410,8 +427,8 @@ void decode_sum(Decoder& D) {
   if (type == "f32x2") {
     operands(D, 8, 2);
     D.I.run = each_lane<Paired<Op>, uint64_t, uint64_t, uint64_t>;
-  } else if (type == "bf16" || type == "f16") {  // add.rn.f32.bf16: a float32 and one of these
-    if (!std::is_same_v<Op, Add> || !rounded || !D.take("f32")) D.refuse("." + type + " is not known here");
+  } else if (is_narrow(type) && D.take("f32")) {  // add.rn.f32.bf16: a float32 and one of these
+    if (!std::is_same_v<Op, Add> || !rounded) D.refuse("." + type + " is not known here");
     D.expect(3);
     D.I.d[0] = D.destination(D.operand(0), 4);
     D.I.s[0] = D.source(D.operand(1), 2);
@@ -421,6 +438,7 @@ void decode_sum(Decoder& D) {
   } else {
     operands(D, type_size(type), 2);
     if (is_float(type)) D.I.run = by_float<Op, 2>(type);
+    if (is_narrow(type)) D.I.run = narrow<Op, uint16_t, uint16_t>(type);
     if (is_integer(type) && !rounded) D.I.run = by_integer<Op, 2, Signed::NO>(type);
     need(D, type);
   }
@@ -443,7 +461,7 @@ void decode_multiply(Decoder& D) {
     if (type == "f32x2")
       D.I.run = each_lane<Paired<MultiplyLow>, uint64_t, uint64_t, uint64_t>;
     else
-      D.I.run = by_float<MultiplyLow, 2>(type);
+      D.I.run = is_narrow(type) ? narrow<MultiplyLow, uint16_t, uint16_t>(type) : by_float<MultiplyLow, 2>(type);
   } else {
     operands(D, size, 2);
     if (is_integer(type)) {
@@ -472,8 +490,7 @@ void decode_multiply_add(Decoder& D) {
 void decode_fused_multiply_add(Decoder& D) {
   const std::string type = D.take_type();
   if (!D.take("rn")) D.refuse("only rounding to nearest is known");
-  if (type == "bf16" || type == "f16") {
-    if (!D.take("f32")) D.refuse("." + type + " is not known here");
+  if (is_narrow(type) && D.take("f32")) {
     D.expect(4);
     D.I.d[0] = D.destination(D.operand(0), 4);
     for (size_t i = 0; i < 3; i++) D.I.s[i] = D.source(D.operand(i + 1), i < 2 ? 2 : 4);
@@ -482,7 +499,9 @@ void decode_fused_multiply_add(Decoder& D) {
     return;
   }
   operands(D, type_size(type), 3);
-  if (type == "f32" && D.take("ftz"))
+  if (is_narrow(type))
+    D.I.run = narrow<FusedMultiplyAdd, uint16_t, uint16_t, uint16_t>(type);
+  else if (type == "f32" && D.take("ftz"))
     D.I.run = each_lane<Flushed<FusedMultiplyAdd>, float, float, float, float>;
   else
     D.I.run = type == "f32x2" ? each_lane<Paired<FusedMultiplyAdd>, uint64_t, uint64_t, uint64_t, uint64_t>

@@ -31,6 +31,15 @@ inline uint16_t to_bfloat16(float value) {
   return uint16_t(round_even(bits_as<uint32_t>(value), 16) >> 16);
 }
 
+// The float32 that any narrower format rounds as it would `value`: where it lies between two, the one with an odd last
+// bit.
+inline float between(double value) {
+  const auto nearest = float(value);
+  if (std::isnan(value) || std::isinf(nearest) || double(nearest) == value) return nearest;
+  const float nearer_zero = std::fabs(double(nearest)) > std::fabs(value) ? std::nextafter(nearest, 0.0f) : nearest;
+  return bits_as<float>(bits_as<uint32_t>(nearer_zero) | 1);
+}
+
 inline float from_half(uint16_t bits) {
   const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
   const uint32_t sign = uint32_t(bits & 0x8000) << 16;

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
 from single import LETTER, lanes, result, run
 
 NAN, INF = float("nan"), float("inf")
@@ -128,6 +131,40 @@ def test_mixed_precision(kind: str, bits: dict[float, int]) -> None:
     factor = (U16, [bits[3.0]] * 4)
     found = executed(f"fma.rn.f32.{kind}", [narrow, factor, (F32, c)], F32, "sm_120a")[:4]
     np.testing.assert_array_equal(found, np.array([3.25, 3, -5, INF], F32))
+
+
+def rounded(exact: Fraction, bits: int, least: int) -> Fraction:
+    """To nearest even with so many bits of mantissa, of numbers down to 2^least."""
+    if not exact:
+        return exact
+    size = exact.numerator.bit_length() - exact.denominator.bit_length()
+    place = Fraction(2) ** max(size - bits, least)
+    if abs(exact) >= place * 2**bits:  # the guess of the size may be one too low
+        place *= 2
+    return round(exact / place) * place  # Python's round() is to even
+
+
+NARROW = {"f16": (torch.float16, 11, -24), "bf16": (torch.bfloat16, 8, -133)}
+
+
+@pytest.mark.parametrize("opcode", [
+    "add.f16", "sub.f16", "mul.f16", "fma.rn.f16", "add.rn.bf16", "sub.rn.bf16", "mul.rn.bf16", "fma.rn.bf16",
+])  # fmt: skip
+def test_narrow_sums_and_products(opcode: str) -> None:
+    """Rounded once, from the exact value: ties among them."""
+    operation, _, kind = opcode.partition(".")
+    dtype, bits, least = NARROW[kind.removeprefix("rn.")]
+    a = torch.randn(32).to(dtype)
+    b, c = torch.randn(32).to(dtype), torch.randn(32).to(dtype)
+    tie = 1 + 2.0 ** (2 - bits)
+    a[:3], b[:3], c[:3] = torch.tensor([1, 1, tie]), torch.tensor([2.0**-bits, 3 * 2.0**-bits, tie]), 2.0**-14
+    words = [(U16, t.view(torch.uint16).tolist()) for t in (a, b, c)[: 3 if operation == "fma" else 2]]
+    found = executed(opcode, words, U16, "sm_90a")
+    for i, got in enumerate(found):
+        x, y, z = (Fraction(t[i].item()) for t in (a, b, c))
+        exact = {"add": x + y, "sub": x - y, "mul": x * y, "fma": x * y + z}[operation]
+        expected = torch.tensor(float(rounded(exact, bits, least)), dtype=torch.float64).to(dtype)
+        assert int(got) & 0x7FFF == int(expected.view(torch.uint16)) & 0x7FFF, (i, x, y, z)
 
 
 def paired(low: float, high: float) -> int:

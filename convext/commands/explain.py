@@ -68,7 +68,7 @@ def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
 
 def _finished_by(layer: Any, forward: ConvProblem) -> str | None:
     """What computes a fused layer's epilogue before it stores the result, if anything does."""
-    if not chosen.is_gone(forward.device):
+    if not chosen.goes_first(forward.device):
         return None if layer.way == "conv" else repr(layer.way)
     try:
         kernel = registry.choose(forward, settings.BACKEND)

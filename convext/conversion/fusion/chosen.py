@@ -21,8 +21,8 @@ def takes(conv: Any, epilogue: Epilogue, adds: bool) -> bool:
     return conv.padding_mode == "zeros" and (not adds or epilogue.name == IDENTITY)
 
 
-def is_gone(device: str) -> bool:
-    """Whether tensors on `device` go this way: on a CPU under "auto" others were timed."""
+def goes_first(device: str) -> bool:
+    """Whether this way goes before the others for tensors on `device`: on a CPU under "auto" those were timed."""
     return device != "cpu" or settings.BACKEND != "auto"
 
 

@@ -53,7 +53,7 @@ class Fused(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         plain = is_plain(x, residual)
-        if plain and self.takes_chosen and chosen.is_gone(x.device.type):
+        if plain and self.takes_chosen and chosen.goes_first(x.device.type):
             if not reverse_mode(x, residual, self.conv.weight, self.conv.bias):
                 result = chosen.run(self.conv, self.epilogue, x, residual)
                 if result is not None:

@@ -32,7 +32,7 @@ def ours(monkeypatch):
         return again(call, *operands)
 
     monkeypatch.setattr(autograd, "again", counted)  # where a call was not made before
-    monkeypatch.setattr(functional, "again", counted)
+    monkeypatch.setattr(calls, "again", counted)
     monkeypatch.setattr(functional, "_is_torchs_by_name", lambda *_: False)  # ATEN by our operators
     with convext.backend("aten"):
         yield computed

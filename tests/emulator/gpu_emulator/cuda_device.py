@@ -56,16 +56,17 @@ def build(folder: Path, flags: Sequence[str]) -> Path:
     library.CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sorted(folder.rglob("*.cu"), key=lambda path: -path.stat().st_size)))
-    parts = [*objects, _runtime("cudart.cpp", [])]
+    parts = [*objects, _runtime("cudart.cpp", ".o", ["-c"])]
     result = library.CACHE / f"{_digest(*(part.name.encode() for part in parts))}.so"
-    return _made(result, ["g++", "-shared", *map(str, parts), f"-L{TORCH}/lib", "-ltorch_cpu"])
+    # -Bsymbolic: a torch that is built for CUDA has loaded NVIDIA's runtime, whose calls have the same names.
+    return _made(result, ["g++", "-shared", "-Wl,-Bsymbolic", *map(str, parts), f"-L{TORCH}/lib", "-ltorch_cpu"])
 
 
-def _runtime(name: str, flags: Sequence[str]) -> Path:
-    """A file of the runtime as a library. The driver's calls are found in the one that library.load() has loaded."""
+def _runtime(name: str, suffix: str, flags: Sequence[str]) -> Path:
+    """A file of the runtime, compiled. The driver's calls are found in the one that library.load() has loaded."""
     source = RUNTIME / name
-    result = library.CACHE / f"{source.stem}-{_digest(' '.join(flags).encode(), source.read_bytes())}.so"
-    return _made(result, ["g++", "-std=c++20", "-O1", "-fPIC", "-shared", str(source), *flags])
+    result = library.CACHE / f"{source.stem}-{_digest(' '.join(flags).encode(), source.read_bytes())}{suffix}"
+    return _made(result, ["g++", "-std=c++20", "-O1", "-fPIC", str(source), *flags])
 
 
 def _made(result: Path, command: Sequence[str]) -> Path:
@@ -83,8 +84,8 @@ def _digest(*contents: bytes) -> str:
 
 @cache
 def _memory() -> ctypes.CDLL:
-    flags = [f"-I{TORCH}/include", f"-L{TORCH}/lib", "-lc10"]
-    return ctypes.CDLL(str(_runtime("memory.cpp", flags)))
+    flags = ["-shared", f"-I{TORCH}/include", f"-L{TORCH}/lib", "-lc10"]
+    return ctypes.CDLL(str(_runtime("memory.cpp", ".so", flags)))
 
 
 @contextmanager

@@ -20,10 +20,18 @@ def _dispatch_state() -> tuple[int, int]:
 
 
 def _plain_states() -> frozenset[tuple[int, int]]:
-    """The dispatcher's state in plain eager execution and in inference mode: no mode, transform, autocast or trace."""
+    """The dispatcher's state in plain eager execution and in inference mode: no mode, transform, autocast or trace.
+
+    And in a backward pass, where torch 2.11 excludes the names of dimensions.
+    """
     with torch.inference_mode():
         inference = _dispatch_state()
-    return frozenset({_dispatch_state(), inference})
+    included, excluded = plain = _dispatch_state()
+    try:
+        names = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("Named")).raw_repr()
+    except RuntimeError:  # a torch that does not know them
+        names = 0
+    return frozenset({plain, inference, (included, excluded | names)})
 
 
 with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may be imported inside one

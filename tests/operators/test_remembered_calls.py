@@ -15,6 +15,7 @@ from convext import functional
 from convext.choice import gpu_table, registry, remembered, settings
 from convext.functional import calls
 from convext.operators import forward, keys
+from convext.operators.plain import is_plain
 
 # Layers that each Triton family takes, in its interpreter where there is no GPU.
 FAMILIES = {
@@ -350,3 +351,21 @@ def test_no_tensor_is_kept(device):
     del layer, x, results
     gc.collect()
     assert [t() for t in kept] == [None] * 4
+
+
+def test_a_backward_pass_is_plain():
+    """So its gradients are looked up, too, and not asked of the dispatcher."""
+    seen = []
+
+    class Asks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(is_plain(grad))
+            return grad
+
+    Asks.apply(torch.zeros(2, requires_grad=True)).sum().backward()
+    assert seen == [True]

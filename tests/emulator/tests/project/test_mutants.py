@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 from mutants import KINDS, case_named, mutants, outcome
 
+pytestmark = pytest.mark.skipif(
+    version("triton").startswith("3.6."),
+    reason="Triton 3.6 leaves out a fence.proxy.async of its own: see README.md",
+)
 WGMMA = "sm_90 triton.igemm fprop bfloat16 ieee NHWC boxes dense in vectors"
 CP_ASYNC = "sm_90 triton.banded fprop bfloat16 ieee NCHW depthwise 9x9"
 SHUFFLES = "sm_80 triton.banded wgrad bfloat16 ieee NCHW depthwise 9x9"

@@ -137,10 +137,6 @@ class Attribute:
         value = self.parameters.get(self.name)
         return getattr(self.owner, self.name) if value is None else value
 
-    @property
-    def value(self) -> Any:
-        return self.get()
-
 
 class _Kept:
     def __init__(self, value: Any) -> None:

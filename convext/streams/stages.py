@@ -124,8 +124,9 @@ class Windows:
         return (*(["past"] if self.reach else []), *(["wait"] if waits else []))
 
     def state(self) -> dict[str, Tensor]:
-        values = {"past": lambda: self.past.samples(), "wait": lambda: torch.tensor(self.wait)}  # type: ignore[union-attr]
-        return {key: values[key]() for key in self.keys}
+        past = {"past": self.past.samples()} if self.past is not None else {}
+        both = past | {"wait": torch.tensor(self.wait)}
+        return {key: both[key] for key in self.keys}
 
     def load(self, state: dict[str, Tensor]) -> None:
         self.past = _past(self.name, state["past"], self.reach) if self.reach else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, NoReturn
 
-from torch import Tensor, fx
+from torch import fx
 
 from convext.streams.program import Attribute, Program
 from convext.streams.stages import Windows
@@ -141,9 +141,9 @@ class _Lowering:
     # ---------------------------------------------------------------------------------------------------------- rules
 
     def _convolve(self, stage: Windows, input: Any, weight: Any = None, bias: Any = None) -> Value:
-        x, w = _need(input), getattr(weight, "value", None)
-        if not isinstance(w, Tensor) or not isinstance(bias, Attribute | None):
+        if not isinstance(weight, Attribute) or not isinstance(bias, Attribute | None):
             _refuse("operands that are computed")
+        x, w = _need(input), weight.get()
         if stage.groups is None or stage.stride > 1 or stage.first_wait or w.shape[1] * stage.groups != x.channels:
             _refuse("windows")
         return self._do("convolve", self._buffer(w.shape[0]), x, stage=stage, weight=weight, bias=bias)

@@ -23,6 +23,7 @@ from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import cudnn_benchmark
 from convext.benchmarks.reporting.stats import Spread
 from convext.benchmarks.reporting.table import Cell, Progress, microseconds, show
+from convext.measuring.allocator import keep_freed_memory
 from convext.measuring.ratios import speedup
 
 TORCHVISION = (
@@ -152,6 +153,7 @@ def main(device: str, minutes: float | None = None) -> int:
         print("small networks only: pip install torchvision timm")
     if device == "cpu":
         torch.set_num_threads(1)
+        keep_freed_memory()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     body: list[list[Cell]] = []
     begin, left, interrupted = time.monotonic(), list(found), False

@@ -79,7 +79,7 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
         yield from _shift(case)
     for layout_name in LAYOUTS:
         for kernel in kernels(case, layout_name):
-            yield Contender(kernel.name, layout_name, _kernel_call(case, kernel))
+            yield Contender(kernel.name, layout_name, _kernel_call(case, kernel, layout_name))
     for provider, layout_name, call in others(case, compiled):
         yield Contender(provider, layout_name, _single(call))
 
@@ -114,12 +114,15 @@ def is_ours(case: Case, layout_name: str) -> bool:
     return any(choose(case.problem(face, layout_name)) is not registry.ATEN for face in case.faces)
 
 
-def _kernel_call(case: Case, kernel: Kernel) -> Callable[[Tensors], Results]:
-    """The public operator with this kernel named, as a user would call it; off CUDA, a layer's forward as it is."""
+def _kernel_call(case: Case, kernel: Kernel, layout_name: str) -> Callable[[Tensors], Results]:
+    """The public operator with this kernel named, as a user would call it; off CUDA, ATEN as "auto" runs it."""
     face = case.work
     assert face != "step"
-    if case.device != "cuda" and kernel is registry.ATEN and face == case.layer.forward:
-        return _forward_call(case)
+    if case.device != "cuda" and kernel is registry.ATEN:
+        if face == case.layer.forward:
+            return _forward_call(case)
+        if case.layer.groups == 1 or not registry.cpu_faces(case.problem(face, layout_name)):
+            return _single(torch_calls.face(case))  # the layer is torch's, and so is its backward pass
     first, second = OPERANDS[face]
     problem, layer = case.problem(face), case.layer
     size = problem.open_shape[2:]

@@ -22,6 +22,7 @@ from convext.benchmarks.measuring.measure import Part, blank, measure
 from convext.benchmarks.measuring.providers import TORCH, processes
 from convext.benchmarks.reporting.results import Row
 from convext.commands.isolated import ALLOWANCE, LostError, Say, Worker
+from convext.measuring.allocator import keep_freed_memory
 from convext.problem.roofline import Peaks
 
 PATIENCE = 20.0  # seconds
@@ -117,6 +118,7 @@ def _serve(request: _Request, say: Say) -> None:
     case, on_cuda = request.case, request.case.device == "cuda"
     if not on_cuda:
         torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
+        keep_freed_memory()
     with cudnn_benchmark(True):
         say(measure(case, request.peaks, request.seconds, request.compiled, request.part, say))
     if on_cuda:

@@ -22,6 +22,7 @@ import torch
 from convext.choice import cpu_table, registry
 from convext.choice.cpu_table import Row
 from convext.commands import check
+from convext.measuring.allocator import keep_freed_memory
 from convext.measuring.ratios import speedup
 from convext.measuring.sampling import Plan, clock_of, interleaved
 from convext.problem import FACES, ConvProblem, output_size
@@ -171,6 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    keep_freed_memory()
     rows, begin, planned = [], time.monotonic(), problems()
     for problem in planned:
         if time.monotonic() - begin > 60 * args.minutes:

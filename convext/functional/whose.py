@@ -16,6 +16,7 @@ from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face
 from convext.problem.layout import dense, is_channels_last
+from convext.providers import aten
 
 TORCH_CONV: dict[int, Callable[..., Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 TORCH_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
@@ -168,8 +169,7 @@ def is_torchs_by_name(face: Face, input: Tensor, weight: Tensor, bias: Tensor | 
     if not saves_alike(input, weight, bias):
         return False
     problem = ConvProblem.of(face, input.shape, weight.shape, *found, input.dtype, False, input.device.type)
-    # A transposed depthwise one ATEN's record computes as torch's backward pass does, on CUDA.
-    by_another = face == "dgrad" and problem.device == "cuda" and problem.family == "depthwise"
+    by_another = face == "dgrad" and aten.backward_is_faster(problem)
     if problem.empty or by_another or not problem.symmetric:
         return False
     return registry.choose(problem, settings.BACKEND) is registry.ATEN

@@ -14,7 +14,7 @@ import torch
 
 from convext.__main__ import main
 from convext.benchmarks import cli
-from convext.benchmarks.cases.case import LAYOUTS, WORK, Case, ordered
+from convext.benchmarks.cases.case import LAYOUTS, WORK, Case, Work, ordered
 from convext.benchmarks.cases.layers import Layer, anchor_layers, model_layers
 from convext.benchmarks.measuring import providers, runner, timing
 from convext.benchmarks.measuring.gate import Gate
@@ -68,6 +68,18 @@ def test_every_contender_agrees_and_is_timed(layer: Layer, work: str) -> None:
     assert row.ideal == pytest.approx(1e6 * case.ideal_seconds(H100), abs=1e-3)
     for median, p20, p80 in row.times.values():
         assert 0 < p20 <= median <= p80
+
+
+@pytest.mark.parametrize("work", ["dgrad", "wgrad"])
+def test_gradients_of_a_layer_that_stays_torchs_are_torchs(monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
+    grouped, _, dense, *_ = layers()
+    monkeypatch.setattr(providers, "convolve", None)  # what calls a kernel by name
+    monkeypatch.setattr(registry, "cpu_faces", lambda problem: frozenset({"wgrad"} if problem.groups > 1 else ()))
+    case = Case(dense, work, torch.float32, "cpu")
+    providers._kernel_call(case, registry.ATEN, "nc")(case.draw())
+    mixed = Case(grouped, work, torch.float32, "cpu")  # one face is ours: ATEN's answer to another goes by our operator
+    with pytest.raises(TypeError):
+        providers._kernel_call(mixed, registry.ATEN, "nc")(mixed.draw())
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, fault: str) -> list[str]:

@@ -296,7 +296,8 @@ namespace {
 const Decoders& decoders() {
   static const Decoders all = [] {
     Decoders made;
-    for (const auto add : {add_arithmetic, add_moves, add_memory, add_products, add_exchanges, add_synchronisation}) {
+    for (const auto add :
+         {add_arithmetic, add_bits, add_moves, add_memory, add_products, add_exchanges, add_synchronisation}) {
       add(made);
     }
     return made;

@@ -75,6 +75,7 @@ using Decode = void (*)(Decoder&);
 using Decoders = std::map<std::string, Decode>;  // by first word
 
 void add_arithmetic(Decoders&);
+void add_bits(Decoders&);
 void add_moves(Decoders&);
 void add_memory(Decoders&);
 void add_products(Decoders&);

@@ -317,6 +317,8 @@ def fastest_on_cpu(problem: ConvProblem, threads: int | None = None) -> tuple[st
 def _preference(problem: ConvProblem) -> list[Kernel]:
     """Every kernel, the one to try first in front."""
     if problem.device != "cuda":
+        if aten.never_returns(problem):
+            return [*(kernel for kernel in KERNELS if kernel.provider == "cpu"), ATEN]
         best = fastest_on_cpu(problem)
         return [*(kernel for kernel in KERNELS if best and kernel.name == best[0]), ATEN]
     kernels, measured = _in_order(problem), gpu_table.nearest(problem)

@@ -20,6 +20,7 @@ from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
 from convext.problem.epilogue import IDENTITY
 from convext.problem.layout import is_channels_last
+from convext.providers import aten
 
 
 def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = None, arch: int | None = None) -> str:
@@ -214,6 +215,8 @@ def _measured(p: ConvProblem) -> list[str]:
 
 def _measured_on_cpu(p: ConvProblem) -> list[str]:
     """The rows of the tables that decided, or that none did."""
+    if aten.never_returns(p):
+        return ["  ATen goes last: torch's bfloat16 forward of large kernels on few channels in channels last hangs"]
     found = registry.fastest_on_cpu(p)
     if found is None:
         nothing, threads = "  nothing was measured near here to be faster than ATen", torch.get_num_threads()

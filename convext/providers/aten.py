@@ -50,6 +50,18 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     return _no_view(dense(result, problem.channels_last))
 
 
+def never_returns(problem: ConvProblem) -> bool:
+    """Whether torch's own forward hangs: oneDNN compiles a kernel of its own for ever.
+
+    Seen with torch 2.11 to 2.14 on Zen 4, whose AVX-512 has bfloat16: depthwise, channels last, of 8, 15 or 16 channels
+    and 17x17 taps or more. With 13x13 taps, or 24 channels, it returned.
+    """
+    p = problem
+    few = p.groups == p.c == p.k <= 16
+    large = p.face == "fprop" and p.channels_last and p.taps > 13 * 13
+    return p.device == "cpu" and p.dtype is torch.bfloat16 and few and large
+
+
 def why_not_both(dgrad: ConvProblem) -> str | None:
     """Only torch's own padding: otherwise one gradient pads a copy of x, and the other crops one."""
     if dgrad.empty:

@@ -50,12 +50,20 @@ def test_agrees_with_float64(name):
         assert all(text.split(":")[0] for text in record.copies(p))
 
 
+# Whose other side is a forward that never returns.
+HANGS = {
+    "groups": 4, "input": (9, 9), "output": (9, 9), "kernel": (17, 17), "pad": (8, 8), "dtype": torch.bfloat16,
+    "channels_last": True,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
         ("plain.swap", {"stride": (1, 2), "output": (4, 2)}, "stride of 1, but got (1, 2)"),
         ("plain.swap", {"pad": (3, 1), "output": (6, 4)}, "pads (-1, 1) on the other side"),
         ("plain.swap", {"n": 0}, "no elements"),
+        ("plain.swap", HANGS, "hangs"),
         ("plain.taps", {}, "dilation=(1, 1)"),
         ("plain.taps", {"dilation": (2, 2), "output": (2, 2), "dtype": torch.bfloat16}, "not torch.bfloat16"),
         ("plain.shuffle", {}, "kernel=(3, 3), stride=(1, 1)"),

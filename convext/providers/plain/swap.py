@@ -30,6 +30,8 @@ def why_not(problem: ConvProblem) -> str | None:
         return f"is for a stride of 1, but got {problem.stride}"
     if problem.empty:
         return "a tensor of the problem has no elements"
+    if aten.never_returns(swapped(problem)):
+        return "would be torch's bfloat16 forward of large kernels on few channels in channels last, which hangs"
     if min(_pad(problem)) < 0:
         return f"pads {_pad(problem)} on the other side, where torch pads by 0 or more"
     return None

@@ -47,6 +47,7 @@ def test_selections(opcode: str) -> None:
 CONVERSIONS = [
     ("cvt.s64.s32", I32, [-1, 5], I64, [-1, 5]),
     ("cvt.u64.u32", U32, [2**32 - 1], U64, [2**32 - 1]),
+    ("cvt.s32.s16", I16, [-1, 5], I32, [-1, 5]),
     ("cvt.s64.s16", I16, [-1, 5], I64, [-1, 5]),
     ("cvt.u64.u16", U16, [65535], U64, [65535]),
     ("cvt.u32.u16", U16, [65535], U32, [65535]),
@@ -55,6 +56,7 @@ CONVERSIONS = [
     ("cvt.u32.u64", U64, [0x123456789ABC], U32, [0x56789ABC]),
     # a register wider than its type: cut to it, extended from it
     ("cvt.s32.s8", U32, [0x1FF, 0x7F], I32, [-1, 127]),
+    ("cvt.s16.s8", U16, [0x1FF, 0x7F], I16, [-1, 127]),
     ("cvt.u32.u8", U32, [0x1FF], U32, [0xFF]),
     ("cvt.f32.bf16", U16, [0x3F80, 0xC049, 0x7F80], F32, [1, -3.140625, INF]),
     ("cvt.f32.f16", U16, [0x3C00, 0xC248, 0x0001, 0x7C00], F32, [1, -3.140625, 2.0**-24, INF]),

@@ -105,8 +105,12 @@ def test_boxes(shape: tuple[int, ...], box: tuple[int, ...], at: tuple[int, ...]
     np.testing.assert_array_equal(loaded(array, box, at), cut(array, box, at))
 
 
-def test_other_names() -> None:
+@pytest.mark.parametrize(
+    ("shape", "box", "at"), [((5, 24), (4, 8), (2, 3)), ((3, 5, 24), (2, 4, 8), (1, 2, 3))], ids=["2d", "3d"]
+)
+def test_other_names(shape: tuple[int, ...], box: tuple[int, ...], at: tuple[int, ...]) -> None:
     """Triton 3.6 writes mbarrier.arrive.expect_tx.shared.b64, mbarrier.try_wait.parity.shared.b64 and
+    cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes,
     cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes or
     cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes: in a cluster of one block the same.
     """
@@ -114,10 +118,8 @@ def test_other_names() -> None:
         ("expect_tx.shared::cta.b64", "expect_tx.shared.b64"), ("parity.shared::cta.b64", "parity.shared.b64"),
         (".shared::cta.global.mbarrier", ".shared::cluster.global.mbarrier"),
     ]  # fmt: skip
-    array = numbered(3, 5, 24)
-    np.testing.assert_array_equal(
-        loaded(array, (2, 4, 8), (1, 2, 3), renamed=renamed), cut(array, (2, 4, 8), (1, 2, 3))
-    )
+    array = numbered(*shape)
+    np.testing.assert_array_equal(loaded(array, box, at, renamed=renamed), cut(array, box, at))
 
 
 def test_tf32_is_rounded() -> None:

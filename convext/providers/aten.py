@@ -144,7 +144,7 @@ def backward_is_faster(dgrad: ConvProblem) -> bool:
     """Whether torch's backward pass computes a problem faster than its transposed convolution does.
 
     On CUDA that never takes torch's depthwise kernels. On CPUs oneDNN's takes up to 3.8 times as long for groups in
-    channels last (0.9 to 3.8 on five layers, Zen 4); in other formats and families it was never the slower one.
+    channels last (0.9 to 3.8 on five layers, Zen 4); in other formats and families it was about level, or faster.
     """
     p = dgrad
     if p.device == "cuda":

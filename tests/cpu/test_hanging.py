@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ HANGS = ConvProblem.of(
 
 
 @pytest.fixture
-def nothing_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cpu_table, "fastest", lambda problem, threads: ())
     remembered.forget()
     yield

@@ -20,6 +20,7 @@ Call = Callable[[int], object]  # takes the number of the call, which picks its 
 SAMPLE_SECONDS = {"cuda": 100e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
 RESOLUTION = {"cuda": 0.5e-6, "cpu": 1e-7}  # seconds: what a clock may not tell from nothing counts as this much
 MIN_ROUNDS, MAX_ROUNDS = 7, 30
+FEW_ROUNDS, SLOW = 3, 30  # rounds are enough where MIN_ROUNDS would take SLOW times as long as was asked for
 MAX_CALLS = 50  # in a sample: what the driver queues without making the host wait
 CYCLES_PER_SECOND = 2e9  # of the waiting kernel, at least as many as the clock has
 FIRST_WAIT, LONGEST_WAIT = 100e-6, 0.1  # seconds: for the host to queue one call, and for all calls of a sample
@@ -33,7 +34,8 @@ def interleaved(
     Args:
         calls: what to time; each has been called before, so that nothing is compiled or tuned here.
         device: "cuda" or "cpu".
-        seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, at most MAX_ROUNDS.
+        seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, of slow calls FEW_ROUNDS, and at most
+            MAX_ROUNDS.
         begin: is told whose sample is next.
     """
     clock = _CudaClock if device == "cuda" else _CpuClock
@@ -47,7 +49,8 @@ def interleaved(
     names = list(calls)
     start = time.monotonic()
     for i in range(MAX_ROUNDS):
-        if i >= MIN_ROUNDS and time.monotonic() - start > seconds:
+        spent = time.monotonic() - start
+        if i >= (MIN_ROUNDS if spent < SLOW * seconds else FEW_ROUNDS) and spent > seconds:
             break
         turn = i % max(1, len(names))
         for name in names[turn:] + names[:turn]:  # none always follows the same one

@@ -328,8 +328,12 @@ def _preference(problem: ConvProblem) -> list[Kernel]:
 
 
 def _in_order(problem: ConvProblem) -> list[Kernel]:
-    """KERNELS, with bands behind FMAs for kernels of fewer than 9 x 9 taps: at 7 x 7 models see them about level."""
-    return sorted(KERNELS, key=lambda kernel: kernel.name == "triton.banded" and problem.taps < 81)
+    """KERNELS, with bands behind FMAs for kernels of fewer than 9 x 9 taps; in images in NCHW, of fewer than 7 x 7.
+
+    There they were measured (H200, three layers of 7 x 7 taps): 61, 24 and 29 us against 81, 33 and 38.
+    """
+    fewest = 49 if problem.face != "wgrad" and not problem.channels_last else 81
+    return sorted(KERNELS, key=lambda kernel: kernel.name == "triton.banded" and problem.taps < fewest)
 
 
 def cudnns_best(problem: ConvProblem) -> str | None:

@@ -62,7 +62,7 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
         ),
     },
     90: {
-        "image": (BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
+        "image": (BandTile(8, 16, 128, 4, 3), BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
         "weight": (
             BandTile(4, 32, 64, 4, 3, 2),
             BandTile(4, 32, 64, 4, 3, 1),
@@ -183,7 +183,7 @@ class Plan:
         if wgrad:
             trips, parts = self.share
             blocks, steps = problem.c * self.row_blocks * parts, trips
-        step = product.rows * product.columns + LOAD[False] * (product.rows + product.columns)
+        step = product.rows * product.columns + LOAD * (product.rows + product.columns)
         waves = -(-blocks // multiprocessors(problem))
         return waves * steps * product.steps(problem.dtype.itemsize) * step
 

@@ -23,7 +23,9 @@ import torch
 
 from convext.benchmarks.cases.case import LAYOUTS, Case
 from convext.benchmarks.cases.layers import anchor_layers, model_layers
+from convext.benchmarks.measuring.providers import competing
 from convext.choice import registry, settings
+from convext.choice.registry import Kernel
 from convext.commands import check
 from convext.commands.isolated import LostError, Say, Worker, abandon, one_line
 from convext.problem import OPERANDS, ConvProblem, layout
@@ -58,7 +60,8 @@ class Job:
 def calls_of_check(arch: int) -> Iterator[Call]:
     """What `python -m convext check` calls on a GPU of compute capability `arch` / 10."""
     for problem in check.small_problems("cuda", arch):
-        yield from _calls(problem, biased=False)
+        taking = (kernel for kernel in registry.kernels() if registry.refusal(kernel, problem) is None)
+        yield from _calls(taking, problem, biased=False)
 
 
 def calls_of(cases: Iterable[Case], arch: int) -> Iterator[Call]:
@@ -68,12 +71,13 @@ def calls_of(cases: Iterable[Case], arch: int) -> Iterator[Call]:
         for face in case.faces:
             for layout_name in LAYOUTS:
                 problem = case.layer.problem(face, case.dtype, layout_name == "cl", "cuda", arch, precision)
-                yield from _calls(problem, case.work == "step" and case.layer.bias and face == case.layer.forward)
+                biased = case.work == "step" and case.layer.bias and face == case.layer.forward
+                yield from _calls(competing(problem), problem, biased)
 
 
-def _calls(problem: ConvProblem, biased: bool) -> Iterator[Call]:
-    for kernel in registry.kernels():
-        if kernel.provider == "triton" and registry.refusal(kernel, problem) is None:
+def _calls(kernels: Iterable[Kernel], problem: ConvProblem, biased: bool) -> Iterator[Call]:
+    for kernel in kernels:
+        if kernel.provider == "triton":
             yield Call(kernel.name, problem, biased)
 
 

@@ -1,7 +1,7 @@
 """Measures one case in this process: draw operands, check every contender, time those that agreed.
 
 A contender that raises or is wrong is a failure in the row. One that takes the device or the process down is the affair
-of `runner`, which has each provider measured in a process of its own and is told what is tried before it is.
+of `runner`, which has cases measured in another process and is told what is tried before it is.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
 from convext.benchmarks.cases.case import LAYOUTS, Case, Tensors, ordered
 from convext.benchmarks.measuring import timing
 from convext.benchmarks.measuring.gate import CHUNK_BYTES, IMAGES, Gate
-from convext.benchmarks.measuring.providers import Contender, chosen, contenders, is_ours
+from convext.benchmarks.measuring.providers import Contender, chosen, contenders, is_baseline, is_ours
 from convext.benchmarks.reporting.results import Row
 from convext.benchmarks.reporting.stats import Spread
 from convext.commands.isolated import one_line
@@ -24,30 +24,6 @@ from convext.measuring.ratios import speedup
 from convext.problem.roofline import Peaks
 
 MICRO = 1e6
-
-
-@dataclass(frozen=True)
-class Part:
-    """Which contenders of a case are measured.
-
-    Attributes:
-        process: those that run in this process (`Contender.process`); "" for all.
-        baseline: the name of one that is measured beside them, for the ratios to it.
-        without: why some are left out, by name or by provider.
-    """
-
-    process: str = ""
-    baseline: str = ""
-    without: Mapping[str, str] = field(default_factory=dict)
-
-    def has(self, contender: Contender) -> bool:
-        return self.process in ("", contender.process) or contender.name == self.baseline
-
-    def why_not(self, contender: Contender) -> str | None:
-        return self.without.get(contender.name) or self.without.get(contender.provider)
-
-
-EVERYTHING = Part()
 
 
 def blank(case: Case, peaks: Peaks) -> Row:
@@ -77,16 +53,16 @@ def measure(
     peaks: Peaks,
     seconds: float,
     compiled: bool = False,
-    part: Part = EVERYTHING,
+    without: Mapping[str, str] = MappingProxyType({}),
     begin: Callable[[str], object] = lambda what: None,
 ) -> Row:
-    """Checks and times everything in `part` that takes `case`.
+    """Checks and times everything that takes `case`.
 
     Args:
         case, peaks: what, against which limits.
         seconds: of sampling.
         compiled: torch.compile's paths too.
-        part: which contenders.
+        without: why some contenders are left out, by name or by provider.
         begin: is told what is tried next, a contender's name or "(operands)", before each of its calls and samples.
 
     Raises:
@@ -99,9 +75,9 @@ def measure(
             torch.compiler.reset()  # the compiler gives up on a function after a few sizes
         assert_fits(case)
         with torch.no_grad():
-            _measure(case, row, seconds, compiled, part, begin)
+            _measure(case, row, seconds, compiled, without, begin)
     except Exception as error:  # such as memory, of which a case asks for its operands first
-        row.failures[part.process or "case"] = one_line(error)
+        row.failures["case"] = one_line(error)
         _assert_alive(case)
     return row
 
@@ -112,7 +88,9 @@ def _assert_alive(case: Case) -> None:
         torch.cuda.synchronize()
 
 
-def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, begin: Callable[[str], object]) -> None:
+def _measure(
+    case: Case, row: Row, seconds: float, compiled: bool, without: Mapping[str, str], begin: Callable[[str], object]
+) -> None:
     layer = case.layer
     drawn = case.draw()
     weights = {"w": drawn["w"], "bias": drawn["w"].new_ones(layer.output[1])}
@@ -120,9 +98,7 @@ def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, b
     gate = Gate(case, buffers.firsts, weights["bias"] if layer.bias and case.work == "step" else None)
     passed: dict[str, timing.Call] = {}
     for contender in contenders(case, compiled, weights):
-        if not part.has(contender):
-            continue
-        if reason := part.why_not(contender):
+        if reason := without.get(contender.name) or without.get(contender.provider):
             row.failures[contender.name] = reason
             continue
         begin(contender.name)
@@ -130,6 +106,7 @@ def _measure(case: Case, row: Row, seconds: float, compiled: bool, part: Part, b
             passed[contender.name] = admitted(gate, contender, buffers)
             if case.device == "cuda":
                 row.memory[contender.name] = _peak_memory(contender, buffers)
+            _assert_alive(case)  # now, while it is known whose calls these were
         except DisagreementError as error:
             row.failures[contender.name] = str(error)
         except Exception as error:  # compilers and other packages have classes of their own
@@ -152,7 +129,7 @@ def _timed(
 
     while True:
         try:
-            return timing.interleaved(passed, case.device, seconds, told)
+            return timing.interleaved(passed, case.device, seconds, told, [*filter(is_baseline, passed)])
         except Exception as error:
             row.failures[last] = one_line(error)
             passed.pop(last)
@@ -170,12 +147,18 @@ def needed(case: Case) -> int:
 
 def assert_fits(case: Case) -> None:
     """Raises MemoryError where the device has not what a case takes: asking for it could end more than this case."""
-    if case.device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _free(case.device)
+    if case.device == "cuda" and needed(case) > free:
+        torch.cuda.empty_cache()  # of what the cases before it took
+        free = _free(case.device)
     if needed(case) > free:
         raise MemoryError(f"takes about {needed(case) / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+
+
+def _free(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class DisagreementError(Exception):
@@ -209,8 +192,9 @@ class Buffers:
         def call(i: int) -> None:
             kept[i % len(sets)] = contender.call(sets[i % len(sets)])
 
-        for i in range(len(sets)):  # the first call of each set may allocate
-            call(i)
+        for i, result in enumerate(kept):  # the first result of a set asks for memory; the next contender's finds some
+            if result is None:
+                call(i)
         return call
 
 
@@ -244,11 +228,13 @@ def _summarise(row: Row, samples: dict[str, list[float]]) -> None:
     row.times = {
         name: [round(v * MICRO, 3) for v in (s.median, s.p20, s.p80)] for name, s in spreads.items()
     }  # fmt: skip
-    torchs = [name for name in samples if name.startswith("torch.")]
+    torchs = [*filter(is_baseline, samples)]
     if not torchs:
         return
     row.baseline = min(torchs, key=lambda name: spreads[name].median)
     for name in samples:
         if name not in torchs:
-            ratio = speedup(samples[row.baseline], samples[name], seed=random.Random(row.layer).randrange(2**32))
+            rounds = len(samples[name])  # fewer where it dropped out
+            baseline = samples[row.baseline][:rounds]
+            ratio = speedup(baseline, samples[name], seed=random.Random(row.layer).randrange(2**32))
             row.ratios[name] = [round(v, 4) for v in (ratio.value, ratio.low, ratio.high)]

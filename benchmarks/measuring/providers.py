@@ -21,11 +21,11 @@ from convext.benchmarks.measuring.others import others
 from convext.choice import registry
 from convext.choice.registry import Kernel, choose, refusal
 from convext.operators import convolve
-from convext.problem import OPERANDS
+from convext.problem import OPERANDS, ConvProblem
 from convext.problem.layout import dense
 
 Results = tuple[Tensor, ...]
-TORCH = "torch"  # the process of torch's own paths
+FEW_CHANNELS = 4  # of a group, where the smallest block of a product of matrices, 16 x 16, is a sixteenth full at most
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Contender:
     def name(self) -> str:
         return f"{self.provider}/{self.layout}"
 
-    @property
-    def baseline(self) -> bool:
-        return self.provider.startswith("torch.")
 
-    @property
-    def process(self) -> str:
-        """The process that it is measured in: torch's kernels share one, whoever calls them, and so do a provider's."""
-        first, _, _ = self.provider.partition(".")
-        return TORCH if first == registry.ATEN.provider else first
+def is_baseline(name: str) -> bool:
+    """Whether a contender is one of those that rows compare with."""
+    return name.startswith("torch.")
+
+
+def is_torchs(name: str) -> bool:
+    """Whether what a contender runs is torch's own, whoever calls it."""
+    return is_baseline(name) or name.rpartition("/")[0] == registry.ATEN.name
 
 
 def contenders(case: Case, compiled: bool = False, weights: Tensors | None = None) -> Iterator[Contender]:
@@ -84,24 +84,29 @@ def contenders(case: Case, compiled: bool = False, weights: Tensors | None = Non
         yield Contender(provider, layout_name, _single(call))
 
 
-def processes(case: Case, compiled: bool = False) -> list[str]:
-    """The processes that a case is measured in (`Contender.process`), torch's first."""
-    if case.work == "step":
-        return [TORCH, "convext"]
-    return list(dict.fromkeys(contender.process for contender in contenders(case, compiled)))
-
-
 def _single(compute: Callable[[Tensors], Tensor]) -> Callable[[Tensors], Results]:
     """A contender's call that computes one face."""
     return lambda t: (compute(t),)
 
 
 def kernels(case: Case, layout_name: str) -> list[Kernel]:
-    """The kernel records that take the case's face. Off CUDA without the GPU's kernels, which are emulated there."""
+    """The kernel records that are timed on the case's face. Off CUDA without the GPU's kernels, emulated there."""
     assert case.work != "step"
     problem = case.problem(case.work, layout_name)
     emulated = () if case.device == "cuda" else ("triton", "cuda")
-    return [k for k in registry.kernels() if k.provider not in emulated and refusal(k, problem) is None]
+    return [k for k in competing(problem) if k.provider not in emulated]
+
+
+def competing(problem: ConvProblem) -> list[Kernel]:
+    """The kernel records that take a problem, without implicit GEMMs where nearly all that they multiply are zeros.
+
+    On an H200 depthwise forwards took them 30 to 80 times as long as torch, and groups of four channels eight times.
+    One that "auto" runs all the same competes.
+    """
+    taking = [kernel for kernel in registry.kernels() if refusal(kernel, problem) is None]
+    if max(problem.c, problem.k) > FEW_CHANNELS * problem.groups:
+        return taking
+    return [kernel for kernel in taking if not kernel.name.endswith(".igemm") or kernel is choose(problem)]
 
 
 def chosen(case: Case, layout_name: str) -> str:

@@ -1,16 +1,18 @@
-"""Runs cases, each provider in a process of its own, and hands the rows on.
+"""Runs cases in another process, and hands the rows on.
 
-torch's own paths are measured first, in a process that nothing of ours can harm. The best of them is measured once more
-in the process of every other provider, next to its kernels, so that a ratio compares samples of the same rounds. What
-raises is a failure in its row. So is what hangs, or takes its process down as an illegal access on a GPU does: the
-process is ended, and the case goes on in a new one without that contender.
+All contenders of a case share the process, so operands are drawn, the oracle is computed and cuDNN's algorithms are
+searched once, and ratios compare samples of the same rounds. torch's own paths are checked first, before anything of
+ours has run on the case's tensors. What raises is a failure in its row. So is what hangs, or takes the process down as
+an illegal access on a GPU does: the process is ended, and the case is measured again, torch's too, in a new one without
+that contender, whose provider is charged with the time that this took and given up where it adds up. Where the process
+is lost in something of torch's, ours may have damaged it: torch's is tried once more, without what of ours had run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +20,8 @@ import torch
 from convext.benchmarks.cases.case import WORK, Case, Work
 from convext.benchmarks.cases.layers import Layer
 from convext.benchmarks.measuring.gate import cudnn_benchmark
-from convext.benchmarks.measuring.measure import Part, blank, measure
-from convext.benchmarks.measuring.providers import TORCH, processes
+from convext.benchmarks.measuring.measure import blank, measure
+from convext.benchmarks.measuring.providers import is_torchs
 from convext.benchmarks.reporting.results import Row
 from convext.commands.isolated import ALLOWANCE, LostError, Say, Worker
 from convext.measuring.allocator import keep_freed_memory
@@ -43,7 +45,7 @@ class Plan:
         flops, bytes: a layer that needs more a call is cut (`Layer.fit`). On a CPU, where torch is slowest in families
             that it reads channel by channel, these have SLOW of the FLOPs.
         dtype: of layers whose table names none; of all layers on a CPU.
-        seconds: of sampling in each process of a case.
+        seconds: of sampling in each case.
         minutes: no case begins after this; what is left out is listed.
     """
 
@@ -60,7 +62,7 @@ class Plan:
         if device == "cuda":
             memory = memory or torch.cuda.get_device_properties("cuda").total_memory
             return cls(device, 1e15, memory / 5, torch.bfloat16, seconds=0.1, minutes=7.5)
-        return cls(device, CALL_SECONDS * CPU_FLOPS, 1e8, torch.float32, seconds=0.05, minutes=3.5)
+        return cls(device, CALL_SECONDS * CPU_FLOPS, 1e8, torch.float32, seconds=0.1, minutes=3.5)
 
     def fit(self, layer: Layer) -> Layer:
         """The layer as it is measured: on a GPU as it was seen, on a CPU with as many images as people ask it for."""
@@ -104,25 +106,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a process is asked for; it answers with the names of what it tries, and with a row."""
+    """What the process is asked for; it answers with the names of what it tries, and with a row."""
 
     case: Case
     peaks: Peaks
     seconds: float
     compiled: bool
-    part: Part
+    without: Mapping[str, str]
 
 
 def _serve(request: _Request, say: Say) -> None:
-    """Measures a part of a case."""
-    case, on_cuda = request.case, request.case.device == "cuda"
-    if not on_cuda:
+    """Measures a case."""
+    case = request.case
+    if case.device == "cpu":
         torch.set_num_threads(1)  # threads that wait for one another make timings of a shared machine worthless
         keep_freed_memory()
     with cudnn_benchmark(True):
-        say(measure(case, request.peaks, request.seconds, request.compiled, request.part, say))
-    if on_cuda:
-        torch.cuda.empty_cache()  # the other processes need it
+        say(measure(case, request.peaks, request.seconds, request.compiled, request.without, say))
 
 
 def run(
@@ -147,52 +147,41 @@ def run(
 
 
 class _Crew:
-    """The processes of a run, and how much time each kernel has cost by hanging or ending them."""
+    """The process of a run, and how much time each kernel has cost by hanging or ending it."""
 
     def __init__(self, plan: Plan, peaks: Peaks, compiled: bool, patience: float) -> None:
-        self._plan, self._peaks, self._compiled, self._patience = plan, peaks, compiled, patience
-        self._workers: dict[str, Worker] = {}
-        self._lost: defaultdict[str, float] = defaultdict(float)  # seconds, by provider or process
+        self._plan, self._peaks, self._compiled = plan, peaks, compiled
+        self._worker = Worker(_serve, patience, bounded=plan.device == "cpu")
+        self._lost: defaultdict[str, float] = defaultdict(float)  # seconds, by provider
 
     def row(self, case: Case) -> Row:
-        """Measures a case; the failures in the row say what is missing."""
-        row = blank(case, self._peaks)
-        for process in processes(case, self._compiled):
-            self._measure(case, process, row)
-        return row
+        """Measures a case, begun again where its process was lost; the failures in the row say what is missing."""
+        without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
+        tried_again: set[str] = set()
+        while True:
+            begin, told = time.monotonic(), ["(start)"]
+            try:
+                for message in self._worker.ask(
+                    _Request(case, self._peaks, self._plan.seconds, self._compiled, without)
+                ):
+                    if isinstance(message, Row):
+                        return message
+                    told.append(message)
+                raise LostError("no row came back")
+            except LostError as error:
+                at, named = told[-1], [name for name in told if not name.startswith("(")]
+                if at in named and not is_torchs(at):
+                    self._lost[at.rpartition("/")[0]] += time.monotonic() - begin
+                    without[at] = str(error)
+                elif at not in tried_again:
+                    tried_again.add(at)
+                    without |= {name: f"not timed: {at} was lost beside it" for name in named if not is_torchs(name)}
+                elif at in named:
+                    without[at] = str(error)
+                else:  # there is no name to leave out: it would end in the same way again
+                    row = blank(case, self._peaks)
+                    row.failures = {"case": f"{error}, at {at}", **{n: why for n, why in without.items() if "/" in n}}
+                    return row
 
     def close(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
-
-    def _measure(self, case: Case, process: str, row: Row) -> None:
-        """Adds what one process measures, begun again without each contender that takes it down."""
-        without = {}
-        if process != TORCH:  # without torch's times no other time is worth anything
-            without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
-        if process in without:
-            row.failures[process] = without[process]
-            return
-        while True:
-            part = Part(process, row.baseline, without)
-            request = _Request(case, self._peaks, self._plan.seconds, self._compiled, part)
-            begin, at = time.monotonic(), "(start)"
-            try:
-                for message in self._worker(process).ask(request):
-                    if isinstance(message, Row):
-                        row.add(message)
-                    else:
-                        at = message
-                return
-            except LostError as error:
-                named = not at.startswith("(") and at != row.baseline
-                self._lost[at.rpartition("/")[0] if named else process] += time.monotonic() - begin
-                if not named:  # there is no name to leave out: it would end in the same way again
-                    row.failures |= {process: f"{error}, at {at}", **{n: why for n, why in without.items() if "/" in n}}
-                    return
-                without[at] = str(error)
-
-    def _worker(self, process: str) -> Worker:
-        if process not in self._workers:
-            self._workers[process] = Worker(_serve, self._patience, bounded=self._plan.device == "cpu")
-        return self._workers[process]
+        self._worker.close()

@@ -1,4 +1,5 @@
 """Interleaved timing: every contender takes one sample in every round, so that none is favoured by clocks or heat.
+What is far slower than the best drops out after a few rounds: it would take most of the time.
 
     round 1:  A A A | B B B | C C C      round 2:  B B B | C C C | A A A      ...
 
@@ -10,8 +11,9 @@ contenders of a round alike, and the ratios are those of rounds.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 
@@ -21,15 +23,21 @@ SAMPLE_SECONDS = {"cuda": 100e-6, "cpu": 1e-3}  # at least: well above the resol
 RESOLUTION = {"cuda": 0.5e-6, "cpu": 1e-7}  # seconds: what a clock may not tell from nothing counts as this much
 MIN_ROUNDS, MAX_ROUNDS = 7, 30
 FEW_ROUNDS, SLOW = 3, 30  # rounds are enough where MIN_ROUNDS would take SLOW times as long as was asked for
+HOPELESS = 4  # and for what takes so many times as long as the fastest that it is held to
 MAX_CALLS = 50  # in a sample: what the driver queues without making the host wait
 CYCLES_PER_SECOND = 2e9  # of the waiting kernel, at least as many as the clock has
-FIRST_WAIT, LONGEST_WAIT = 100e-6, 0.1  # seconds: for the host to queue one call, and for all calls of a sample
+FIRST_GUESS, LONGEST_WAIT = 100e-6, 0.1  # seconds: for the host to queue one call, and for all calls of a sample
+MARGIN = 2  # times as long as the host took for its last sample is enough for the next, almost always
 
 
 def interleaved(
-    calls: Mapping[str, Call], device: str, seconds: float, begin: Callable[[str], object] = lambda name: None
+    calls: Mapping[str, Call],
+    device: str,
+    seconds: float,
+    begin: Callable[[str], object] = lambda name: None,
+    held_to: Collection[str] = (),
 ) -> dict[str, list[float]]:
-    """Seconds a call, one sample a round for each of `calls`.
+    """Seconds a call, one sample a round for each of `calls`, the first rounds first.
 
     Args:
         calls: what to time; each has been called before, so that nothing is compiled or tuned here.
@@ -37,14 +45,23 @@ def interleaved(
         seconds: about how long to go on. At least MIN_ROUNDS rounds are taken, of slow calls FEW_ROUNDS, and at most
             MAX_ROUNDS.
         begin: is told whose sample is next.
+        held_to: those of `calls` that the others compete with. What takes HOPELESS times as long as the fastest of them
+            is in the first FEW_ROUNDS alone.
     """
     clock = _CudaClock if device == "cuda" else _CpuClock
     clocks = {name: clock(call) for name, call in calls.items()}
-    repeats = {}
-    for name in calls:
+
+    def once(name: str) -> float:
         begin(name)
-        once = max(clocks[name].elapsed(0, 1), RESOLUTION[device])
-        repeats[name] = max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / once)))
+        return max(clocks[name].elapsed(0, 1), RESOLUTION[device])
+
+    estimates = {name: once(name) for name in calls}
+    limit = HOPELESS * min((estimates[name] for name in held_to), default=math.inf)
+    for name in calls:
+        if estimates[name] > limit and name not in held_to:  # or something else was in its way
+            estimates[name] = min(estimates[name], once(name))
+    hopeless = {name for name in calls if estimates[name] > limit and name not in held_to}
+    repeats = {n: max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / each))) for n, each in estimates.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     start = time.monotonic()
@@ -54,6 +71,8 @@ def interleaved(
             break
         turn = i % max(1, len(names))
         for name in names[turn:] + names[:turn]:  # none always follows the same one
+            if i >= FEW_ROUNDS and name in hopeless:
+                continue
             begin(name)
             elapsed = clocks[name].elapsed(i * repeats[name], repeats[name])
             samples[name].append(max(elapsed, RESOLUTION[device]) / repeats[name])
@@ -77,24 +96,26 @@ class _CudaClock:
     """Times calls of one contender by events, and remembers how long its host needs to queue one."""
 
     def __init__(self, call: Call) -> None:
-        self.call, self.wait = call, FIRST_WAIT
+        self.call, self.host = call, FIRST_GUESS
 
     def elapsed(self, first: int, repeat: int) -> float:
         """Seconds. Taken again with a longer wait where the device caught up with the host."""
         while True:
-            wait = min(self.wait * (1 + repeat), LONGEST_WAIT)
+            wait = min(MARGIN * self.host * (1 + repeat), LONGEST_WAIT)
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
             torch.cuda._sleep(int(wait * CYCLES_PER_SECOND))
+            start = time.perf_counter()
             begin.record()
             for i in range(first, first + repeat):
                 self.call(i)
             end.record()
+            host = (time.perf_counter() - start) / (1 + repeat)
             queued_in_time = not begin.query()  # the wait was not over when the last call was in the queue
+            self.host = host if queued_in_time else max(host, 2 * self.host)
             torch.cuda.synchronize()
             if queued_in_time or wait == LONGEST_WAIT:
                 return begin.elapsed_time(end) / 1000
-            self.wait *= 4
 
 
 def cache_bytes(device: str) -> int:

@@ -43,7 +43,7 @@ class Row:
         baseline: the contender of torch's with the least median.
         chosen: what "auto" runs, by layout.
         ours: layouts in which "auto" takes a face from torch's own kernels.
-        times: [median, p20, p80] by contender, in microseconds.
+        times: [median, p20, p80] by contender, in microseconds; of few samples where it is far slower than torch.
         ratios: [ratio, low, high] to the baseline, of every contender that is not torch's; above 1 is faster.
         memory: peak bytes beyond operands and result by contender; empty where it is not measured.
         failures: contenders that were not timed, with how they disagreed or what they raised.
@@ -75,14 +75,6 @@ class Row:
     def forward(self) -> bool:
         """Whether this is the layer's forward: `dgrad` is the forward of a transposed layer."""
         return self.work == ("dgrad" if self.transposed else "fprop")
-
-    def add(self, part: Row) -> None:
-        """Takes in what another process measured of this case; what is here already stays."""
-        self.baseline = self.baseline or part.baseline
-        self.times = part.times | self.times
-        self.ratios = part.ratios | self.ratios
-        self.memory = part.memory | self.memory
-        self.failures = part.failures | self.failures
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -89,6 +89,28 @@ def test_interleaved_sampling_measures_and_takes_turns(monkeypatch: pytest.Monke
     assert firsts[:4] == ["fast", "slow", "fast", "slow"]
 
 
+def test_what_is_far_slower_than_what_it_is_held_to_is_in_the_first_rounds_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    seconds = {"torch": 2e-3, "slow torch": 50e-3, "ours": 3e-3, "hopeless": 9e-3}
+    hiccup = [True]
+
+    def call(name: str) -> None:
+        clock.spin(seconds[name] + (20e-3 if name == "ours" and hiccup and hiccup.pop() else 0.0))
+
+    calls = {name: lambda i, name=name: call(name) for name in seconds}
+    samples = interleaved(calls, "cpu", 0.1, held_to=["torch", "slow torch"])
+    assert {name: len(each) for name, each in samples.items()} == {
+        "torch": 7,
+        "slow torch": 7,
+        "ours": 7,
+        "hopeless": 3,
+    }
+    assert samples["hopeless"] == pytest.approx([9e-3] * 3)
+    assert len(interleaved(calls, "cpu", 0.1)["hopeless"]) == 7  # held to nothing
+
+
 def test_calls_get_different_buffers_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     clock = Clock(monkeypatch)
@@ -110,8 +132,10 @@ def test_buffers_outgrow_the_cache() -> None:
 class Device:
     """A device that is always a given time behind the host, for the loop that waits for the queue to fill."""
 
-    def __init__(self, host_seconds: float) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, host_seconds: float) -> None:
         self.host_seconds, self.waits, self.now = host_seconds, [], 0.0
+        monkeypatch.setattr(timing.torch, "cuda", self)
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
 
     def _sleep(self, cycles: int) -> None:
         self.waits.append(cycles / timing.CYCLES_PER_SECOND)
@@ -140,24 +164,44 @@ class Event:
 
 
 def test_a_sample_is_taken_again_until_the_queue_was_full_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device(host_seconds=1e-3)
-    monkeypatch.setattr(timing.torch, "cuda", device)
+    device = Device(monkeypatch, host_seconds=1e-3)
 
     def call(i: int) -> None:
         device.now += device.host_seconds
 
     clock = timing._CudaClock(call)
     assert clock.elapsed(0, 3) == pytest.approx(3e-3)
-    assert device.waits == pytest.approx([0.4e-3, 1.6e-3, 6.4e-3])
+    assert device.waits == pytest.approx([0.8e-3, 6e-3])  # a guess, then twice what the host took
     clock.elapsed(3, 3)
-    assert len(device.waits) == 4  # the next sample begins with the wait that was long enough
+    assert device.waits[2:] == pytest.approx([6e-3])  # the next sample begins with the wait that was long enough
+
+
+def test_one_hiccup_of_the_host_does_not_make_every_later_sample_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, host_seconds=10e-3)
+
+    def call(i: int) -> None:
+        device.now += device.host_seconds
+
+    clock = timing._CudaClock(call)
+    clock.elapsed(0, 1)
+    device.host_seconds = 20e-6
+    for _ in range(3):
+        clock.elapsed(0, 1)
+    assert device.waits == pytest.approx([0.4e-3, 20e-3, 20e-3, 40e-6, 40e-6])
+
+
+def test_a_device_whose_wait_is_shorter_than_it_should_be_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, host_seconds=0.0)
+    monkeypatch.setattr(Event, "query", lambda self: True)
+    timing._CudaClock(lambda i: None).elapsed(0, 1)
+    assert device.waits[:3] == pytest.approx([0.4e-3, 0.8e-3, 1.6e-3])
+    assert len(device.waits) == 9  # up to a tenth of a second
 
 
 def test_a_device_that_never_falls_behind_is_waited_for_a_tenth_of_a_second_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    device = Device(host_seconds=1.0)
-    monkeypatch.setattr(timing.torch, "cuda", device)
+    device = Device(monkeypatch, host_seconds=1.0)
 
     def call(i: int) -> None:
         device.now += device.host_seconds

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convext.benchmarks.cases.case import Case, Tensors
-from convext.commands.check import Agreement, agreement
+from convext.commands.check import Agreement, Exact, agreement, torch_error
 from convext.problem import OPERANDS, ConvProblem, Face
 from convext.problem.layout import dense
 from convext.providers import aten
@@ -50,7 +50,7 @@ class Gate:
     case: Case
     tensors: dict[str, Tensors]
     bias: Tensor | None = None
-    _oracles: dict[Face, Tensor] = field(default_factory=dict)
+    _exact: dict[Face, Exact] = field(default_factory=dict)
     _torch_errors: dict[tuple[Face, str], float] = field(default_factory=dict)
 
     @property
@@ -98,12 +98,13 @@ class Gate:
             a = dense(a.index_select(0, index), whole.channels_last)
             result = result.index_select(0, index)
         result = dense(result, problem.channels_last)  # the order of torch's own results is torch's business
-        if face not in self._oracles:
-            self._oracles[face] = _weight_oracle(problem, a, b) if face == "wgrad" else _oracle(problem, a, b, bias)
-        known = self._torch_errors.get((face, layout_name))
-        measured = agreement(problem, a, b, bias, result, self._oracles[face], known)
-        self._torch_errors[face, layout_name] = measured.torch_error
-        return measured
+        if face not in self._exact:
+            compute = _weight_oracle if face == "wgrad" else _oracle
+            self._exact[face] = Exact.of(problem, a, b, bias, compute)
+        exact, at = self._exact[face], (face, layout_name)
+        if at not in self._torch_errors:
+            self._torch_errors[at] = torch_error(problem, a, b, bias, exact)
+        return agreement(problem, a, b, bias, result, exact, self._torch_errors[at])
 
 
 def _oracle(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -111,7 +112,7 @@ def _oracle(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = No
     return aten.run(exact, a.double(), b.double(), None if bias is None else bias.double())
 
 
-def _weight_oracle(problem: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
+def _weight_oracle(problem: ConvProblem, x: Tensor, y: Tensor, _: Tensor | None) -> Tensor:
     """The sum over the batch, a part of it at a time: float64 operands are up to four times as large."""
     per_image = max(1, problem.ideal_bytes // problem.n * 8 // problem.dtype.itemsize)
     step = max(1, CHUNK_BYTES // per_image)

@@ -1,5 +1,6 @@
 """The tolerance rule, and ATen against the float64 reference on random problems."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convext.commands import check
+from convext.commands.check import nearest_tf32
 from convext.problem import FACES, ConvProblem, output_size, reference
 from convext.providers import aten
 
@@ -119,3 +121,92 @@ def test_the_wrong_shape_or_type_is_refused():
         check.agreement(PROBLEM, a, b, None, result[..., 1:])
     with pytest.raises(AssertionError, match="float64"):
         check.agreement(PROBLEM, a, b, None, result.double())
+
+
+# ---------------------------------------------------------------------------------------------------------------- TF32
+
+IN_TF32 = replace(PROBLEM, precision="tf32")  # on a CPU, where torch multiplies in float32 all the same
+UNIT = 2**-10  # TF32's last place, of 1
+
+
+@pytest.mark.parametrize(
+    ("number", "nearest"),
+    [
+        (0.0, 0.0),
+        (1.0, 1.0),
+        (-1 - 5 * UNIT, -1 - 5 * UNIT),
+        (2.0**100 * (1 + UNIT), 2.0**100 * (1 + UNIT)),
+        (1 + UNIT / 2, 1 + UNIT),  # a tie: to even it would be 1
+        (-1 - UNIT / 2, -1 - UNIT),
+        (1 + 3 * UNIT / 2, 1 + 2 * UNIT),
+        (1 + UNIT / 2 - 2**-23, 1.0),
+        (1 + UNIT / 2 + 2**-23, 1 + UNIT),
+        (2 - 2**-23, 2.0),  # carries into the exponent
+        (3 + UNIT, 3 + 2 * UNIT),  # beyond 2 the last place is twice as large
+        (3 + 3 * UNIT / 4, 3.0),
+    ],
+)
+def test_nearest_tf32(number, nearest):
+    t = torch.tensor([number])
+    assert t.item() == number, "no float32"
+    assert nearest_tf32(t).item() == nearest
+
+
+def in_tf32(a, b, rounded=nearest_tf32):
+    """What a tensor core makes of PROBLEM, but for the rounding of its sums."""
+    return torch.conv2d(rounded(a).double(), rounded(b).double()).float()
+
+
+def test_products_in_tf32_are_held_to_the_rounding_of_their_operands():
+    a, b = check.operands(PROBLEM)
+    result, exact = in_tf32(a, b), torch.conv2d(a.double(), b.double())
+    agreed = check.agreement(IN_TF32, a, b, None, result)
+    assert agreed.ok
+    assert agreed.bound == pytest.approx(2 * (result - exact).abs().max().item(), rel=1e-3)
+    assert "(TF32's)" in str(agreed)
+
+
+def test_torchs_error_counts_where_it_is_the_greater_one():
+    a, b = (nearest_tf32(t) for t in check.operands(PROBLEM))
+    a[0, 0, 0, 0] = 1 + 2**-23  # all that rounding would change
+    agreed, as_float32 = (check.agreement(p, a, b, None, aten.run(p, a, b, None)) for p in (IN_TF32, PROBLEM))
+    assert agreed == as_float32
+    assert agreed.yardstick > 0
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32x3"])
+def test_products_in_tf32_are_refused_where_they_were_not_allowed(precision):
+    a, b = check.operands(PROBLEM)
+    assert not check.agreement(replace(PROBLEM, precision=precision), a, b, None, in_tf32(a, b)).ok
+
+
+def test_other_dtypes_are_not_rounded_to_tf32():
+    problem = replace(IN_TF32, dtype=torch.float64)
+    a, b = check.operands(problem)
+    assert not check.agreement(problem, a, b, None, in_tf32(a.float(), b.float()).double()).ok
+
+
+def test_a_product_left_out_is_refused_in_tf32():
+    a, b = check.operands(PROBLEM)
+    result = in_tf32(a, b)
+    result[0, 0, 0, 0] -= a[0, 0, 0, 0] * b[0, 0, 0, 0]
+    assert not check.agreement(IN_TF32, a, b, None, result).ok
+
+
+def cut(t):
+    """What a tensor core reads of operands that nobody has rounded: the upper 19 bits."""
+    return (t.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("rounded", [torch.Tensor.bfloat16, torch.Tensor.half, cut])
+def test_operands_of_fewer_bits_are_refused_in_tf32(rounded):
+    """float16 has as many bits as TF32, but rounds large numbers to infinity and small ones to zero."""
+    scale = 2.0**-20 if rounded is torch.Tensor.half else 1.0
+    a, b = (scale * t for t in check.operands(PROBLEM))
+    assert not check.agreement(IN_TF32, a, b, None, in_tf32(a, b, rounded)).ok
+
+
+def test_nothing_errs_where_there_is_nothing():
+    problem = replace(IN_TF32, n=0)
+    a, b = check.operands(problem)
+    assert check.agreement(problem, a, b, None, aten.run(problem, a, b, None)).ok

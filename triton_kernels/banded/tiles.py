@@ -62,7 +62,12 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
         ),
     },
     90: {
-        "image": (BandTile(8, 16, 128, 4, 3), BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
+        "image": (
+            BandTile(8, 16, 128, 4, 3),
+            BandTile(4, 32, 128, 4, 3),
+            BandTile(4, 16, 128, 4, 3),
+            BandTile(4, 16, 64, 4, 3),
+        ),
         "weight": (
             BandTile(4, 32, 64, 4, 3, 2),
             BandTile(4, 32, 64, 4, 3, 1),

@@ -120,8 +120,8 @@ def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, a
 def _stores_scattered(problem: ConvProblem) -> bool:
     """Whether an image in NCHW is better stored channels last, and copied after that.
 
-    The pixels of a tile are neighbours in memory where they are a line. From boxes on two axes, and from the phases of a
-    strided result, a store takes a sector of memory for a few elements: on an H200 the two copies are 2 to 5 times as
+    The pixels of a tile are neighbours in memory where they are a line. From boxes on two axes, and from the phases of
+    a strided result, a store takes a sector of memory for a few elements: on an H200 the copies are 2 to 5 times as
     fast as that for grouped and transposed layers, and 0.9 to 1.15 times for dense 3x3 (tiles_sm_90.jsonl).
     """
     p = problem

@@ -110,8 +110,8 @@ class Tile:
     warps: int
 
 
-# The first legal tile is taken: the widest. In NHWC the one with two channels, which in 16 bits are one load of 4 bytes:
-# on an H200 [8, 2] takes 0.85 times as long as [4, 4] for 3x3 taps, 0.66 for four taps in 1-D (tiles_sm_90.jsonl).
+# The first legal tile is taken: the widest. In NHWC that has two channels, which in 16 bits are one load of 4 bytes: on
+# an H200 [8, 2] takes 0.85 times as long as [4, 4] for 3x3 taps, 0.66 for four taps in 1-D (tiles_sm_90.jsonl).
 NCHW = tuple(Tile(columns, 0, 64, 4) for columns in (8, 4, 2, 1))
 NHWC = tuple(
     Tile(columns, channels, 32, 4)
@@ -132,7 +132,7 @@ SUMMED = 124
 LONG, ROLLED = 11, 28
 # Taps of a row in NHWC, where each column is a load of its own, and ptxas has them all on their way at once.
 LONGEST_ROW = 80
-# Columns of a lane at most where the stride leaves holes between those of x, or, in NHWC, sums are kept for each of them.
+# Columns of a lane at most with a stride, which spreads those of x, and of a weight gradient in NHWC.
 STRIDED = 4
 # Products that a step unrolls, for one channel: beyond, code is larger than the instruction cache.
 PRODUCTS = 512

@@ -159,15 +159,15 @@ class _Crew:
         without = {name: GIVEN_UP.format(lost) for name, lost in self._lost.items() if lost > ALLOWANCE}
         tried_again: set[str] = set()
         while True:
-            begin, told = time.monotonic(), ["(start)"]
+            request = _Request(case, self._peaks, self._plan.seconds, self._compiled, without)
+            row, begin, told = blank(case, self._peaks), time.monotonic(), ["(start)"]
             try:
-                for message in self._worker.ask(
-                    _Request(case, self._peaks, self._plan.seconds, self._compiled, without)
-                ):
+                for message in self._worker.ask(request):
                     if isinstance(message, Row):
-                        return message
-                    told.append(message)
-                raise LostError("no row came back")
+                        row = message
+                    else:
+                        told.append(message)
+                return row
             except LostError as error:
                 at, named = told[-1], [name for name in told if not name.startswith("(")]
                 if at in named and not is_torchs(at):
@@ -179,7 +179,6 @@ class _Crew:
                 elif at in named:
                     without[at] = str(error)
                 else:  # there is no name to leave out: it would end in the same way again
-                    row = blank(case, self._peaks)
                     row.failures = {"case": f"{error}, at {at}", **{n: why for n, why in without.items() if "/" in n}}
                     return row
 

@@ -16,6 +16,8 @@ from convext.__main__ import main
 from convext.benchmarks import cli
 from convext.benchmarks.cases.case import LAYOUTS, WORK, Case, Work, ordered
 from convext.benchmarks.cases.layers import Layer, anchor_layers, model_layers
+from convext.benchmarks.first_light import warm
+from convext.benchmarks.measuring import measure as measuring
 from convext.benchmarks.measuring import providers, runner, timing
 from convext.benchmarks.measuring.gate import Gate
 from convext.benchmarks.measuring.measure import blank, measure
@@ -156,6 +158,67 @@ def test_operands_that_do_not_fit_are_not_asked_for(monkeypatch: pytest.MonkeyPa
     assert "are free" in row.failures["case"]
 
 
+def test_memory_that_earlier_cases_left_with_the_allocator_is_given_back_where_a_case_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [0, 1 << 50]
+    monkeypatch.setattr(measuring, "needed", lambda case: 1 << 40)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.pop(0))
+    measuring.assert_fits(Case(layers()[0], "fprop", torch.float32, "cuda"))
+    assert free == [1 << 50]
+
+
+def test_each_set_of_buffers_is_called_with_once_by_the_first_contender_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "copies_past_cache", lambda *sizes: 5)
+    case = Case(layers()[0], "fprop", torch.float32, "cpu")
+    buffers = measuring.Buffers(case, case.draw())
+    calls: Counter[str] = Counter()
+
+    def contender(provider: str, layout: str) -> providers.Contender:
+        return providers.Contender(provider, layout, lambda t: calls.update([f"{provider}/{layout}"]) or (t["y"],))
+
+    for provider, layout in itertools.product(("a", "b"), LAYOUTS):
+        buffers.rotating(contender(provider, layout))
+    assert calls == {"a/nc": 5, "a/cl": 5}
+
+
+def test_a_ratio_of_few_rounds_is_that_of_these_rounds() -> None:
+    row = blank(Case(layers()[0], "fprop", torch.float32, "cpu"), H100)
+    measuring._summarise(row, {"torch.eager/nc": [2.0, 2.0, 2.0, 9.0, 9.0, 9.0, 9.0], "k/nc": [20.0, 20.0, 20.0]})
+    assert row.ratios == {"k/nc": [0.1, 0.1, 0.1]}
+    assert row.times["k/nc"] == [20e6, 20e6, 20e6]
+
+
+def test_products_of_matrices_do_not_compete_where_nearly_all_they_multiply_are_zeros(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+
+    def names(channels: int, groups: int) -> set[str]:
+        layer = dataclasses.replace(layers()[0], input=(3, channels, 9, 7), weight=(channels, channels // groups, 3, 3))
+        layer = dataclasses.replace(layer, groups=groups)
+        return {kernel.name for kernel in providers.kernels(Case(layer, "fprop", torch.bfloat16, "cuda"), "cl")}
+
+    products = {"triton.igemm", "cuda.igemm"} & {kernel.name for kernel in registry.kernels()}
+    assert "triton.igemm" in products
+    assert not products & names(32, 32)
+    assert not products & names(32, 8)
+    assert products <= names(64, 8)
+    igemm = next(kernel for kernel in registry.kernels() if kernel.name == "triton.igemm")
+    monkeypatch.setattr(providers, "choose", lambda problem: igemm)
+    assert products & names(32, 32) == {"triton.igemm"}  # what "auto" runs is timed
+
+
+def test_what_does_not_compete_is_not_compiled_for_it() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    depthwise = Case(layers()[0], "fprop", torch.bfloat16, "cuda")
+    called = {call.kernel for call in warm.calls_of([depthwise], 90)}
+    assert "triton.stencil" in called
+    assert "triton.igemm" not in called
+    assert "triton.igemm" in {call.kernel for call in warm.calls_of_check(90)}
+
+
 def test_what_a_case_raises_before_its_first_contender_is_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(self: Case) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory\nand a trace")
@@ -195,7 +258,7 @@ def test_end_to_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> 
     assert status == 0
     assert "GPU kernels were not run" in printed
     assert f"results: {path}" in printed
-    assert len(results.rows) == 8
+    assert len(results.rows) == 8 == len({row.key for row in results.rows})
     assert results.end is not None
     assert results.end.get("left_out", []) == []
     assert {"device", "torch", "commit", "command", "date", "peaks"} <= set(results.run)

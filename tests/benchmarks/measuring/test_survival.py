@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +94,95 @@ def test_ctrl_c_ends_check_while_a_kernel_hangs() -> None:
         time.sleep(0.5)  # its thread waits for the worker by now
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+# ------------------------------------------------------------------------------------- a case that loses its process
+
+CASE = Case(model_layers()[0].fit(1e5, 2e4), "fprop", torch.float32, "cpu")
+
+
+class Scripted:
+    """A worker whose process is lost where `dies` says so: given the names that it told so far in this request."""
+
+    def __init__(self, dies: Callable[[list[str]], bool]) -> None:
+        self.dies, self.answered = dies, 0
+        self.asked: list[dict[str, str]] = []
+
+    def ask(self, request: runner._Request) -> Iterator[object]:
+        self.asked.append(dict(request.without))
+        told: list[str] = []
+        contenders = ["torch.eager/nc", "torch.eager/cl", "triton.a/nc", "cuda.b/nc", "aten.convolution/nc"]
+        for name in ("(operands)", *contenders, *contenders):  # checked, then timed
+            if name in request.without or name.rpartition("/")[0] in request.without:
+                continue
+            told.append(name)
+            yield name
+            if self.dies(told):
+                raise LostError("ended")
+        row = runner.blank(request.case, H100)
+        row.times = {name: [1.0, 1.0, 1.0] for name in told if "/" in name}
+        row.failures = dict(request.without)
+        yield row
+        self.answered += 1  # whoever stops listening at the row leaves the end of this answer to the next request
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, dies: Callable[[list[str]], bool]) -> tuple[runner._Crew, Scripted]:
+    worker = Scripted(dies)
+    monkeypatch.setattr(runner, "Worker", lambda *arguments, **options: worker)
+    return runner._Crew(runner.Plan.of("cpu"), H100, False, 1.0), worker
+
+
+def test_a_case_is_measured_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, worker = scripted(monkeypatch, lambda told: False)
+    assert len(crew.row(CASE).times) == 5
+    assert worker.asked == [{}]
+    assert worker.answered == 1
+
+
+def test_torchs_results_survive_what_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, worker = scripted(monkeypatch, lambda told: told[-1] == "triton.a/nc")
+    row = crew.row(CASE)
+    assert row.failures == {"triton.a/nc": "ended"}
+    assert set(row.times) == {"torch.eager/nc", "torch.eager/cl", "cuda.b/nc", "aten.convolution/nc"}
+    assert len(worker.asked) == 2
+    assert set(crew._lost) == {"triton.a"}
+
+
+def test_what_has_cost_too_much_is_given_up_and_torch_never_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=1000)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    crew, worker = scripted(monkeypatch, lambda told: told[-1] in ("cuda.b/nc", "torch.eager/cl"))
+    crew.row(CASE)
+    worker.asked.clear()
+    crew.row(CASE)
+    assert worker.asked[0] == {"cuda.b": "not run: it has cost 1000 s by hanging or ending its process"}
+
+
+@pytest.mark.parametrize("at", ["torch.eager/nc", "aten.convolution/nc"])
+def test_where_torchs_own_is_lost_behind_ours_it_is_measured_without_them(
+    monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    crew, worker = scripted(monkeypatch, lambda told: told[-1] == at and "cuda.b/nc" in told)
+    row = crew.row(CASE)
+    assert set(row.times) == {"torch.eager/nc", "torch.eager/cl", "aten.convolution/nc"}
+    assert row.failures == dict.fromkeys(["triton.a/nc", "cuda.b/nc"], f"not timed: {at} was lost beside it")
+    assert len(worker.asked) == 2
+    assert not crew._lost
+
+
+def test_torchs_own_that_is_lost_alone_too_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, worker = scripted(monkeypatch, lambda told: told[-1] == "torch.eager/cl")
+    row = crew.row(CASE)
+    assert row.failures == {"torch.eager/cl": "ended"}
+    assert {"torch.eager/nc", "triton.a/nc", "cuda.b/nc"} <= set(row.times)
+    assert len(worker.asked) == 3  # the second in a new process, which no earlier case has touched
+
+
+def test_operands_that_are_lost_twice_end_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, worker = scripted(monkeypatch, lambda told: told[-1] == "(operands)")
+    row = crew.row(CASE)
+    assert (row.failures, row.times) == ({"case": "ended, at (operands)"}, {})
+    assert len(worker.asked) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ a worker

@@ -40,6 +40,18 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_tf32() -> Iterator[None]:
+    """On a GPU torch multiplies float32 in TF32 where cuDNN likes to, and two of its algorithms then differ by 1e-3.
+
+    What is about TF32 asks for it. The older of torch's two settings makes the newer one too, not the other way round:
+    where they differ, torch refuses to read the older one, as `torch.backends.cudnn.flags` does.
+    """
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
 @pytest.fixture(params=["auto", "aten"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Under "auto" a call may go to torch or to any kernel, under "aten" through convext's own operators."""

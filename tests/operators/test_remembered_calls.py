@@ -217,8 +217,9 @@ def test_settings_between_calls(device, monkeypatch):
     seen = []
     choose = registry.choose
     monkeypatch.setattr(registry, "choose", lambda p, name: (seen.append((name, p.precision)), choose(p, name))[1])
-    monkeypatch.setattr(forward, "_machine", lambda t: (device, 0, settings.fp32_precision()))
     layer, x = convext.Conv2d(**FAMILIES["triton.stencil"], device=device), image(device)
+    _, arch, _ = forward._machine(x)
+    monkeypatch.setattr(forward, "_machine", lambda t: (device, arch, settings.fp32_precision()))
     with torch.no_grad():
         for name, precision in (("aten", "ieee"), ("triton", "ieee"), ("triton", "tf32x3"), ("aten", "ieee")):
             with convext.backend(name), convext.precision(precision):
@@ -311,7 +312,8 @@ def test_aten_by_name_is_torchs_operator_where_it_keeps_what_ours_does(kind, ran
             layer.weight.requires_grad_(by_w)
             layer.bias.requires_grad_(by_bias)
             with convext.precision(precision):
-                nodes = [layer(x.detach().requires_grad_(by_x)).grad_fn.name() for _ in range(2)]
+                results = [layer(x.detach().requires_grad_(by_x)) for _ in range(2)]
+            nodes = [y.grad_fn.name() for y in results]  # in torch 2.11 one of ours has none once its result is gone
             assert nodes == ["ConvolutionBackward0" if torchs else "_FaceBackward"] * 2
 
 

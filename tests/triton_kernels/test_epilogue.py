@@ -82,14 +82,14 @@ def record_of(family: str) -> ModuleType:
     return importlib.import_module(f"convext.triton_kernels.{family}.record")
 
 
-def drawn(family: str, case: Case, face: Face, last: bool, turn: int) -> list[tuple[ConvProblem, Epilogue, bool]]:
+def drawn(family: str, case: Case, face: Face, last: bool, device: str, turn: int) -> list[tuple[ConvProblem, Epilogue, bool]]:
     """A sample of dtype x activation x residual, another one for each case: in all cases together, everything."""
     dtypes = DTYPES.get(family, (torch.float32, torch.bfloat16, torch.float16, torch.float64))
     first = zlib.crc32(f"{family} {case} {face} {last}".encode())
     names = list(TORCHS)
     return [
         (
-            case.problem(face, dtypes[(first + i) % len(dtypes)], last, "cpu"),
+            case.problem(face, dtypes[(first + i) % len(dtypes)], last, device),
             names[(first + 5 * i) % len(names)],
             i % 2 == 0,
         )
@@ -121,16 +121,16 @@ def assert_follows(
 
 def operands(problem: ConvProblem) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     a, b = check.operands(problem)
-    residual = layout.dense(torch.randn(problem.open_shape).to(problem.dtype), problem.channels_last)
-    return a, b, random_bias(problem), residual
+    residual = torch.randn(problem.open_shape, device=problem.device).to(problem.dtype)
+    return a, b, random_bias(problem), layout.dense(residual, problem.channels_last)
 
 
 @pytest.mark.parametrize(("family", "case"), every_case)
 @each_face
 @each_layout
-def test_values(family, case, face, last, bordered, poisoned):
+def test_values(family, case, face, last, device, bordered, poisoned):
     record = record_of(family)
-    for problem, epilogue, adds in drawn(family, case, face, last, EACH):
+    for problem, epilogue, adds in drawn(family, case, face, last, device, EACH):
         assert record.why_not(problem) is None
         a, b, bias, residual = (bordered(t) for t in operands(problem))
         assert_follows(record, problem, epilogue, a, b, bias, residual if adds else None)
@@ -138,10 +138,10 @@ def test_values(family, case, face, last, bordered, poisoned):
 
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("epilogue", TORCHS, ids=str)
-def test_every_activation(family, epilogue):
+def test_every_activation(family, epilogue, device):
     """Each once in each family, without a bias: in float32, and where a family has none, in float16."""
     record, case = record_of(family), CASES[family][0]
-    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], False, "cpu")
+    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], False, device)
     a, b, _, residual = operands(problem)
     assert_follows(record, problem, epilogue, a, b, None, residual)
 
@@ -156,9 +156,9 @@ STRIDED = {
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("how", STRIDED)
 @each_layout
-def test_residuals_of_other_strides(family, how, last):
+def test_residuals_of_other_strides(family, how, last, device):
     record, case = record_of(family), CASES[family][0]
-    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], last, "cpu")
+    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], last, device)
     a, b, bias, residual = operands(problem)
     residual = STRIDED[how](residual)
     before = residual.clone()
@@ -168,10 +168,10 @@ def test_residuals_of_other_strides(family, how, last):
 
 @pytest.mark.parametrize("family", CASES)
 @each_layout
-def test_nothing_else_is_launched(family, last):
+def test_nothing_else_is_launched(family, last, device):
     """What follows comes with the launches that a bare convolution makes, and a residual as it lies is not copied."""
     record, case = record_of(family), CASES[family][0]
-    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], last, "cpu")
+    problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], last, device)
     a, b, bias, residual = operands(problem)
     found = []
     for run in (
@@ -222,17 +222,17 @@ def torchs(
 @pytest.mark.usefixtures("_nothing_remembered")
 @pytest.mark.parametrize("family", CASES)
 @each_layout
-def test_calls_are_remembered(family, last):
+def test_calls_are_remembered(family, last, device):
     """Of other values, of a residual that is x, that lies elsewhere or otherwise, and without one: in any order."""
     dtype = DTYPES.get(family, (torch.float32,))[-1]
     channels = {"stencil": 4, "pointwise": 4, "igemm": 4, "grouped": 8, "banded": 2}[family]
     groups = {"stencil": 4, "banded": 2, "grouped": 2}.get(family, 1)
     taps = {"pointwise": 1, "banded": 5}.get(family, 3)
     case = Case("", (5, 8), 1, channels, channels, groups, taps, pad=taps // 2)
-    problem, epilogue = case.problem("fprop", dtype, last, "cpu"), Epilogue("silu")
+    problem, epilogue = case.problem("fprop", dtype, last, device), Epilogue("silu")
     for _ in range(2):
         a, b, bias, residual = operands(problem)
-        beside = torch.randn(residual.numel() + 1).to(dtype)[1:].as_strided(residual.shape, residual.stride())
+        beside = torch.randn(residual.numel() + 1, device=device).to(dtype)[1:].as_strided(residual.shape, residual.stride())
         for added in (residual, None, a, beside, layout.dense(residual, not last)):
             with convext.precision("ieee"):  # TF32's own errors are another matter
                 found = call(family, problem, epilogue, a, b, bias, added)
@@ -246,12 +246,12 @@ def test_calls_are_remembered(family, last):
 @pytest.mark.parametrize("family", ["stencil", "pointwise", "igemm", "grouped"])
 @pytest.mark.parametrize("epilogue", [Epilogue("silu"), Epilogue("relu"), Epilogue("clamp", (-0.5, 0.7))], ids=str)
 @each_face
-def test_gradients(family, epilogue, face):
+def test_gradients(family, epilogue, face, device):
     """By all four operands, and the second ones, against torch's autograd in float64."""
     case = CASES[family][1]
-    problem = case.problem(face, torch.float64, False, "cpu")
+    problem = case.problem(face, torch.float64, False, device)
     leaves = [t.requires_grad_() for t in operands(problem)]
-    seed = torch.randn(problem.open_shape, dtype=torch.float64)
+    seed = torch.randn(problem.open_shape, dtype=torch.float64, device=device)
     found = []
     for y in (call(family, problem, epilogue, *leaves), torchs(problem, epilogue, *leaves)):
         first = torch.autograd.grad(y, leaves, seed, create_graph=True)
@@ -260,7 +260,7 @@ def test_gradients(family, epilogue, face):
     torch.testing.assert_close(*found)
 
 
-def test_gradcheck():
-    problem = Case("", (3, 4), 1, 2, 2, 2, 3, 1, 1).problem("fprop", torch.float64, False, "cpu")
+def test_gradcheck(device):
+    problem = Case("", (3, 4), 1, 2, 2, 2, 3, 1, 1).problem("fprop", torch.float64, False, device)
     leaves = [t.requires_grad_() for t in operands(problem)]
     assert torch.autograd.gradcheck(lambda *t: call("stencil", problem, Epilogue("tanh"), *t), leaves)

@@ -358,11 +358,12 @@ class Followed(nn.Module):
 
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("family", CHOSEN)
-def test_a_kernel_that_is_chosen_finishes_its_sums(family, after, monkeypatch):
+def test_a_kernel_that_is_chosen_finishes_its_sums(family, after, device, monkeypatch):
     """As on a GPU, where "auto" chooses it: what follows is computed at the store, where the kernel can."""
     conv, shape = CHOSEN[family]
     memory_format = [torch.contiguous_format, torch.channels_last][list(AFTER).index(after) % 2]
-    net, x = Followed(conv, AFTER[after]).eval(), torch.randn(shape).contiguous(memory_format=memory_format)
+    net = Followed(copy.deepcopy(conv), AFTER[after]).eval().to(device)
+    x = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
     fused = convext.fuse(net, x)
     record = importlib.import_module(f"convext.triton_kernels.{family}.record")
     calls = []
@@ -381,10 +382,10 @@ def test_a_kernel_that_is_chosen_finishes_its_sums(family, after, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_kernel_that_is_chosen_pads_with_zeros():
+def test_a_kernel_that_is_chosen_pads_with_zeros(device):
     """Another padding is a copy, which the layer makes: it goes by its own forward."""
     conv = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", groups=4)
-    net, x = Followed(conv, AFTER["silu"]).eval(), torch.randn(2, 4, 5, 6)
+    net, x = Followed(conv, AFTER["silu"]).eval().to(device), torch.randn(2, 4, 5, 6, device=device)
     fused = convext.fuse(net, x)
     with convext.backend("triton"), torch.no_grad():
         torch.testing.assert_close(fused(x), net(x), rtol=1e-4, atol=1e-4)

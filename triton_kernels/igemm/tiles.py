@@ -238,8 +238,8 @@ def cheapest(problem: ConvProblem, scalar: bool, boxes: bool, unit: int, beside:
     product, itemsize = product_of(problem), problem.dtype.itemsize
     candidates = [(tile, False) for tile in tiles_for(problem, scalar)]
     fallback = candidates[-1:]
-    if boxes and why_not_boxes(problem) is None:
-        candidates += [(tile, True) for tile in BOX_TILES[known(BOX_TILES, problem.arch)]]
+    if boxes and why_not_boxes(problem) is None:  # they win between equals
+        candidates = [(tile, True) for tile in BOX_TILES[known(BOX_TILES, problem.arch)]] + candidates
 
     def fits(tile: Tile, boxed: bool) -> bool:
         oversized = tile.rows >= max(2 * product.rows, 32) or tile.columns >= max(2 * product.columns, 32)

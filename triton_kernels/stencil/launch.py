@@ -211,6 +211,8 @@ def _vectors(
     if choice.roles.row != p.rank - 1:
         return 1, 1, 1, 1
     chunk_in = min(choice.tile.columns, x_chunk)
+    if p.face == "wgrad" and choice.row.S > 1 and chunk_in == 2 and p.dtype.itemsize == 2:
+        chunk_in = 1  # two in one load of 4 bytes: LLVM in Triton 3.6 aborts on 5x5 taps (SLPVectorizer.cpp)
     chunk_out = min(choice.width & -choice.width, y_unit, 2 * chunk_in)
     return chunk_in, chunk_out, chunk_in, chunk_out
 

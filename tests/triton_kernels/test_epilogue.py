@@ -82,7 +82,9 @@ def record_of(family: str) -> ModuleType:
     return importlib.import_module(f"convext.triton_kernels.{family}.record")
 
 
-def drawn(family: str, case: Case, face: Face, last: bool, device: str, turn: int) -> list[tuple[ConvProblem, Epilogue, bool]]:
+def drawn(
+    family: str, case: Case, face: Face, last: bool, device: str, turn: int
+) -> list[tuple[ConvProblem, Epilogue, bool]]:
     """A sample of dtype x activation x residual, another one for each case: in all cases together, everything."""
     dtypes = DTYPES.get(family, (torch.float32, torch.bfloat16, torch.float16, torch.float64))
     first = zlib.crc32(f"{family} {case} {face} {last}".encode())
@@ -232,7 +234,8 @@ def test_calls_are_remembered(family, last, device):
     problem, epilogue = case.problem("fprop", dtype, last, device), Epilogue("silu")
     for _ in range(2):
         a, b, bias, residual = operands(problem)
-        beside = torch.randn(residual.numel() + 1, device=device).to(dtype)[1:].as_strided(residual.shape, residual.stride())
+        beside = torch.randn(residual.numel() + 1, device=device).to(dtype)[1:]
+        beside = beside.as_strided(residual.shape, residual.stride())
         for added in (residual, None, a, beside, layout.dense(residual, not last)):
             with convext.precision("ieee"):  # TF32's own errors are another matter
                 found = call(family, problem, epilogue, a, b, bias, added)

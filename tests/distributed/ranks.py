@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import os
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -94,6 +95,7 @@ def _end(group: Group) -> None:
 
 
 def _serve(pipe: Connection, meeting: str, rank: int, ranks: int, seconds: float) -> None:
+    os.environ["TRITON_INTERPRET"] = "1"  # tensors are a CPU's, also where there is a GPU
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=seconds)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks, timeout=timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -73,14 +74,17 @@ class Reader:
                 self.run(each, SNIPPETS[each])
 
     def run(self, name: str, snippet: str) -> None:
-        if 'backend("triton")' in snippet and not torch.cuda.is_available():
-            self.names["x"] = torch.randn(1, 64, 5, 5)  # interpreted
+        names = self.names
+        if 'backend("triton")' in snippet:
+            device = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU interpreted: a small image
+            layer = copy.deepcopy(names["layer"]).to(device)  # type: ignore[attr-defined]
+            names = {**names, "layer": layer, "x": torch.randn(1, 64, 5, 5, device=device)}
         if "init_device_mesh" in snippet:
             command = [sys.executable, "-c", EIGHT_RANKS + snippet.replace('"cuda"', '"cpu"')]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
         else:
-            exec(compile(snippet, name, "exec"), self.names)
+            exec(compile(snippet, name, "exec"), names)
 
 
 def lacks_transformers(name: str) -> bool:

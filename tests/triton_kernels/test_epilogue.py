@@ -234,9 +234,8 @@ def test_calls_are_remembered(family, last, device):
     problem, epilogue = case.problem("fprop", dtype, last, device), Epilogue("silu")
     for _ in range(2):
         a, b, bias, residual = operands(problem)
-        beside = (
-            torch.randn(residual.numel() + 1, device=device).to(dtype)[1:].as_strided(residual.shape, residual.stride())
-        )
+        beside = torch.randn(residual.numel() + 1, device=device).to(dtype)[1:]
+        beside = beside.as_strided(residual.shape, residual.stride())
         for added in (residual, None, a, beside, layout.dense(residual, not last)):
             with convext.precision("ieee"):  # TF32's own errors are another matter
                 found = call(family, problem, epilogue, a, b, bias, added)

@@ -172,7 +172,7 @@ def _walk(p: ConvProblem, x_shape: Strides, x_strides: Strides, y_shape: Strides
     planes = p.n * loop.output * roll.residues
     # In NCHW a lane is a thread, in NHWC a thread takes `tile.channels` channels of it.
     columns = planes * column_blocks * triton.cdiv(c, max(tile.channels, 1))
-    rows = rows_of_a_strip(tile, p, roll.groups, groups_in_flight(roll.roll), columns)
+    rows = rows_of_a_strip(tile, p, roll.groups, roll.taps, groups_in_flight(roll.roll), columns)
     strips = triton.cdiv(roll.groups, rows)
     lines = planes * strips * column_blocks
     axes = (

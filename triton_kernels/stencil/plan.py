@@ -85,9 +85,12 @@ class Roles:
 
 
 def assignments(rank: int, channels_last: bool) -> list[Roles]:
-    """Every way to give the axes roles, the best first: rows are of the last axis, which is contiguous in NCHW."""
+    """Every way to give the axes roles, the best first: rows are of the last axis, which is contiguous in NCHW.
+
+    One axis is a row in NHWC as well: on an H200 four taps take 143 us so, and 216 sliding (tiles_sm_90.jsonl).
+    """
     if rank == 1:
-        return [Roles(None, 0, None)] * channels_last + [Roles(None, None, 0), Roles(0, None, None)]
+        return [Roles(None, None, 0), *[Roles(None, 0, None)] * channels_last, Roles(0, None, None)]
     if rank == 2:
         return [Roles(None, 0, 1), Roles(0, None, 1), Roles(1, 0, None), Roles(None, 1, 0), Roles(1, None, 0)]
     return sorted((Roles(*p) for p in permutations(range(3))), key=lambda r: (r.row != 2, r.loop))  # type: ignore[arg-type,return-value]
@@ -119,8 +122,8 @@ NHWC = tuple(
 )
 TILES: dict[int, tuple[Tile, ...]] = {80: NCHW + NHWC}
 
-# Most chunks of columns, as wide as rows are aligned, that a lane holds in NCHW.
-CHUNKS = 4
+# Most chunks of columns, as wide as rows are aligned, that a lane holds in NCHW; and in a gather that slides.
+CHUNKS, CHUNKS_SLID = 4, 2
 # 32-bit registers for taps and columns in flight, of a thread's 255. Addresses and the row at hand take the rest.
 REGISTERS = 128
 # And of a gather whose step reads one column, and so has nothing else to hold; or, in NHWC, reads its taps again.
@@ -141,8 +144,8 @@ PRODUCTS = 512
 def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
     """The tiles of the problem's architecture and layout that are no wider than a row.
 
-    In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with more
-    than CHUNKS of them, each access of a warp would touch more lines of the L1 cache than that delivers in time.
+    In NCHW a lane loads its columns in chunks of `aligned` elements, and its neighbour's lie beside them: with many of
+    them, each access of a warp would touch more lines of the L1 cache than that delivers in time.
 
     In NHWC several channels of a thread lie side by side in x as they do in y. With a channel multiplier m they do not,
     since x has one for m of y: Triton would lay the two out differently, and exchange one through shared memory.
@@ -155,7 +158,8 @@ def tiles(problem: ConvProblem, columns: int, aligned: int) -> list[Tile]:
     if max(problem.stride) > 1 or (problem.channels_last and problem.face == "wgrad"):
         widest = min(widest, STRIDED)
     if not problem.channels_last:
-        widest = min(widest, CHUNKS * aligned, 16 // problem.dtype.itemsize)
+        chunks = CHUNKS_SLID if problem.rank > 1 and problem.face != "wgrad" else CHUNKS
+        widest = min(widest, chunks * aligned, 16 // problem.dtype.itemsize)
     return [
         tile
         for tile in TILES[known(TILES, problem.arch)]
@@ -192,21 +196,22 @@ def legal(
     return None
 
 
-def rows_of_a_strip(tile: Tile, problem: ConvProblem, groups: int, in_flight: int, threads: int) -> int:
+def rows_of_a_strip(tile: Tile, problem: ConvProblem, groups: int, taps: int, in_flight: int, threads: int) -> int:
     """Groups of rows that a lane slides down: as many as leave 512 threads for each multiprocessor, evenly split.
 
-    A gather in NCHW has a third more than are in flight, as a power of two: then loads of many short strips are on
+    A gather in NCHW has a third more of them than taps, as a power of two: then loads of many short strips are on
     their way at once, and the rows that neighbours read too come from the L2. On an H200, 3x3 taps on 56x56: 42 us in
     strips of 4 rows, 50 in strips of 29; 7x7 taps: 81 us in strips of 16, 130 of 4, 85 of 56 (tiles_sm_90.jsonl).
 
     Args:
         groups: of rows that there are.
+        taps: along the lane's way.
         in_flight: groups that a strip's first row waits for: shorter strips would mostly wait.
         threads: that the problem has where each slides down one strip of all rows.
     """
     rows = min(tile.rows, groups)
     if problem.face != "wgrad" and not problem.channels_last:
-        rows = min(rows, 1 << (-(-4 * in_flight // 3) - 1).bit_length())
+        rows = min(rows, 1 << (-(-4 * taps // 3) - 1).bit_length())
     while rows >= 2 * in_flight and threads * -(-groups // rows) < 512 * multiprocessors(problem):
         rows //= 2
     return -(-groups // -(-groups // rows))

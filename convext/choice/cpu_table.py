@@ -164,7 +164,7 @@ Table = dict[str, tuple[tuple[Row, ...], Any]]
 def _tables() -> dict[tuple[str, int], Table]:
     """Every committed table by (machine, threads)."""
     found = {}
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(path for path in FOLDER.glob("*.json") if not path.name.startswith("sm_")):  # GPUs' are others
         table = json.loads(path.read_text())
         made: Table = {}
         for kind_, listed in table["rows"].items():

@@ -94,7 +94,7 @@ def test_a_measured_kernel_that_refuses_or_is_gone_is_passed_over(table: Path) -
     assert registry.choose(DEPTHWISE).name in {kernel.name for kernel in registry.kernels()}
 
 
-def test_unmeasured_dense_2d_convolutions_are_cudnns() -> None:
+def test_unmeasured_dense_2d_convolutions_are_cudnns(table: Path) -> None:
     dense = replace(DEPTHWISE, groups=1)
     assert registry.choose(dense).name == "aten.convolution"
     assert registry.choose(replace(dense, face="wgrad")).name == "aten.convolution"

@@ -189,10 +189,19 @@ def test_where_nothing_was_measured_aten_goes_first_in_2d_dense_and_pointwise(ch
 
 
 @pytest.mark.parametrize(
-    ("kernel", "banded_first"), [((9, 9), True), ((81, 1), True), ((11, 11), True), ((10, 8), False)], ids=str
+    ("kernel", "changes", "banded_first"),
+    [
+        ((7, 7), {}, True),
+        ((49, 1), {}, True),
+        ((8, 6), {}, False),
+        ((9, 9), {"channels_last": True}, True),
+        ((10, 8), {"channels_last": True}, False),
+        ((10, 8), {"face": "wgrad"}, False),
+    ],
+    ids=str,
 )
-def test_bands_stand_behind_fmas_for_fewer_than_81_taps(kernel, banded_first):
-    order = [kernel.name for kernel in registry._in_order(problem(kernel=kernel, input=(90, 90)))]
+def test_bands_stand_behind_fmas_for_few_taps(kernel, changes, banded_first):
+    order = [kernel.name for kernel in registry._in_order(problem(kernel=kernel, input=(90, 90), **changes))]
     assert (order.index("triton.banded") < order.index("triton.stencil")) == banded_first
     order.remove("triton.banded")
     assert order == [kernel.name for kernel in registry.kernels() if kernel.name != "triton.banded"]

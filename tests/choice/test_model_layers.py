@@ -27,5 +27,5 @@ def test_explain_names_a_triton_kernel_or_says_in_numbers_why_not(family: str) -
         problem = layer.problem(layer.forward, torch.bfloat16, False, "cuda", 90)
         text = explain(problem)
         if "-> triton." not in text:
-            assert "-> aten.convolution: takes it" in text
-            assert registry.cudnns_best(problem) in text
+            assert any(f"-> {name}" in text for name in ("aten.convolution: takes it", "cuda."))
+            assert "measured near here: " in text or str(registry.cudnns_best(problem)) in text

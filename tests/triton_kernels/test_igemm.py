@@ -216,13 +216,13 @@ def test_sums_over_nothing(face: Face, n: int, c: int, device: str) -> None:
 
 
 def test_copies_are_named(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`copies` names the operands that `run` copies: those that are read often enough, and no others."""
+    """`copies` names what `run` copies: operands that are read often enough, then the result as well, or nothing."""
     few = Case("", 1, 16, 16, (4, 4), (1, 1), (1, 1), (0, 0), (1, 1)).problem("fprop", torch.float32, False, device)
     many = Case("", 8, 512, 512, (28, 28), (3, 3), (1, 1), (1, 1), (1, 1)).problem(
         "fprop", torch.float32, False, device
     )
     assert igemm.copies(few) == []
-    assert [line.split()[1] for line in igemm.copies(many)] == ["x", "w"]
+    assert [line.split()[1] for line in igemm.copies(many)] == ["x", "w", "y"]
     assert igemm.copies(replace(many, channels_last=True)) == []
     copied: list[Tensor] = []
     dense = igemm.dense
@@ -279,11 +279,11 @@ def test_every_problem_has_a_legal_tile(arch: int, precision: str, dtype: torch.
 
 @pytest.mark.parametrize(("face", "channels"), [("fprop", (40, 80)), ("dgrad", (24, 48))])
 def test_copies_are_read_in_vectors_whatever_the_result_is(face: Face, channels: tuple[int, int]) -> None:
-    """Operands in NCHW are copied to channels last where that pays; the pixels of the result are still side by side."""
+    """Operands in NCHW are copied to channels last where that pays, and the result is copied back."""
     problem = ConvProblem(
         face, 32, *channels, 1, (112, 112), (3, 3), (56, 56), (2, 2), (1, 1), (1, 1), torch.bfloat16, False, "cuda", 90
     )
-    assert len(igemm.copies(problem)) == 2
+    assert len(igemm.copies(problem)) == 3
     like = torch.empty((), dtype=problem.dtype, device="meta")
     a, b = (layout.empty(problem.shape(role), False, like) for role in OPERANDS[face])
     with collecting() as launches:

@@ -130,8 +130,16 @@ def test_dtype(dtype: torch.dtype, face: Face, channels_last: bool, device: str,
     check(problem, *operands(problem))
 
 
-@pytest.mark.parametrize("tile", stencil_plan.TILES[80], ids=str)
-@EACH_FACE
+@pytest.mark.parametrize(
+    ("tile", "face"),
+    [
+        (tile, face)
+        for tile in stencil_plan.TILES[80]
+        for face in FACES
+        if face != "wgrad" or tile.channels == 0 or tile.columns <= stencil_plan.STRIDED
+    ],
+    ids=str,
+)
 def test_tile(tile: stencil_plan.Tile, face: Face, device: str, one_tile: Callable, poisoned: None) -> None:
     rows = (24, 1) if tile.columns == 1 else (6, 16)  # a row of one column is what tiles of one column are for
     one_tile(tile)

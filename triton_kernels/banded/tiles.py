@@ -62,12 +62,7 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
         ),
     },
     90: {
-        "image": (
-            BandTile(8, 16, 128, 4, 3),
-            BandTile(4, 32, 128, 4, 3),
-            BandTile(4, 16, 128, 4, 3),
-            BandTile(4, 16, 64, 4, 3),
-        ),
+        "image": (BandTile(4, 32, 128, 4, 3), BandTile(4, 16, 128, 4, 3), BandTile(4, 16, 64, 4, 3)),
         "weight": (
             BandTile(4, 32, 64, 4, 3, 2),
             BandTile(4, 32, 64, 4, 3, 1),
@@ -86,8 +81,6 @@ TILES: dict[int, dict[str, tuple[BandTile, ...]]] = {
     },
 }
 TILES[120] = TILES[80]
-
-WINDOW = 256  # multiply-adds in the time of one element of a window
 
 
 @dataclass(frozen=True)
@@ -183,20 +176,14 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Of the busiest multiprocessor: each step's multiply-adds, and its operands' way to shared memory.
-
-        An image's time goes as the windows that it loads, not as its products: 61 us for 56x56 maps and 7x7 taps in
-        patches of 8x16, 79 in 4x16, which load 1.25 times as much; 35 and 24 us for 14x14, where patches of 8 rows load
-        1.4 times as much (H200, tiles_sm_90.jsonl).
-        """
+        """Of the busiest multiprocessor: each step's multiply-adds, and its operands' way to shared memory."""
         problem, product = self.problem, self.product
         wgrad = problem.face == "wgrad"
         blocks, steps = problem.c * self.boxes, self.window_rows
         if wgrad:
             trips, parts = self.share
             blocks, steps = problem.c * self.row_blocks * parts, trips
-        load = LOAD * (product.rows + product.columns) if wgrad else WINDOW * product.rows
-        step = product.rows * product.columns + load
+        step = product.rows * product.columns + LOAD * (product.rows + product.columns)
         waves = -(-blocks // multiprocessors(problem))
         return waves * steps * product.steps(problem.dtype.itemsize) * step
 

@@ -46,6 +46,7 @@ SPECIMENS = {
     "3x3 on 2x2": Layer(("fprop", "wgrad"), (2, 2), 3),
     "3x3 on 2x2 multiplier 2": Layer(("fprop", "wgrad"), (2, 2), 3, multiplier=2),
     "3x3 on 1x1": Layer(("fprop", "wgrad"), (1, 1), 3),
+    "3x3 on 1x1 multiplier 2": Layer(("fprop", "wgrad"), (1, 1), 3, multiplier=2),
     "causal 4": Layer(("fprop", "wgrad"), (8192,), 4, causal=True),
     "causal 4 multiplier 2": Layer(FACES, (8192,), 4, multiplier=2, causal=True),
     "3x3x3": Layer(("fprop",), (16, 32, 32), 3),
@@ -57,7 +58,7 @@ SPECIMENS = {
     "87 dilation 2": Layer(FACES, (800,), 87, dilation=2),
 }
 FUSED = ("3x3", "7x7", "3x3 stride 2", "causal 4")
-IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "causal 4")
+IN_EVERY_DTYPE = ("3x3", "3x3 on 2x2", "3x3 on 1x1", "causal 4")
 
 
 def specimens(arch: int) -> Iterator[Specimen]:

@@ -84,12 +84,12 @@ def test_what_is_counted_is_what_runs(id: str, face: Face) -> None:
 
 
 def test_copies_are_counted_as_read_and_written() -> None:
-    """An implicit GEMM of NCHW operands that copies both of them to channels last first."""
+    """An implicit GEMM of NCHW operands that copies both of them to channels last first, and its result back."""
     problem = problem_of(LAYERS["267"], "fprop")
     kernel = kernel_of(problem)
     assert kernel is not None
-    assert len(kernel.copies(problem)) == 2
-    elements = math.prod(problem.x_shape) + math.prod(problem.w_shape)
+    assert len(kernel.copies(problem)) == 3
+    elements = math.prod(problem.x_shape) + math.prod(problem.w_shape) + math.prod(problem.y_shape)
     assert launches_of(kernel, problem)[1] == 2 * 2 * elements
 
 

@@ -29,7 +29,9 @@ def of_tables(family: str, arch: int) -> set[tuple[str, object]]:
     """(face, tile) of everything in a family's tables; faces that share a kernel count as one of them."""
     match family:
         case "stencil":
-            return pairs(("fprop", "wgrad"), stencil_plan.TILES[known(stencil_plan.TILES, arch)])
+            tiles = stencil_plan.TILES[known(stencil_plan.TILES, arch)]
+            narrow = [tile for tile in tiles if not tile.channels or tile.columns <= stencil_plan.STRIDED]
+            return pairs(("fprop",), tiles) | pairs(("wgrad",), narrow)
         case "pointwise":
             rows = pointwise_tiles.TILES[known(pointwise_tiles.TILES, arch)].values()
             return pairs(GATHERS + WEIGHTS, itertools.chain(*rows))

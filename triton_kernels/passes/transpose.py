@@ -61,7 +61,7 @@ def copied_bytes(launch: Launch) -> int:
     return 2 * launch.arguments[0].nbytes if launch.kernel is _transpose else 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batches"])
 def _transpose(
     source, result, batches, rows, columns, BATCHES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):

@@ -45,11 +45,13 @@ def _no_tf32() -> Iterator[None]:
     """On a GPU torch multiplies float32 in TF32 where cuDNN likes to, and two of its algorithms then differ by 1e-3.
 
     What is about TF32 asks for it. The older of torch's two settings makes the newer one too, not the other way round:
-    where they differ, torch refuses to read the older one, as `torch.backends.cudnn.flags` does.
+    where they differ, torch refuses to read the older one, as `torch.backends.cudnn.flags` does. Set below that module,
+    which torch's own test utilities, once imported, forbid to be changed.
     """
-    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    before = torch._C._get_cudnn_allow_tf32()
+    torch._C._set_cudnn_allow_tf32(False)
     yield
-    torch.backends.cudnn.allow_tf32 = before
+    torch._C._set_cudnn_allow_tf32(before)
 
 
 @pytest.fixture(params=["auto", "aten"])

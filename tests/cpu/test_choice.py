@@ -156,7 +156,7 @@ def test_a_record_that_cannot_run_here_is_not_taken(wgrad_only, monkeypatch):
 
 def test_committed_tables_name_records_and_machines():
     records = {kernel.name: kernel for kernel in registry.kernels()}
-    paths = sorted(cpu_table.FOLDER.glob("*.json"))
+    paths = sorted(path for path in cpu_table.FOLDER.glob("*.json") if not path.name.startswith("sm_"))
     assert paths
     for path in paths:
         table = json.loads(path.read_text())

@@ -28,6 +28,10 @@ class Ending(NamedTuple):
         first, second = (*map(float, self.epilogue.scalars), 0.0, 0.0)[:2]
         return self.epilogue.name, first, second
 
+    def lying(self, channels_last: bool) -> Ending:
+        """The same beside a result in that memory format: a residual in the other one is copied."""
+        return self if self.residual is None else self._replace(residual=dense(self.residual, channels_last))
+
     def applied(self, result: Tensor) -> Tensor:
         """The same by torch's operators, written over a result that no kernel of ours computed."""
         activated = self.epilogue.in_place(result)
@@ -41,4 +45,4 @@ NOTHING = Ending()
 
 def ending(problem: ConvProblem, epilogue: Epilogue, residual: Tensor | None) -> Ending:
     """Of `problem`'s result. A residual in another memory format is copied into that one."""
-    return Ending(epilogue, None if residual is None else dense(residual, problem.channels_last))
+    return Ending(epilogue, residual).lying(problem.channels_last)

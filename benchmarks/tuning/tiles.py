@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from convext.benchmarks.cases.layers import anchor_layers, model_layers
-from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache
+from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, interleaved
 from convext.choice import registry
 from convext.problem import OPERANDS, ConvProblem, Face, layout
 from convext.providers import aten
@@ -46,7 +46,7 @@ from convext.triton_kernels.tiles import SHARED_MEMORY, Tile, known
 
 Setting = tuple[Any, str, Any]  # a module, a name in it and what it is to be
 Candidate = tuple[tuple[Any, ...], list[Setting]]
-CALLS, SAMPLES = 8, 3
+SECONDS = 0.01  # of sampling a candidate
 
 # Layers of each family that differ in what limits them, by their ids in the tables.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -189,22 +189,15 @@ def _drawn(problem: ConvProblem, role: str) -> Tensor:
 
 
 def _seconds(sets: list[list[Launch]]) -> float:
-    """Of one call, behind a wait that hides the host's time: the median of some samples."""
-    for launch in (launch for called in sets for launch in called):
-        launch.launch()
-    times = []
-    for _ in range(SAMPLES):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        torch.cuda._sleep(int((2e-4 + CALLS * len(sets[0]) * 7e-5) * 2e9))
-        begin.record()
-        for i in range(CALLS):
-            for launch in sets[i % len(sets)]:
-                launch.launch()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / CALLS / 1000)
-    return statistics.median(times)
+    """Of one call: the median of some samples."""
+
+    def call(i: int) -> None:
+        for launch in sets[i % len(sets)]:
+            launch.launch()
+
+    for i in range(len(sets)):
+        call(i)
+    return statistics.median(interleaved({"tile": call}, "cuda", SECONDS)["tile"])
 
 
 def problems(kernel: str, arch: int) -> Iterator[tuple[str, ConvProblem]]:

@@ -1,6 +1,7 @@
 """Packed groups on every face, layout and dtype, against float64."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from convext.commands import check
 from convext.problem import FACES, ConvProblem
 from convext.triton_kernels.grouped import launch, tiles
 from convext.triton_kernels.grouped import record as grouped
+from convext.triton_kernels.launch import collecting
+from convext.triton_kernels.passes.transpose import copied_bytes
 from convext.triton_kernels.tiles import Tile, legal
 
 CASES = [
@@ -127,6 +130,19 @@ def test_every_tile_of_the_tables(face, kind, device, monkeypatch):
         problem = Case("", (3, 7), 2, 20, 40, 5, kernel=2, pad=1).problem(face, torch.float32, True, device)
         assert_agrees(grouped, problem, *check.operands(problem), random_bias(problem))
     tiles.choose.cache_clear()
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_copies_are_confessed(face, device):
+    """In NCHW all three tensors, in NHWC none: as many lines as launches that copy, and as many bytes."""
+    for last in (False, True):
+        problem = Case("", (5, 7), 2, 8, 8, 2, kernel=3, pad=1).problem(face, torch.float32, last, device)
+        with collecting() as launches:
+            grouped.run(problem, *check.operands(problem), None)
+        copied = sorted(copied_bytes(launch) // 2 for launch in launches if copied_bytes(launch))
+        tensors = [] if last else sorted(4 * math.prod(problem.shape(role)) for role in "xwy")
+        assert copied == tensors
+        assert sorted(int(line.split()[-2].replace(",", "")) for line in grouped.copies(problem)) == tensors
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -92,9 +92,8 @@ def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, a
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
     if not problem.channels_last:
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
-        beside = None if after.residual is None else dense(after.residual, channels_last=True)
-        there = replace(problem, channels_last=True)
-        return dense(_computed(there, a, b, bias, after._replace(residual=beside)), channels_last=False)
+        result = _computed(replace(problem, channels_last=True), a, b, bias, after.lying(channels_last=True))
+        return dense(result, channels_last=False)
     result = layout.empty(problem.open_shape, True, a)
     if problem.face == "wgrad":
         launch, partial = weight_launch(problem, a, b, result)

@@ -108,9 +108,8 @@ def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, a
     if plan is None:
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
         if _stores_scattered(problem):
-            beside_it = None if after.residual is None else dense(after.residual, channels_last=True)
-            there = replace(problem, channels_last=True)
-            return dense(_computed(there, a, b, bias, after._replace(residual=beside_it)), channels_last=False)
+            result = _computed(replace(problem, channels_last=True), a, b, bias, after.lying(channels_last=True))
+            return dense(result, channels_last=False)
         plan = _decide(problem, a.stride(), b.stride(), True, beside)
     assert plan is not None
     result = layout.empty(problem.open_shape, problem.channels_last, a)

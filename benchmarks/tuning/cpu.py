@@ -30,7 +30,7 @@ from convext.providers import aten
 from convext.providers.cpu import library
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
-SCATTERED = 1000  # problems beside the grid
+SCATTERED = 2000  # problems beside the grid
 PLAN = Plan(sample=0.5e-3, fewest=5, most=9, enough=0.5)
 
 

@@ -12,7 +12,7 @@ sizes, and on machines of another kind, but for what wins `STRUCTURAL` times or 
 torch runs its reference loops.
 
     {"machine": "amd-avx512", "threads": 1, "torch": "..", ..,
-     "rows": {"wgrad depthwise": [[[point], {"cpu.stencil": [4.1, 3.9]}], ..]}}
+     "rows": {"wgrad depthwise against gemm": [[[point], {"cpu.stencil": [4.1, 3.9]}], ..]}}
 
 Nothing is ever measured in a call.
 """
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convext.choice import onednn
 from convext.choice.remembered import FORGET, forget
 from convext.problem import ConvProblem
 from convext.providers.cpu import library
@@ -41,17 +42,17 @@ STRUCTURAL = 3.0  # the same on a machine, or with threads, that were not measur
 
 # The axes of `point`, and how far apart two problems may be on each to count as one apart. Sizes are in log2: twice the
 # planes matter little, and 3 and 5 taps are far from each other. Properties are 0 or 1: torch has other kernels where
-# one differs. Fitted to a thousand scattered problems (`measure.scattered`), each left out in turn.
+# one differs. Fitted to a thousand scattered problems (`tuning.cpu.scattered`), each left out in turn.
 SCALES = {
-    "planes": 5.6, "groups": 3.0, "pixels": 2.5, "width": 1.8, "channels of x": 0.2, "channels of y": 0.9,
+    "planes": 3.4, "groups": 4.5, "pixels": 2.5, "width": 1.8, "channels of x": 0.2, "channels of y": 0.54,
     "taps of an axis": 0.75, "dilation": 1.5,
-    "bfloat16": 0.3, "channels last": 0.55, "strided": 0.5, "dilated": 0.4, "rank": 0.25, "pads one side": 0.95,
-    "groups not in eights": 1.4, "groups not in sixteens": 0.9, "stride beyond 2": 2.0,
+    "bfloat16": 0.45, "channels last": 0.55, "strided": 0.5, "dilated": 0.24, "rank": 0.38, "pads one side": 1.4,
+    "groups not in eights": 1.26, "groups not in sixteens": 0.54, "stride beyond 2": 2.0,
 }  # fmt: skip
 NEIGHBOURS = 4  # measured problems that are asked
 SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost counts there
 FAR = 4.0  # a problem whose nearest neighbour is so far away is torch's
-CAUTION, DOUBT = 0.03, 0.125
+CAUTION, DOUBT = 0.03, 0.19
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Row:
 
 
 def kind(problem: ConvProblem) -> str:
-    """What has to be the same for a measurement to say anything about a problem."""
+    """What has to be the same for a measurement to say anything about a problem: also how torch would compute it."""
     family = {"dilated": "dense"}.get(problem.family, problem.family)
+    rival = "" if problem.groups == 1 else f" against {onednn.kernel_of(problem)}"
     measured = problem.dtype in (torch.float32, torch.bfloat16)
-    return f"{problem.face} {family}" + ("" if measured else f" {problem.dtype}")
+    return f"{problem.face} {family}{rival}" + ("" if measured else f" {problem.dtype}")
 
 
 def point(problem: ConvProblem) -> tuple[float, ...]:

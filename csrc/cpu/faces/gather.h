@@ -57,7 +57,8 @@ inline Work gather_work(const Problem& p, const View& a, const View& result) {
   const int64_t floats = (g.operand_length + g.staging_length) * sizeof(A);
   const int64_t weights = p.k * (p.c / p.groups) * product(p.kernel);
   return {p.n * g.bundles * product(g.blocks.count), floats + g.places * int64_t(sizeof(Place)) + g.offsets * 4 + 128,
-          (weights + p.groups * g.out) * int64_t(sizeof(A))};
+          (weights + p.groups * g.out) * int64_t(sizeof(A)),
+          p.n * g.bundles * product(g.blocks.count) * g.operand_length};
 }
 
 // The taps of one phase of the result on all axes.

@@ -27,7 +27,7 @@ struct Grid {
 };
 
 template <class A, int HEIGHT, int WIDTH, bool MASKED>
-CONVEXT_INLINE void grid_tile(const Operands<A>& p, const Grid& grid, int64_t offset, A* sums) {
+CONVEXT_INLINE void grid_tile(const Operands<A>& p, const Grid& grid, int64_t offset, double* sums) {
   Vector<A> totals[HEIGHT][WIDTH];
   unrolled<HEIGHT>(CONVEXT_EACH(h) { unrolled<WIDTH>(CONVEXT_EACH(t) { totals[h.value][t.value] = Vector<A>{}; }); });
   for (int64_t i = 0; i < p.place_count; ++i) {
@@ -54,7 +54,8 @@ CONVEXT_INLINE void grid_tile(const Operands<A>& p, const Grid& grid, int64_t of
 
 // `height` rows of `width` taps each.
 template <class A, int HEIGHT, int WIDTH, bool MASKED>
-inline void grid_taps(const Operands<A>& p, const Grid& grid, int64_t offset, int64_t height, int64_t width, A* sums) {
+inline void grid_taps(const Operands<A>& p, const Grid& grid, int64_t offset, int64_t height, int64_t width,
+                      double* sums) {
   for (; height >= HEIGHT; height -= HEIGHT) {
     int64_t t = 0;
     for (; t + WIDTH <= width; t += WIDTH)

@@ -58,7 +58,7 @@ inline Work innermost_work(const Problem& p, const View& w) {
   const Innermost g = innermost_of(p);
   const int64_t weights = reads_weights<T>(w) ? 0 : p.k * product(p.kernel);
   return {p.n * g.result_size[0] * g.result_size[1] * g.blocks, 0,
-          (weights + p.k) * int64_t(sizeof(typename Sum<T>::type))};
+          (weights + p.k) * int64_t(sizeof(typename Sum<T>::type)), 0};
 }
 
 // The bias, then weights as [depth][height][width][channel], in the kernel's own order.

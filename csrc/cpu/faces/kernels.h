@@ -13,12 +13,14 @@ struct Call {
   Epilogue epilogue;     // fprop, dgrad: result = epilogue(sum + bias) + residual
   const void* residual;  // as the result lies, or null
   void* prepared;        // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
+  bool continues;        // another part of the same convolution came before: `prepared` is filled
 };
 
 struct Work {
   int64_t jobs;
   int64_t scratch_bytes;   // of one thread
   int64_t prepared_bytes;  // of all
+  int64_t packed;          // elements that all jobs copy, with the zeros beside them
 };
 
 struct Kernels {

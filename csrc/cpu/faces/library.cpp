@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "cpu/faces/atrous.h"
 #include "cpu/faces/kernels.h"
 #include "cpu/shared/host.h"
 
@@ -165,6 +166,25 @@ View view(const Tensor& t) {
 
 // -------------------------------------------------------------------------------------------------------- operator
 
+int64_t weights_of(const Problem& p) {
+  return p.k * (p.c / p.groups) * p.kernel[0] * p.kernel[1] * p.kernel[2];
+}
+
+// All of a face, or one part of it; partial sums are left.
+void compute(const Kernels& kernels, const Call& call) {
+  const Problem& p = call.problem;
+  const int64_t weights = weights_of(p);
+  if (p.face != Face::wgrad && !call.continues)
+    torch::stable::parallel_for(0, p.groups, grain(p.groups, weights),
+                                [&](int64_t first, int64_t last) { kernels.prepare(call, first, last); });
+  const Work work = kernels.work(call);
+  const int64_t products = weights * p.n * p.output[0] * p.output[1] * p.output[2];
+  torch::stable::parallel_for(0, work.jobs, grain(work.jobs, products / 8), [&](int64_t first, int64_t last) {
+    const Memory scratch = allocate(work.scratch_bytes);
+    kernels.run(call, first, last, scratch.get());
+  });
+}
+
 Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size,
                 Ints stride, Ints pad, Ints dilation, int64_t groups, bool channels_last,
                 std::optional<Tensor> residual, int64_t activation, double first_scalar, double second_scalar) {
@@ -183,21 +203,16 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
   call.epilogue = epilogue_of(p, activation, first_scalar, second_scalar);
   call.residual = residual ? checked_residual(arguments, result) : nullptr;
 
-  const Work work = kernels->work(call);
-  const Memory prepared = allocate(work.prepared_bytes);
-  call.prepared = prepared.get();
-  const int64_t weights = p.k * (p.c / p.groups) * p.kernel[0] * p.kernel[1] * p.kernel[2];
-  if (p.face != Face::wgrad)
-    torch::stable::parallel_for(0, p.groups, grain(p.groups, weights),
-                                [&](int64_t first, int64_t last) { kernels->prepare(call, first, last); });
-  const int64_t products = weights * p.n * p.output[0] * p.output[1] * p.output[2];
-  torch::stable::parallel_for(0, work.jobs, grain(work.jobs, products / 8), [&](int64_t first, int64_t last) {
-    const Memory scratch = allocate(work.scratch_bytes);
-    kernels->run(call, first, last, scratch.get());
-  });
+  std::vector<Call> parts = parts_of(call, *kernels);
+  const Memory prepared = allocate(kernels->work(parts[0]).prepared_bytes);
+  for (Call& part : parts) {
+    part.prepared = prepared.get();
+    part.continues = &part != &parts[0];
+    compute(*kernels, part);
+  }
   if (p.face == Face::wgrad)
-    torch::stable::parallel_for(0, p.k, grain(p.k, weights),
-                                [&](int64_t first, int64_t last) { kernels->finish(call, first, last); });
+    torch::stable::parallel_for(0, p.k, grain(p.k, weights_of(p)),
+                                [&](int64_t first, int64_t last) { kernels->finish(parts[0], first, last); });
   return result;
 }
 

@@ -1,5 +1,6 @@
 // The weight gradient. A job sums one bundle of groups over its share of the images and blocks, into partial sums of
-// its own; finish() adds these in order. How many shares there are depends on the problem alone.
+// its own, in double, as there may be many blocks; finish() adds these in order. How many shares there are depends on
+// the problem alone.
 //
 // A tile is CHANNELS channels of y x TAPS taps, each a vector of sums over every so many columns. Lanes of a row's last
 // vector that lie beyond it are cleared in both operands: an infinity there must not meet a zero.
@@ -10,6 +11,9 @@
 namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
+
+// Places that a register sums before it is added to the partial sums: rounding grows with the root of their number.
+constexpr int64_t RUN = 128;
 
 struct Wgrad {
   int64_t c, k;  // channels of a group, of x and of y
@@ -46,11 +50,11 @@ inline Work wgrad_work(const Problem& p, const View& a, const View& b) {
   return {g.bundles * g.shares,
           (g.operand_length + g.gradient_length) * int64_t(sizeof(A)) + g.places * int64_t(sizeof(Place)) +
               g.c * g.taps * 4 + 128,
-          g.shares * g.weights * int64_t(sizeof(A))};
+          g.shares * g.weights * int64_t(sizeof(double)), p.n * g.bundles * product(g.blocks.count) * g.operand_length};
 }
 
 template <class A, int CHANNELS, int TAPS, bool MASKED>
-CONVEXT_INLINE void weight_tile(const Operands<A>& p, const int32_t* offsets, A* sums, int64_t between) {
+CONVEXT_INLINE void weight_tile(const Operands<A>& p, const int32_t* offsets, double* sums, int64_t between) {
   Vector<A> totals[CHANNELS][TAPS];
   int64_t at[TAPS];
   unrolled<TAPS>(CONVEXT_EACH(t) {
@@ -73,7 +77,7 @@ CONVEXT_INLINE void weight_tile(const Operands<A>& p, const int32_t* offsets, A*
 }
 
 template <class A, int CHANNELS, int TAPS, bool MASKED>
-inline void weight_taps(const Operands<A>& p, const int32_t* offsets, int64_t taps, A* sums, int64_t between) {
+inline void weight_taps(const Operands<A>& p, const int32_t* offsets, int64_t taps, double* sums, int64_t between) {
   int64_t t = 0;
   for (; t + TAPS <= taps; t += TAPS) weight_tile<A, CHANNELS, TAPS, MASKED>(p, offsets + t, sums + t, between);
   if constexpr (TAPS > 1)
@@ -88,7 +92,7 @@ inline void weight_taps(const Operands<A>& p, const int32_t* offsets, int64_t ta
 
 // `taps` of all channels of x for `channels` channels of y, whose sums lie `taps` apart.
 template <class A, bool MASKED>
-inline void weight_channels(Operands<A> p, const int32_t* offsets, int64_t taps, int64_t channels, A* sums) {
+inline void weight_channels(Operands<A> p, const int32_t* offsets, int64_t taps, int64_t channels, double* sums) {
   int64_t c = 0;
   const auto next = [&](int64_t step) { c += step, sums += step * taps, p.y += step * p.y_plane; };
   for (; c + 4 <= channels; next(4))
@@ -120,14 +124,15 @@ struct WgradJob {
   void run(int64_t job) {
     const int64_t bundle = job / g.shares, share = job % g.shares, group = bundle * g.bundle;
     const int64_t groups = least(g.bundle, p.groups - group), block_count = product(g.blocks.count);
-    A* sums = static_cast<A*>(call.prepared) + share * g.weights + group * g.k * g.c * g.taps;
-    for (int64_t i = 0; i < groups * g.k * g.c * g.taps; ++i) sums[i] = A(0);
+    double* sums = static_cast<double*>(call.prepared) + share * g.weights + group * g.k * g.c * g.taps;
+    if (!call.continues)
+      for (int64_t i = 0; i < groups * g.k * g.c * g.taps; ++i) sums[i] = 0;
     const int64_t units = p.n * block_count;
     for (int64_t unit = units * share / g.shares; unit < units * (share + 1) / g.shares; ++unit)
       add(unit / block_count, block_at(g.blocks, unit % block_count), group, groups, sums);
   }
 
-  void add(int64_t image, const Block& block, int64_t group, int64_t groups, A* sums) {
+  void add(int64_t image, const Block& block, int64_t group, int64_t groups, double* sums) {
     const Blocks& b = g.blocks;
     const View &x = call.a, &y = call.b;
     const T* x_data = static_cast<const T*>(x.data) + image * x.stride[0] + group * g.c * x.stride[1];
@@ -154,15 +159,19 @@ struct WgradJob {
       Operands<A> operands{
           operand + i * g.c * b.window.plane,    gradient + i * g.k * y_window.plane, y_window.plane, places, 0,
           first_lanes<A>(block.count[2] % lanes)};
-      A* group_sums = sums + i * g.k * g.c * g.taps;
-      const auto next = [&](int64_t count) {
-        operands.places += operands.place_count, operands.place_count = count;
-        return count > 0;
+      double* group_sums = sums + i * g.k * g.c * g.taps;
+      const auto each_run = [&](int64_t count, const auto& body) {
+        for (int64_t left = count; left > 0; left -= RUN) {
+          operands.place_count = least(left, RUN);
+          body();
+          operands.places += operands.place_count;
+        }
       };
-      if (next(listed.rows)) weight_rows<false>(operands, y_window, group_sums);
-      if (next(listed.last_rows)) weight_rows<true>(operands, y_window, group_sums);
-      if (next(listed.single)) weight_channels<A, false>(operands, offsets, g.c * g.taps, g.k, group_sums);
-      if (next(listed.last_single)) weight_channels<A, true>(operands, offsets, g.c * g.taps, g.k, group_sums);
+      each_run(listed.rows, [&] { weight_rows<false>(operands, y_window, group_sums); });
+      each_run(listed.last_rows, [&] { weight_rows<true>(operands, y_window, group_sums); });
+      const int64_t taps = g.c * g.taps;
+      each_run(listed.single, [&] { weight_channels<A, false>(operands, offsets, taps, g.k, group_sums); });
+      each_run(listed.last_single, [&] { weight_channels<A, true>(operands, offsets, taps, g.k, group_sums); });
     }
   }
 
@@ -171,7 +180,7 @@ struct WgradJob {
   }
 
   template <bool MASKED>
-  void weight_rows(Operands<A> operands, const Window& y_window, A* sums) {
+  void weight_rows(Operands<A> operands, const Window& y_window, double* sums) {
     const Window& w = g.blocks.window;
     const Grid grid{p.dilation[1] * w.row, p.dilation[2], p.dilation[1] * y_window.row, p.kernel[2]};
     for (int64_t k = 0; k < g.k; ++k, operands.y += y_window.plane)
@@ -246,17 +255,17 @@ void wgrad_finish(const Call& call, int64_t first, int64_t last) {
   const Problem& p = call.problem;
   const Wgrad g = wgrad_of<T>(p, call.a, call.b);
   const int64_t* s = call.result.stride;
-  const A* shares = static_cast<const A*>(call.prepared);
+  const double* shares = static_cast<const double*>(call.prepared);
   for (int64_t k = first; k < last; ++k) {
-    const A* from = shares + k * g.c * g.taps;
+    const double* from = shares + k * g.c * g.taps;
     for (int64_t c = 0; c < g.c; ++c)
       for (int64_t z = 0; z < p.kernel[0]; ++z)
         for (int64_t y = 0; y < p.kernel[1]; ++y)
           for (int64_t t = 0; t < p.kernel[2]; ++t, ++from) {
-            A total = from[0];
+            double total = from[0];
             for (int64_t share = 1; share < g.shares; ++share) total += from[share * g.weights];
             T* to = static_cast<T*>(call.result.data) + k * s[0] + c * s[1] + z * s[2] + y * s[3] + t * s[4];
-            narrow_few<A>(to, 1, broadcast(total), 1);
+            narrow_few<A>(to, 1, broadcast(A(total)), 1);
           }
   }
 }

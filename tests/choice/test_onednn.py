@@ -1,0 +1,55 @@
+"""What oneDNN is expected to compute a convolution with, against what it says that it did."""
+
+import pytest
+import torch
+
+from convext.choice.onednn import kernel_of
+from convext.commands import check
+from convext.problem import ConvProblem, output_size
+from convext.providers import aten
+from convext.providers.cpu import library
+
+# What a kernel calls itself, the first that is found: kernels of deconvolutions name the convolution that they run.
+NAMES = {"gemm": "gemm", "brdgmm": "depthwise brgemm", "jit_dw": "depthwise", "brg": "brgemm", "jit": "direct"}
+
+# face, channels of a group, groups, input, taps, stride, padding, dilation, dtype, channels last
+CALLS = {
+    "3x3": ("fprop", 1, 24, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "3x3, channels last": ("fprop", 1, 24, (20, 20), 3, 1, 1, 1, torch.float32, True),
+    "wide pads": ("fprop", 1, 24, (40, 40), 19, 1, 9, 1, torch.float32, False),
+    "wide pads, last whole tile reads 6": ("fprop", 1, 24, (42, 42), 3, 1, 6, 6, torch.float32, False),
+    "wide pads, channels last": ("fprop", 1, 24, (40, 40), 5, 1, 16, 8, torch.float32, True),
+    "3d": ("fprop", 1, 24, (8, 9, 10), 3, 1, 1, 1, torch.float32, False),
+    "3d dilated": ("fprop", 1, 24, (8, 9, 10), 3, 1, 2, 2, torch.float32, False),
+    "input gradient": ("dgrad", 1, 24, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "input gradient, dilated": ("dgrad", 1, 24, (20, 20), 3, 1, 2, 2, torch.float32, False),
+    "input gradient, dilated, channels last": ("dgrad", 1, 24, (20, 20), 3, 1, 2, 2, torch.float32, True),
+    "weight gradient": ("wgrad", 1, 24, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "weight gradient, 5x5": ("wgrad", 1, 24, (20, 20), 5, 1, 2, 1, torch.float32, False),
+    "weight gradient, 5x5, channels last": ("wgrad", 1, 24, (20, 20), 5, 1, 2, 1, torch.float32, True),
+    "groups of 4": ("fprop", 4, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 6": ("fprop", 6, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 6, channels last": ("fprop", 6, 6, (20, 20), 3, 1, 1, 1, torch.float32, True),
+    "groups of 6, input gradient": ("dgrad", 6, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 8, weight gradient": ("wgrad", 8, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 4, weight gradient": ("wgrad", 4, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(library.machine() != "amd-avx512", reason="read off on AMD's AVX-512; oneDNN has others elsewhere")
+@pytest.mark.parametrize("name", CALLS)
+def test_names_what_ran(name, capfd):
+    face, channels, groups, input, taps, stride, pad, dilation, dtype, channels_last = CALLS[name]
+    kernel, strides, pads, dilations = ((value,) * len(input) for value in (taps, stride, pad, dilation))
+    p = ConvProblem(
+        face, 2, channels * groups, channels * groups, groups, input, kernel,
+        output_size(input, kernel, strides, pads, pads, dilations), strides, pads, dilations, dtype, channels_last,
+    )  # fmt: skip
+    a, b = check.operands(p)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        aten.run(p, a, b, None)
+    ran = [line.split(",") for line in capfd.readouterr().out.splitlines() if "convolution," in line and "exec" in line]
+    assert ran, "no convolution of oneDNN's ran"
+    kind, name_of_kernel = ran[-1][5:7]
+    assert "convolution" in kind
+    assert kernel_of(p) == next(NAMES[part] for part in NAMES if part in name_of_kernel)

@@ -40,9 +40,8 @@ def why_not(problem: SeparableProblem) -> str | None:
         return f"takes one filter for each channel of x, but got {p.k} for {p.c}"
     if not (p.channels_last and y.channels_last):
         return "is of images whose channels are innermost, but these are outermost"
-    lanes = _lanes()
-    if min(p.c, y.k) < lanes:
-        return f"takes at least {lanes} channels of x and of y, but got {p.c} and {y.k}"
+    if min(p.c, y.k) < lanes():
+        return f"takes at least {lanes()} channels of x and of y, but got {p.c} and {y.k}"
     return None
 
 
@@ -110,5 +109,6 @@ def _pixels(problem: SeparableProblem) -> int:
     return problem.pointwise.n * math.prod(problem.pointwise.output)
 
 
-def _lanes() -> int:
+def lanes() -> int:
+    """Of a vector: the least number of channels."""
     return {"avx512": 16, "avx2": 8}.get(library.isa(), 4)

@@ -13,4 +13,6 @@ from convext.operators.autograd import convolve as convolve
 from convext.operators.autograd import gradients as gradients
 from convext.operators.plain import is_plain as _plain  # noqa: F401  what it was called before
 
-__all__ = ["activated", "autocast", "autograd", "convolve", "fake", "forward", "gradients", "separable", "tracing", "vmap"]
+__all__ = [
+    "activated", "autocast", "autograd", "convolve", "fake", "forward", "gradients", "separable", "tracing", "vmap",
+]  # fmt: skip

@@ -3,8 +3,8 @@
     convext::separable(x, w, bias, v, second_bias, residual, size, .., kernel, first, .., second, ..)
         = second(pointwise(first(depthwise(x, w) + bias), v) + second_bias) + residual
 
-A kernel is one of `convext.choice.separable`; where none takes the call, it is two calls of `activated`, as it is where a
-tangent may come along, and under vmap. Nothing of what is between the halves is kept for a backward pass: the
+A kernel is one of `convext.choice.separable`; where none takes the call, it is two calls of `activated`, as it is where
+a tangent may come along, and under vmap. Nothing of what is between the halves is kept for a backward pass: the
 depthwise half is computed again.
 """
 
@@ -45,8 +45,9 @@ def _halves(channels: int, tail: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
 def composed(
-    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor, second_bias: Tensor | None, residual: Tensor | None, *tail: Any
-) -> Tensor:
+    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor,
+    second_bias: Tensor | None, residual: Tensor | None, *tail: Any,
+) -> Tensor:  # fmt: skip
     """The same by `activated`, twice; arguments as those of `separable`."""
     must_be_pointwise(v.shape)
     first, second = _halves(x.shape[1], tail)
@@ -58,9 +59,8 @@ def composed(
 
 
 @lru_cache(maxsize=8192)
-def _chosen(*described: Any, kernel: str) -> tuple[records.Kernel | None, SeparableProblem]:
-    *shapes, first, second, adds = described
-    problem = SeparableProblem.of(*shapes, Epilogue(*first), Epilogue(*second), adds)
+def _chosen(kernel: str, first: Any, second: Any, *described: Any) -> tuple[records.Kernel | None, SeparableProblem]:
+    problem = SeparableProblem.of(Epilogue(*first), Epilogue(*second), *described)
     return records.choose(problem, kernel), problem
 
 
@@ -68,17 +68,19 @@ remembered.FORGET.append(_chosen.cache_clear)
 
 
 def _compute(
-    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor, second_bias: Tensor | None, residual: Tensor | None, *tail: Any
-) -> Tensor:
+    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor,
+    second_bias: Tensor | None, residual: Tensor | None, *tail: Any,
+) -> Tensor:  # fmt: skip
     """Below autograd: every road ends here."""
     size, stride, pad, dilation, kernel, first, first_scalars, second, second_scalars = tail
     geometry = tuple(size), tuple(stride), tuple(pad), tuple(dilation)
     check_operands("fprop", x, w, bias, x.shape[1])
     check_operands("fprop", x, v, second_bias, 1)
     between = layout.is_channels_last(x) or layout.is_channels_last(w)
+    formats = between, between or layout.is_channels_last(v)
     chosen, problem = _chosen(
-        x.shape, w.shape, v.shape, *geometry, x.dtype, (between, between or layout.is_channels_last(v)), machine(x),
-        (first, tuple(first_scalars)), (second, tuple(second_scalars)), residual is not None, kernel=kernel,
+        kernel, (first, tuple(first_scalars)), (second, tuple(second_scalars)), residual is not None,
+        x.shape, w.shape, v.shape, *geometry, x.dtype, formats, machine(x),
     )  # fmt: skip
     if chosen is None:
         return composed(x, w, bias, v, second_bias, residual, *tail)
@@ -88,8 +90,9 @@ def _compute(
 
 
 def _fake(
-    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor, second_bias: Tensor | None, residual: Tensor | None, *tail: Any
-) -> Tensor:
+    x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor,
+    second_bias: Tensor | None, residual: Tensor | None, *tail: Any,
+) -> Tensor:  # fmt: skip
     must_be_pointwise(v.shape)
     (*first, name, scalars), (*second, second_name, second_scalars) = _halves(x.shape[1], tail)
     for activation in ((name, scalars), (second_name, second_scalars)):
@@ -127,26 +130,24 @@ class _Separable(torch.autograd.Function):
         _, *needs, by_residual = ctx.needs_input_grad[:7]
         by: list[Tensor | None] = [None] * 5
         if any(needs):
-            by = _gradients(grad, *ctx.saved_tensors, ctx.tail, needs)
+            by = _gradients(grad, ctx.saved_tensors, ctx.tail, needs)
         return (None, *by, grad if by_residual else None, *[None] * len(ctx.tail))
 
 
-def _gradients(
-    grad: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, v: Tensor, second_bias: Tensor | None,
-    tail: Any, needs: Sequence[bool],
-) -> list[Tensor | None]:  # fmt: skip
+def _gradients(grad: Tensor, operands: Any, tail: Any, needs: Sequence[bool]) -> list[Tensor | None]:
     """By x, w, bias, v and second_bias, as far as they are needed: the chain rule, in operators that have one too."""
+    x, w, bias, v, second_bias = operands
     (*first, name, scalars), (*second, second_name, second_scalars) = _halves(x.shape[1], tail)
     before, after = Epilogue(name, tuple(scalars)), Epilogue(second_name, tuple(second_scalars))
     z = convolve("fprop", x, w, bias, *first)
     t = before(z)
     by_sum = after.gradient(grad, convolve("fprop", t, v, second_bias, *second))
     further = any(needs[:3])
-    by_t, *by_second = by_operands("fprop", by_sum, t, v, (t.shape, v.shape), second, (further, *needs[3:]))
+    by_t, *by_second = by_operands("fprop", by_sum, t, v, (t.shape, v.shape), tuple(second), (further, *needs[3:]))
     if by_t is None:
         return [None, None, None, *by_second]
     by_z = before.gradient(by_t, z)
-    return [*by_operands("fprop", by_z, x, w, (x.shape, w.shape), first, needs[:3]), *by_second]
+    return [*by_operands("fprop", by_z, x, w, (x.shape, w.shape), tuple(first), needs[:3]), *by_second]
 
 
 def _autograd(keyset: Any, *arguments: Any) -> Tensor:

@@ -35,10 +35,12 @@ class SeparableProblem:
 
     @classmethod
     def of(
-        cls, x: Ints, w: Ints, v: Ints, size: Ints, stride: Ints, pad: Ints, dilation: Ints, dtype: torch.dtype,
-        channels_last: tuple[bool, bool], machine: tuple[str, int, str], first: Epilogue, second: Epilogue, adds: bool,
+        cls, first: Epilogue, second: Epilogue, adds: bool, x: Ints, w: Ints, v: Ints,
+        size: Ints, stride: Ints, pad: Ints, dilation: Ints, dtype: torch.dtype,
+        channels_last: tuple[bool, bool], machine: tuple[str, int, str] = ("cpu", 0, "ieee"),
     ) -> SeparableProblem:  # fmt: skip
-        """From the shapes of x, w and v, the depthwise half's geometry, and the memory formats of t and y.
+        """From the shapes of x, w and v, the depthwise half's geometry, the memory formats of t and y, and `device`,
+        `arch` and `precision`.
 
         Raises:
             RuntimeError: they describe no such convolutions.

@@ -173,9 +173,8 @@ def _choose_together(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
     if TOGETHER in won.values():
         follow(fastest(Sampled(fused, arguments), plans, follow))
     for pair in pairs.values():
-        pair.forget()
-        if pair.way == TOGETHER:
-            pair.first.forget(), pair.second.forget()
+        for layer in (pair, pair.first, pair.second):
+            layer.forget()
 
 
 def _by(layer: Any, way: str) -> Callable[..., Tensor]:

@@ -154,7 +154,7 @@ def _after_a_depthwise(taken: Taken, module: fx.GraphModule) -> Taken:
         return taken
     pair = Separable(first, second).eval()  # type: ignore[arg-type]
     module.add_submodule(taken.name, pair)
-    node.replace_input_with(before, before.args[0])
+    node.replace_input_with(before, before.args[0])  # type: ignore[arg-type]
     module.graph.erase_node(before)
     return replace(taken, before=str(before.target), pair=pair)
 

@@ -61,7 +61,7 @@ class Packed(packed.Packed):
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether `run` computes it. Not what is empty, nor what torch refuses, and no residual that broadcasts."""
         shape = self.result_of(x.shape)
-        if x.dtype is not torch.float32 or shape is None or not layout.is_channels_last(x):
+        if shape is None or not layout.is_channels_last(x):
             return False
         if residual is None:
             return True
@@ -79,9 +79,8 @@ class Packed(packed.Packed):
         padding, stride, dilation, _ = self.geometry
         shape = self.result_of(x.shape)
         geometry = shape[2:], stride, padding, dilation  # type: ignore[index]
-        weights = self.weight.shape, self._second.weight.shape
-        machine = "cpu", 0, "ieee"
-        return SeparableProblem.of(x.shape, *weights, *geometry, x.dtype, (True, True), machine, *self._described)
+        shapes = x.shape, self.weight.shape, self._second.weight.shape
+        return SeparableProblem.of(*self._described, *shapes, *geometry, x.dtype, (True, True))
 
 
 class Separable(nn.Module):
@@ -105,7 +104,8 @@ class Separable(nn.Module):
         if self.way == TOGETHER and is_plain(x, *residual) and settings.BACKEND == "auto" and x.is_cpu:
             first, second = self.first.conv, self.second.conv
             operands = first.weight, first.bias, second.weight, second.bias
-            if first.weight.dtype is second.weight.dtype is x.dtype and not reverse_mode(x, *residual, *operands):
+            same = first.weight.dtype is second.weight.dtype is x.dtype is torch.float32
+            if same and not reverse_mode(x, *residual, *operands):
                 laid_out = self._packed_for(first.weight, second.weight)
                 added = residual[0] if residual else None
                 if laid_out.takes(x, added):

@@ -78,8 +78,7 @@ struct Finish {
       });
     };
     const bool done = in_registers([&](auto known) __attribute__((always_inline)) {
-      each([&](Vector<A> z, T* at, int64_t)
-               __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
+      each([&](Vector<A> z, T* at, int64_t) __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
     });
     if (done) return;
     each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, bound(z)); });

@@ -79,8 +79,8 @@ Call pointwise_of(const Problem& depthwise, const Tensor& packed, const Optional
 }
 
 Tensor separable(std::string isa, Tensor x, Tensor w, Optional bias, Tensor packed, Optional second_bias, int64_t k,
-                 Optional residual, Ints size, Ints stride, Ints pad, Ints dilation, int64_t first,
-                 double first_scalar, double its_second, int64_t second, double second_scalar, double seconds_second) {
+                 Optional residual, Ints size, Ints stride, Ints pad, Ints dilation, int64_t first, double first_scalar,
+                 double its_second, int64_t second, double second_scalar, double seconds_second) {
   const SeparableKernels& kernels = kernels_for(isa);
   check(x.dim() >= 3, "x of at least 3 dimensions, but got shape ", list(shape(x)));
   const Arguments g{"fprop", x, w, bias, residual, size, stride, pad, dilation, x.size(1), true};

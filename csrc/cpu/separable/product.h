@@ -31,8 +31,8 @@ class Product {
     const float* from = static_cast<const float*>(v.data);
     for (int64_t first = 0; first < k; first += lanes, to += c * lanes)
       for (int64_t at = 0; at < c; at += lanes)
-        pack_pixels<float>(to + at * lanes, lanes, least(lanes, c - at), from + least(first, k - lanes) * v.stride[0] + at,
-                           v.stride[0], lanes);
+        pack_pixels<float>(to + at * lanes, lanes, least(lanes, c - at),
+                           from + least(first, k - lanes) * v.stride[0] + at, v.stride[0], lanes);
   }
 
   // Of `count` pixels from `t` on; `to` is where the first one's results go.

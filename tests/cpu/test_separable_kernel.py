@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from test_epilogues import TORCHS
 from test_kernels import misaligned, sliced, strided
-from test_threads import threads  # noqa: F401  a fixture
 
 from convext.choice import separable as records
 from convext.operators.separable import separable as operator
@@ -47,7 +46,7 @@ def problem(name, first=RELU, second=IDENTITY, adds=False):
     size = output_size(input, kernel, stride, pad, pad, dilation)
     shapes = (n, c, *input), (c, 1, *kernel), (k, c, *[1] * len(input))
     geometry = size, stride, pad, dilation
-    return SeparableProblem.of(*shapes, *geometry, torch.float32, (True, True), ("cpu", 0, "ieee"), first, second, adds)
+    return SeparableProblem.of(first, second, adds, *shapes, *geometry, torch.float32, (True, True))
 
 
 def operands(p, biased=True):
@@ -75,7 +74,8 @@ def assert_right(p, y, *tensors):
     """By the tolerance rule: twice the error of torch's composition, and two units in the last place."""
     exact = torchs(p, *(t if t is None else t.double() for t in tensors))
     allowed = 2 * (torchs(p, *tensors) - exact).abs().max() + 2 * torch.finfo(y.dtype).eps * exact.abs().max()
-    assert y.shape == exact.shape and y.movedim(1, -1).is_contiguous()
+    assert y.shape == exact.shape
+    assert y.movedim(1, -1).is_contiguous()
     assert (y - exact).abs().max() <= allowed, p
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_read_that_was_not_written(isa):
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_any_number_of_threads_gives_the_same_bits(isa, name, threads):  # noqa: F811
+def test_any_number_of_threads_gives_the_same_bits(isa, name, threads):
     p = problem(name, SILU, RELU, adds=True)
     tensors = operands(p)
     threads(1)
@@ -174,9 +174,7 @@ def sized(c, k, side, taps=3, n=1):
     """A layer of stride 1 on a square image."""
     shapes = (n, c, side, side), (c, 1, taps, taps), (k, c, 1, 1)
     geometry = (side, side), (1, 1), (taps // 2,) * 2, (1, 1)
-    return SeparableProblem.of(
-        *shapes, *geometry, torch.float32, (True, True), ("cpu", 0, "ieee"), RELU, IDENTITY, False
-    )  # fmt: skip
+    return SeparableProblem.of(RELU, IDENTITY, False, *shapes, *geometry, torch.float32, (True, True))
 
 
 def test_auto_takes_what_was_measured_to_win(monkeypatch):

@@ -116,7 +116,7 @@ def test_weights_whose_channels_are_innermost_are_read_in_place(isa):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc fills what it allocates")
-def test_nothing_is_read_that_was_not_written(isa):
+def test_what_was_not_written_is_not_read(isa):
     """All that is allocated is NaN: scratch, weights in the kernel's order, and the result."""
     mallopt, perturb = ctypes.CDLL(None).mallopt, -6
     for name in PROBLEMS:

@@ -172,6 +172,23 @@ def test_what_stays_two_layers(always, changed):
         torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+class WrittenBetween(Inverted):
+    """What the depthwise layer reads is changed before the pointwise one runs."""
+
+    def forward(self, x):
+        t = self.act(self.norm(self.depthwise(x)))
+        x.mul_(2)
+        return self.last(self.project(t)) + x
+
+
+def test_what_stands_between_stays_there(always):
+    model, x = WrittenBetween(wide=16).eval(), image()
+    fused = convext.fuse(model, x)
+    assert not pairs(fused)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x.clone()), model(x.clone()), rtol=1e-4, atol=1e-4)
+
+
 def test_explain(always):
     fused = convext.fuse(Inverted().eval(), image())
     said = convext.explain(pairs(fused)[0], image(40))

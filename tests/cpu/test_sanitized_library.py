@@ -1,4 +1,4 @@
-"""Causal and separable kernels and steps of streams under the sanitizers: their own tests, with a library compiled for that."""
+"""Causal and separable kernels and steps of streams under the sanitizers: their own tests, with a library for that."""
 
 import hashlib
 import os

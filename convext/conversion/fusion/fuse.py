@@ -29,7 +29,8 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
     Batch norms by running statistics become part of a weight; sums and activations are computed before the result is
     stored, where a kernel can, and else in place. On a CPU that kernel is torch's fused operator, or for depthwise
     layers our own, with its weight laid out once. Each layer takes the way that is fastest on this machine, as `sample`
-    meets it. On a GPU it is the kernel that is chosen for the convolution: each of convext's in Triton can.
+    meets it; so does each depthwise layer with the 1 x 1 layer right after it, which may be one
+    pass. On a GPU it is the kernel that is chosen for the convolution: each of convext's in Triton can.
 
     Args:
         model: in eval mode; it is not modified. Convolutions are those of torch.nn, of convext and of subclasses, as

@@ -19,8 +19,8 @@ from convext.providers.cpu.native import NUMBER
 
 # Measured: 25 layers of MobileNets, EfficientNet-B0 and Xception at batches 1, 2 and 4, one thread, AMD EPYC (Zen 4),
 # against the halves one after the other: the depthwise one by our kernel or oneDNN's, whichever was faster, the
-# pointwise one by oneDNN's. Saved are a call with what it allocates, 80 us, and t's way to memory and back, 0.3 ns an element.
-# That is worth the less the more there is to multiply, which takes as long either way.
+# pointwise one by oneDNN's. Saved are a call with what it allocates, 80 us, and t's way to memory and back, 0.3 ns an
+# element. That is worth the less the more there is to multiply, which takes as long either way.
 MEASURED = "amd-avx512"
 CALL, ELEMENT = 80e-6, 0.3e-9  # seconds
 PRODUCTS = 55e9  # of t and v, a second; a tap of w costs as much as 4

@@ -95,7 +95,7 @@ class Kernel:
 
 
 # Where a kernel lives, by its provider: `{}` is the rest of its name.
-_HOMES = {
+HOMES = {
     "triton": "convext.triton_kernels.{}.record",
     "cuda": "convext.providers.cuda.{}",
     "cpu": "convext.providers.cpu.{}",
@@ -125,7 +125,7 @@ def _lazy(name: str, *, both: bool = False, activated: bool = False, faces: tupl
     its `run_activated`.
     """
     provider, _, kernel = name.partition(".")
-    module = _HOMES[provider].format(kernel)
+    module = HOMES[provider].format(kernel)
 
     def attribute(attr: str) -> Callable[..., object]:
         return lambda *args: getattr(importlib.import_module(module), attr)(*args)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from convext import nn
-from convext.choice import gpu_table, registry, settings
+from convext.choice import gpu_table, registry, separable, settings
 from convext.commands import arguments
-from convext.conversion.fusion import Fused, chosen
+from convext.conversion.fusion import Fused, Separable, chosen
 from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
 from convext.problem.epilogue import IDENTITY
 from convext.problem.layout import is_channels_last
+from convext.problem.separable import SeparableProblem
 from convext.providers import aten
 
 
@@ -46,6 +47,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         raise ValueError("explain needs the layer's input, or its shape")
     if isinstance(what, Fused):
         return _explain_fused(what, input, arch)
+    if isinstance(what, Separable):
+        return _explain_separable(what, input, arch)
     if type(input) in PLACED:
         return _explain_placed(what, input)
     problems = problems_of(what, input, arch)
@@ -65,6 +68,16 @@ def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
         f"in torch's operators, after the store: {saved}" if by is None else f"by {by}, before the store: saves {saved}"
     )
     return f"{_explain(forward)}\n  epilogue: {', '.join(parts) or 'nothing'}, {told}"
+
+
+def _explain_separable(pair: Any, input: Tensor | Ints, arch: int | None) -> str:
+    """Both layers, and what each kernel that computes them in one pass says to that."""
+    first = problems_of(pair.first.conv, input, arch)[0]
+    second = problems_of(pair.second.conv, first.open_shape, arch)[0]
+    second = replace(second, channels_last=first.channels_last)
+    problem = SeparableProblem(first, second, pair.first.epilogue, pair.second.epilogue, pair.second.adds)
+    layers = _explain_fused(pair.first, input, arch), _explain_fused(pair.second, first.open_shape, arch)
+    return "\n\n".join([*layers, f"in one pass or two: {pair.way}, as was timed\n{separable.told(problem)}"])
 
 
 def _finished_by(layer: Any, forward: ConvProblem) -> str | None:

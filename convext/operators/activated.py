@@ -62,7 +62,7 @@ def _compute(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Te
     if run is not None:
         return run(a, b, bias, residual)
     if residual is not None:
-        _check_residual(face, a, b, residual, size, groups)
+        check_residual(face, a.shape, b.shape, residual, a, size, groups)
     check_operands(face, a, b, bias, groups)
     result, run = _first(face, a, b, bias, residual, geometry, _epilogue(activation, tuple(scalars)))
     remember(_runs, key, run)
@@ -109,11 +109,12 @@ def _finished(z: Tensor, epilogue: Epilogue, residual: Tensor | None) -> Tensor:
     return y if residual is None else y.add_(residual)
 
 
-def _check_residual(face: Face, a: Tensor, b: Tensor, residual: Tensor, size: Ints, groups: int) -> None:
-    shape = open_shape(face, a.shape, b.shape, size, groups)
-    if residual.shape != shape or residual.dtype != a.dtype or residual.device != a.device:
+def check_residual(face: Face, a: Ints, b: Ints, residual: Tensor, like: Tensor, size: Ints, groups: int) -> None:
+    """Raises RuntimeError where it has not the shape of what comes of operands of shapes `a` and `b`, as `like` is."""
+    shape = open_shape(face, a, b, size, groups)
+    if residual.shape != shape or residual.dtype != like.dtype or residual.device != like.device:
         raise RuntimeError(
-            f"{face}: expected a residual of the result's shape {list(shape)}, {a.dtype} on {a.device}, "
+            f"{face}: expected a residual of the result's shape {list(shape)}, {like.dtype} on {like.device}, "
             f"but got {list(residual.shape)}, {residual.dtype} on {residual.device}"
         )
 
@@ -122,7 +123,7 @@ def _fake(face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tenso
     *geometry, activation, scalars = tail
     _epilogue(activation, tuple(scalars))
     if residual is not None:
-        _check_residual(face, a, b, residual, geometry[0], geometry[4])
+        check_residual(face, a.shape, b.shape, residual, a, geometry[0], geometry[4])
     return fake(face, a, b, bias, *geometry)
 
 
@@ -210,7 +211,7 @@ def activated(
 # ------------------------------------------------------------------------------------------------------------- vmap
 
 
-def _vmap(
+def mapped(
     info: Any, in_dims: Any, face: Face, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None, *tail: Any
 ) -> tuple[Tensor, int]:
     """The face's own rule; what follows is element by element."""
@@ -222,4 +223,4 @@ def _vmap(
     return y, 0
 
 
-torch.library.register_vmap("convext::activated", as_torch_casts(_vmap), lib=LIBRARY)
+torch.library.register_vmap("convext::activated", as_torch_casts(mapped), lib=LIBRARY)

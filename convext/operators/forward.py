@@ -79,10 +79,10 @@ def problem_of(
     face: Face, a: Tensor, b: Tensor, last: bool, size: Ints, stride: Ints, pad: Ints, dilation: Ints, groups: int
 ) -> ConvProblem:
     geometry = size, stride, pad, dilation, groups
-    return ConvProblem.of(face, a.shape, b.shape, *geometry, a.dtype, last, *_machine(a))
+    return ConvProblem.of(face, a.shape, b.shape, *geometry, a.dtype, last, *machine(a))
 
 
-def _machine(t: Tensor) -> tuple[str, int, str]:
+def machine(t: Tensor) -> tuple[str, int, str]:
     """`device`, `arch` and `precision` of a problem with operands like `t`."""
     device = t.device
     if device.type != "cuda":

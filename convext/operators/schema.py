@@ -12,6 +12,11 @@ and an fprop or dgrad with what follows it, `epilogue(result) + residual`, which
 
     convext::activated(face, x or y, w, bias, residual, size, .., kernel, activation, scalars) -> y or x
 
+and a depthwise fprop with what follows it, then a pointwise one of that with what follows it, which some kernels do
+without storing what is between them:
+
+    convext::separable(x, w, bias, v, second_bias, residual, size, .., kernel, first, .., second, ..) -> y
+
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
 `kernel` what `convext.backend` takes.
 """
@@ -38,3 +43,9 @@ LIBRARY.define(
     "float[] scalars) -> Tensor"
 )
 ACTIVATED = torch.ops.convext.activated.default
+LIBRARY.define(
+    "separable(Tensor x, Tensor w, Tensor? bias, Tensor v, Tensor? second_bias, Tensor? residual, SymInt[] size, "
+    "SymInt[] stride, SymInt[] pad, SymInt[] dilation, str kernel, str first, float[] first_scalars, str second, "
+    "float[] second_scalars) -> Tensor"
+)
+SEPARABLE = torch.ops.convext.separable.default

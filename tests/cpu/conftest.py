@@ -1,6 +1,7 @@
 """The compiled CPU kernels, on every instruction set that this machine has."""
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,11 @@ def isa(request: pytest.FixtureRequest) -> str:
     if reason := library.unavailable():
         pytest.skip(reason)
     return request.param
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; it is put back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Causal kernels and steps of streams under the sanitizers: their own tests, with a library compiled for that."""
+"""Causal and separable kernels and steps of streams under the sanitizers: their own tests, with a library for that."""
 
 import hashlib
 import os
@@ -16,9 +16,10 @@ CPU, CACHE, TORCH = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu", Path(torch.__
 FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 ISA = ["-DCONVEXT_ISA=generic", "-DCONVEXT_VECTOR_BYTES=16"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{TORCH}/include", "-O1"]
+ROOMS = "causal", "separable", "streams"
 # What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
-SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ("causal", "streams")}
-SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ("causal", "streams")}
+SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ROOMS}
+SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ROOMS}
 SOURCES |= {"faces/kernels.cpp": ["-O0", *ISA], "faces/library.cpp": STABLE}
 
 
@@ -48,15 +49,20 @@ def build() -> Path:
     return library
 
 
-TESTS = {"causal": ["test_values.py", "test_update.py"], "streaming": ["test_native_steps.py"]}
+TESTS = {
+    "causal": ["test_values.py", "test_update.py"],
+    "cpu": ["test_separable_kernel.py"],
+    "streaming": ["test_native_steps.py"],
+}
+ASKED = {"causal": "cpu and not long_rows", "cpu": "generic and not not_written", "streaming": "not avx"}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("room", "asked"), [("causal", "cpu and not long_rows"), ("streaming", "not avx")])
-def test_sanitizers_find_nothing(room: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", TESTS)
+def test_sanitizers_find_nothing(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("g++") is None:
         pytest.skip("there is no g++")
     monkeypatch.setenv("CONVEXT_CPU_LIBRARY", str(build()))
     tests = [str(ROOT / "tests" / room / name) for name in TESTS[room]]
-    options = ["-p", "no:xdist", "-p", "pytest_sanitized", "-q", "-x", "-k", asked]
+    options = ["-p", "no:xdist", "-p", "pytest_sanitized", "-q", "-x", "-k", ASKED[room]]
     run_sanitized(["-m", "pytest", *options, *tests], str(Path(__file__).parent))

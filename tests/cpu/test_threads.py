@@ -13,14 +13,6 @@ from convext.problem import FACES
 from convext.providers.cpu import native
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("face", FACES)
 def test_any_number_of_threads_gives_the_same_bits(isa, face, name, threads):

@@ -12,10 +12,12 @@ layer       a convolution with its epilogue
 packed      what is kept for a way to its result: the weight as that wants it
 onednn      the way by torch's own fused operator for CPUs, from a weight in oneDNN's blocks
 stencil     the way by our own depthwise kernel for CPUs
+separable   a depthwise layer and the pointwise one after it in one pass, by our own kernel for CPUs
 chosen      the way by whichever kernel is chosen, on GPUs
 """
 
 from convext.conversion.fusion.fuse import fuse
 from convext.conversion.fusion.layer import Fused
+from convext.conversion.fusion.separable import Separable
 
-__all__ = ["Fused", "fuse"]
+__all__ = ["Fused", "Separable", "fuse"]

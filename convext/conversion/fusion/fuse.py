@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from convext.conversion.fusion.layer import Fused
 from convext.conversion.fusion.rewriting import Taken, rewrite
+from convext.conversion.fusion.separable import APART, TOGETHER, WAYS, Separable
 from convext.conversion.fusion.tracing import CONTAINERS, is_a_part, noting_arguments, traced
 from convext.conversion.log import Fusion, fusion_of, keep
 from convext.conversion.reasons import must_be_a_module
@@ -27,7 +29,8 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
     Batch norms by running statistics become part of a weight; sums and activations are computed before the result is
     stored, where a kernel can, and else in place. On a CPU that kernel is torch's fused operator, or for depthwise
     layers our own, with its weight laid out once. Each layer takes the way that is fastest on this machine, as `sample`
-    meets it. On a GPU it is the kernel that is chosen for the convolution: each of convext's in Triton can.
+    meets it; so does each depthwise layer with the 1 x 1 layer right after it, which may be one
+    pass. On a GPU it is the kernel that is chosen for the convolution: each of convext's in Triton can.
 
     Args:
         model: in eval mode; it is not modified. Convolutions are those of torch.nn, of convext and of subclasses, as
@@ -65,6 +68,7 @@ def fuse(model: nn.Module, sample: Any) -> nn.Module:
         torch.random.set_rng_state(seed)
         _must_agree(fused(*_copied(arguments)), expected)
         _choose_ways(fused, arguments)
+        _choose_together(fused, arguments)
     keep(fused, Fusion(model, tuple(map(str, taken)), left_alone))
     return fused
 
@@ -86,7 +90,7 @@ def _fused(
     graph = None if isinstance(module, CONTAINERS) else traced(module, given.get(module, set()))
     if isinstance(graph, fx.GraphModule):
         inside, alone = rewrite(graph)
-        taken += [Taken(_join(name, each.name), each.parts) for each in inside]
+        taken += [replace(each, name=_join(name, each.name), before=_join(name, each.before)) for each in inside]
         left_alone.update({_join(name, each): reason for each, reason in alone.items()})
         return graph if inside else module
     if graph is not None:
@@ -155,6 +159,23 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
         follow(fastest(Sampled(fused, arguments), plans, follow))
     for layer in layers.values():
         layer.forget()
+
+
+def _choose_together(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """Times each depthwise layer and the pointwise one after it in one pass, then the model with what was faster so."""
+    pairs = {name: m for name, m in fused.named_modules() if isinstance(m, Separable)}
+    won = faster(fused, arguments, pairs, lambda pair: {way: _by(pair, way) for way in WAYS})
+    plans = {"each": won, APART: dict.fromkeys(won, APART)}
+
+    def follow(plan: str) -> None:
+        for name, way in plans[plan].items():
+            pairs[name].way = way
+
+    if TOGETHER in won.values():
+        follow(fastest(Sampled(fused, arguments), plans, follow))
+    for pair in pairs.values():
+        for layer in (pair, pair.first, pair.second):
+            layer.forget()
 
 
 def _by(layer: Any, way: str) -> Callable[..., Tensor]:

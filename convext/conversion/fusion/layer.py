@@ -13,7 +13,7 @@ from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
 from convext.problem.epilogue import Epilogue
 
-_PACKED = "_packed"
+PACKED = "_packed"
 
 
 class Fused(nn.Module):
@@ -71,7 +71,7 @@ class Fused(nn.Module):
         return self.epilogue.in_place(y) if in_place else self.epilogue(y)
 
     def _packed_for(self, weight: Tensor) -> onednn.Packed | stencil.Packed:
-        kept: dict[str, onednn.Packed | stencil.Packed] = self.__dict__.setdefault(_PACKED, {})
+        kept: dict[str, onednn.Packed | stencil.Packed] = self.__dict__.setdefault(PACKED, {})
         packed = kept.get(self.way)
         if packed is None or not packed.is_of(weight):
             kind = onednn.Packed if self.way == "onednn" else stencil.Packed
@@ -80,11 +80,11 @@ class Fused(nn.Module):
 
     def forget(self) -> None:
         """Frees the weights that are laid out, for each way that was gone: the next call makes its own anew."""
-        self.__dict__.pop(_PACKED, None)
+        self.__dict__.pop(PACKED, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the weight as it is laid out, which torch cannot copy or pickle: the next call makes it anew."""
-        return {name: value for name, value in self.__dict__.items() if name != _PACKED}
+        return {name: value for name, value in self.__dict__.items() if name != PACKED}
 
     def extra_repr(self) -> str:
         return f"epilogue={self.epilogue}{', with a residual' if self.adds else ''}, way={self.way}"

@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from convext.conversion.fusion import epilogues, norms, onednn
+from convext.conversion.fusion import epilogues, norms, onednn, separable
 from convext.conversion.fusion.layer import Fused
+from convext.conversion.fusion.separable import Separable
 from convext.conversion.reasons import is_torchs, why_left_alone
 from convext.nn import drop_in, with_base
 from convext.problem.epilogue import Epilogue
@@ -34,9 +35,12 @@ class Taken:
 
     name: str
     parts: tuple[str, ...]
+    before: str = ""  # the depthwise layer whose result this one multiplies,
+    pair: Separable | None = None  # and both, which may be one pass
 
     def __str__(self) -> str:
-        return f"{self.name}: {' + '.join(self.parts)}"
+        one_pass = self.pair is not None and self.pair.way == separable.TOGETHER
+        return f"{self.name}: {' + '.join(self.parts)}{f', in one pass with {self.before}' * one_pass}"
 
 
 def rewrite(module: fx.GraphModule) -> tuple[list[Taken], dict[str, str]]:
@@ -55,6 +59,7 @@ def rewrite(module: fx.GraphModule) -> tuple[list[Taken], dict[str, str]]:
             taken.append(_fuse(node, conv, module))
         else:
             left_alone[name] = reason
+    taken = [_after_a_depthwise(each, module) for each in taken]
     _without_what_nobody_reads(module)
     module.graph.lint()
     module.delete_all_unused_submodules()
@@ -134,6 +139,24 @@ def _fuse(node: fx.Node, conv: Any, module: fx.GraphModule) -> Taken:
         onednn.lay_out(conv)
     module.add_submodule(name, fused)
     return Taken(name, tuple(parts))
+
+
+def _after_a_depthwise(taken: Taken, module: fx.GraphModule) -> Taken:
+    """Makes one module of the fused layer of that name and the depthwise one that stands right before it, if any."""
+    node = next(n for n in module.graph.nodes if n.op == "call_module" and n.target == taken.name)
+    before = node.args[0]
+    if not isinstance(before, fx.Node) or before.op != "call_module" or before.next is not node:
+        return taken
+    first, second = (module.get_submodule(str(n.target)) for n in (before, node))
+    if not isinstance(first, Fused) or _only_user(before) is not node or before in node.args[1:]:
+        return taken
+    if not separable.takes(first, second):  # type: ignore[arg-type]
+        return taken
+    pair = Separable(first, second).eval()  # type: ignore[arg-type]
+    module.add_submodule(taken.name, pair)
+    node.replace_input_with(before, before.args[0])  # type: ignore[arg-type]
+    module.graph.erase_node(before)
+    return replace(taken, before=str(before.target), pair=pair)
 
 
 def _owned(conv: Any) -> Any:

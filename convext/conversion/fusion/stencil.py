@@ -30,12 +30,17 @@ def takes(conv: Any, epilogue: Epilogue, adds: bool) -> bool:
     )
 
 
+def channels_innermost(weight: Tensor) -> Tensor:
+    """A depthwise weight as the kernel reads it where it lies."""
+    return weight.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
 class Packed(packed.Packed):
     """A depthwise convolution's weight with its channels innermost, and what follows the sum."""
 
     def __init__(self, conv: Any, epilogue: Epilogue) -> None:
         super().__init__(conv)
-        self._innermost = self.weight.movedim(0, -1).contiguous().movedim(-1, 0)
+        self._innermost = channels_innermost(self.weight)
         self._epilogue = epilogue
         self._problems: dict[tuple[Any, ...], ConvProblem] = {}  # by how an input lies
 

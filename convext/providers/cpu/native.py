@@ -19,7 +19,7 @@ from convext.providers.cpu import library
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _NOTHING = Epilogue()
-_NUMBER = {name: i for i, name in enumerate(NAMES)}  # as csrc/cpu/shared/problem.h counts them
+NUMBER = {name: i for i, name in enumerate(NAMES)}  # as csrc/cpu/shared/problem.h counts them
 MAX_WINDOW = 1 << 20  # elements that one result reads from, of all channels of a group: they have to fit in scratch
 
 
@@ -70,4 +70,4 @@ def convolve(
     op = torch.ops.convext_cpu.convolve.default
     size = p.open_shape[2:]
     geometry = size, p.stride, p.pad, p.dilation, p.groups, p.channels_last
-    return cast(Tensor, op(isa, p.face, a, b, bias, *geometry, residual, _NUMBER[epilogue.name], first, second))
+    return cast(Tensor, op(isa, p.face, a, b, bias, *geometry, residual, NUMBER[epilogue.name], first, second))

@@ -9,6 +9,7 @@
 #pragma once
 #include "cpu/faces/kernels.h"
 #include "cpu/shared/epilogue.h"
+#include "cpu/shared/sums.h"
 
 namespace convext {
 namespace cpu {
@@ -65,6 +66,23 @@ struct Finish {
   template <class Which>
   CONVEXT_INLINE Vector<A> with(Which known, Vector<A> z) const {
     return activated<A, T>(Epilogue{known.value, {curve.scalars[0], curve.scalars[1]}}, z);
+  }
+
+  // All that is to do to a tile, PIXELS results `step` apart of VECTORS vectors of channels each.
+  template <int PIXELS, int VECTORS>
+  CONVEXT_INLINE void tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step) const {
+    sums.finish();
+    const auto each = [&](const auto& write) __attribute__((always_inline)) {
+      sums.each(CONVEXT_EACH2(m, v) {
+        write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes, (m.value * VECTORS + v.value) * lanes);
+      });
+    };
+    const bool done = in_registers([&](auto known) __attribute__((always_inline)) {
+      each([&](Vector<A> z, T* at, int64_t) __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
+    });
+    if (done) return;
+    each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, bound(z)); });
+    rest(parts, VECTORS * lanes, to, step, PIXELS, VECTORS * lanes);
   }
 
   // What is left to do to `rows` of `count` bounded sums, rows `apart`: they are written to the tensor, rows `step`

@@ -112,15 +112,20 @@ struct InnermostJob {
   void run(int64_t job) {
     const int64_t block = job % g.blocks, y = job / g.blocks % g.result_size[1];
     const int64_t plane = job / g.blocks / g.result_size[1], z = plane % g.result_size[0], n = plane / g.result_size[0];
+    const int64_t* step = call.result.stride;
+    T* to = static_cast<T*>(call.result.data) + n * step[0] + z * step[2] + y * step[3];
+    part(n, z, y, block * COLUMNS, least(g.result_size[2], (block + 1) * COLUMNS), to);
+  }
+
+  // Results `c` to `end` - 1 of a row; `to` is where the row begins.
+  void part(int64_t n, int64_t z, int64_t y, int64_t c, int64_t end, T* to) {
     const T* x = static_cast<const T*>(call.a.data) + n * call.a.stride[0];
-    T* to = static_cast<T*>(call.result.data) + n * call.result.stride[0];
     const int64_t at[] = {z, y};
     for (int i = 0; i < 2; ++i) {
       inside[i] = taps_inside(i, at[i]);
       x += (at[i] * g.in[i] + g.taps[i].offset) * call.a.stride[2 + i];
-      to += at[i] * call.result.stride[2 + i];
     }
-    row(x, to, block * COLUMNS, least(g.result_size[2], (block + 1) * COLUMNS));
+    row(x, to, c, end);
   }
 
  private:
@@ -213,7 +218,7 @@ struct InnermostJob {
           });
         });
       }
-    finish_tile(sums, parts, to);
+    finish.tile(sums, parts, to, call.result.stride[4]);
   }
 
   // All channels of PIXELS results from `m` on. The last vector is shifted back over channels that are already there.
@@ -255,25 +260,7 @@ struct InnermostJob {
             });
         }
       }
-    finish_tile(sums, parts, to);
-  }
-
-  template <int PIXELS, int VECTORS>
-  CONVEXT_INLINE void finish_tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to) const {
-    const int64_t step = call.result.stride[4];
-    sums.finish();
-    const auto each = [&](const auto& write) __attribute__((always_inline)) {
-      sums.each(CONVEXT_EACH2(m, v) {
-        write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes, (m.value * VECTORS + v.value) * lanes);
-      });
-    };
-    const bool in_registers = finish.in_registers([&](auto known) __attribute__((always_inline)) {
-      each([&](Vector<A> z, T* at, int64_t)
-               __attribute__((always_inline)) { narrow(at, finish.with(known, finish.bound(z))); });
-    });
-    if (in_registers) return;
-    each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, finish.bound(z)); });
-    finish.rest(parts, VECTORS * lanes, to, step, PIXELS, VECTORS * lanes);
+    finish.tile(sums, parts, to, call.result.stride[4]);
   }
 };
 

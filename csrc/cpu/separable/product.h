@@ -1,0 +1,93 @@
+// The product of a block of pixels of t, which lie in scratch with their channels innermost, and v.
+//
+//     a tile      pixels x vectors of k, in registers; each channel of a pixel is multiplied by as many vectors of v
+//     a column    the tiles of a few vectors of k, one below the other: their part of v, [c][lanes] a vector, stays in
+//                 the first-level cache
+//
+// Where k is no multiple of a vector, the last one is shifted back over channels of y that are already there.
+#pragma once
+#include "cpu/faces/finish.h"
+#include "cpu/shared/geometry.h"
+#include "cpu/shared/pack.h"
+#include "cpu/shared/sums.h"
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+constexpr bool WIDE_VECTORS = VECTOR_BYTES == 64;  // which come with 32 registers instead of 16
+constexpr int PRODUCT_VECTORS = WIDE_VECTORS ? 3 : 2, PRODUCT_PIXELS = WIDE_VECTORS ? 8 : 6;
+constexpr int64_t PRODUCT_TERMS = 256;  // that are added one after the other
+
+class Product {
+ public:
+  static constexpr int64_t lanes = Lanes<float>::count;
+
+  // `pitch`: from pixel to pixel in scratch.
+  Product(const Call& given, int64_t pitch) : call(given), pitch(pitch) {}
+
+  // v, as the product reads it.
+  static void pack(const View& v, int64_t k, int64_t c, float* to) {
+    const float* from = static_cast<const float*>(v.data);
+    for (int64_t first = 0; first < k; first += lanes, to += c * lanes)
+      for (int64_t at = 0; at < c; at += lanes)
+        pack_pixels<float>(to + at * lanes, lanes, least(lanes, c - at),
+                           from + least(first, k - lanes) * v.stride[0] + at, v.stride[0], lanes);
+  }
+
+  // Of `count` pixels from `t` on; `to` is where the first one's results go.
+  void run(const float* t, float* to, int64_t count) const {
+    const int64_t whole = k / lanes;
+    for (int64_t vector = 0, left = over(whole, PRODUCT_VECTORS); left > 0; --left) {
+      const int64_t now = over(whole - vector, left);
+      unrolled<PRODUCT_VECTORS>(CONVEXT_EACH(i) {
+        if (now == i.value + 1) column<i.value + 1>(t, to, count, vector, vector * lanes);
+      });
+      vector += now;
+    }
+    if (k % lanes) column<1>(t, to, count, whole, k - lanes);
+  }
+
+ private:
+  const Call& call;
+  const int64_t pitch, c = call.problem.c, k = call.problem.k, step = call.result.stride[4];
+  const Finish<float> finish{call};
+  const float *packed = static_cast<const float*>(call.b.data), *bias = static_cast<const float*>(call.bias);
+
+  // Results `first` and those that follow, by the vectors of v from `vector` on. Tiles are as even as can be.
+  template <int VECTORS>
+  void column(const float* t, float* to, int64_t count, int64_t vector, int64_t first) const {
+    for (int64_t left = over(count, PRODUCT_PIXELS); left > 0; --left) {
+      const int64_t now = over(count, left);
+      unrolled<PRODUCT_PIXELS>(CONVEXT_EACH(i) {
+        if (now == i.value + 1) tile<i.value + 1, VECTORS>(t, packed + vector * c * lanes, first, to + first);
+      });
+      t += now * pitch, to += now * step, count -= now;
+    }
+  }
+
+  template <int PIXELS, int VECTORS>
+  void tile(const float* t, const float* v, int64_t first, float* to) const {
+    float parts[Sums<float, PIXELS, VECTORS>::size];
+    Sums<float, PIXELS, VECTORS> sums(parts);
+    sums.each(CONVEXT_EACH2(m, i) {
+      sums.now[m.value][i.value] = bias ? load(bias + first + i.value * lanes) : Vector<float>{};
+    });
+    for (int64_t at = 0; at < c;) {
+      if (at > 0) sums.next();
+      for (const int64_t end = least(at + PRODUCT_TERMS, c); at < end; ++at) {
+        Vector<float> weights[VECTORS];
+        unrolled<VECTORS>(CONVEXT_EACH(i) { weights[i.value] = load(v + (i.value * c + at) * lanes); });
+        unrolled<PIXELS>(CONVEXT_EACH(m) {
+          const Vector<float> value = broadcast(t[m.value * pitch + at]);
+          unrolled<VECTORS>(CONVEXT_EACH(i) { sums.now[m.value][i.value] += value * weights[i.value]; });
+        });
+      }
+    }
+    finish.tile(sums, parts, to, step);
+  }
+};
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

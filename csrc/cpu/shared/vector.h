@@ -146,6 +146,20 @@ CONVEXT_INLINE void transpose(Vector<A> (&rows)[Lanes<A>::count]) {
   }
 }
 
+// rows[0][i] becomes the sum of rows[i]: half as many rows a round, each of which holds the half sums of two.
+template <class A, int BIT = 1>
+CONVEXT_INLINE void add_lanes(Vector<A> (&rows)[Lanes<A>::count]) {
+  constexpr int count = Lanes<A>::count;
+  if constexpr (BIT < count) {
+    unrolled<count / BIT / 2>(CONVEXT_EACH(i) {
+      constexpr int row = decltype(i)::value * BIT * 2;
+      exchange<BIT>(rows[row], rows[row + BIT], typename IndicesTo<count>::type{});
+      rows[row] += rows[row + BIT];
+    });
+    add_lanes<A, BIT * 2>(rows);
+  }
+}
+
 }  // namespace CONVEXT_ISA
 }  // namespace cpu
 }  // namespace convext

@@ -14,7 +14,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convext.operators.plain import PLAIN_TYPES
-from convext.operators.schema import ACTIVATED, BOTH, LIBRARY, OPS
+from convext.operators.schema import ACTIVATED, BOTH, GATED, LIBRARY, OPS
 
 
 class _Token:
@@ -89,6 +89,6 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
         return op(*operands)
 
 
-for _name, _op in (*OPS.items(), ("dgrad_wgrad", BOTH), ("activated", ACTIVATED)):
+for _name, _op in (*OPS.items(), ("dgrad_wgrad", BOTH), ("activated", ACTIVATED), ("gated", GATED)):
     for _device in ("cpu", "cuda"):
         LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")

@@ -12,6 +12,10 @@ and an fprop or dgrad with what follows it, `epilogue(result) + residual`, which
 
     convext::activated(face, x or y, w, bias, residual, size, .., kernel, activation, scalars) -> y or x
 
+A WaveNet's block is one more, two convolutions with a gate between them:
+
+    convext::gated(x, weight, bias, mix, mix_bias, total, dilation, kernel) -> x + z, total + z
+
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
 `kernel` what `convext.backend` takes.
 """
@@ -38,3 +42,8 @@ LIBRARY.define(
     "float[] scalars) -> Tensor"
 )
 ACTIVATED = torch.ops.convext.activated.default
+LIBRARY.define(
+    "gated(Tensor x, Tensor weight, Tensor? bias, Tensor mix, Tensor? mix_bias, Tensor? total, SymInt dilation, "
+    "str kernel) -> (Tensor, Tensor)"
+)
+GATED = torch.ops.convext.gated.default

@@ -69,6 +69,15 @@ CONVEXT_INLINE void store_first(A* to, Vector<A> value, int64_t count) {
   copy_few<A>(to, lanes, count);
 }
 
+// Loads the first `count` lanes, at most all; zeros in the others.
+template <class A>
+CONVEXT_INLINE Vector<A> load_first(const A* from, int64_t count) {
+  if (count >= Lanes<A>::count) return load(from);
+  A lanes[Lanes<A>::count] = {};
+  copy_few<A>(lanes, from, count);
+  return load(lanes);
+}
+
 // All bits set in the first `count` lanes.
 template <class A>
 CONVEXT_INLINE typename Lanes<A>::mask first_lanes(int64_t count) {

@@ -52,12 +52,6 @@ CONVEXT_INLINE void fill_windows(Instruction& I, const Chunk& chunk, float* wind
   }
 }
 
-CONVEXT_INLINE Vector<float> load_first(const float* from, int64_t count) {
-  float lanes[LANES] = {};
-  copy_few<float>(lanes, from, count);
-  return load(lanes);
-}
-
 // LANES rows of weights, `length` long, times a window.
 CONVEXT_INLINE Vector<float> products(const float* rows, const float* window, int64_t length) {
   Vector<float> sums[LANES] = {};

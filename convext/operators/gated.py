@@ -6,9 +6,9 @@
          |                          +-- sigmoid -*-- product --+-- z --+-- + --- second
          +-----------------------------------------------------+ + --- first           total
 
-On CPUs one kernel does all of it in one pass over time (`providers/cpu/gated.py`); elsewhere, and where a kernel is asked for by name,
-`composed` is what runs: two convolutions of ours and torch's operators. Of the forward the operands are kept alone: gates
-are computed again for derivatives.
+On CPUs one kernel does all of it in one pass over time (`providers/cpu/gated.py`); elsewhere, and where a kernel is
+asked for by name, `composed` is what runs: two convolutions of ours and torch's operators. Of the forward the operands
+are kept alone: gates are computed again for derivatives.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _compute(*arguments: Any) -> Pair:
     _check(*arguments)
     *tensors, dilation, kernel = arguments
     if kernel == "auto" and native.why_not(tensors) is None:
-        return native.run(*tensors, dilation)
+        return native.run(tensors, dilation)
     return composed(*arguments)
 
 

@@ -26,12 +26,9 @@ def why_not(tensors: Sequence[Tensor | None]) -> str | None:
     return None
 
 
-def run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, mix: Tensor, mix_bias: Tensor | None, total: Tensor | None,
-    dilation: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(x + z, z or total + z), dense, of operands that `why_not` takes; those that are not dense are copied."""
-    dense = [None if t is None else t.contiguous() for t in (x, weight, bias, mix, mix_bias, total)]
-    results = torch.empty(x.shape), torch.empty(x.shape)
-    torch.ops.convext_cpu.gated.default(library.isa(), *results, *dense, dilation)
-    return results
+def run(tensors: Sequence[Tensor | None], dilation: int) -> tuple[Tensor, Tensor]:
+    """(x + z, z or total + z), dense, of tensors that `why_not` takes; those that are not dense are copied."""
+    x, *others = (None if t is None else t.contiguous() for t in tensors)
+    following, skip = torch.empty_like(x), torch.empty_like(x)
+    torch.ops.convext_cpu.gated.default(library.isa(), following, skip, x, *others, dilation)
+    return following, skip

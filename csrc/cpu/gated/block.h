@@ -1,6 +1,7 @@
 // A block of time on its way through a gated block. What lies between x and the results stays in a core's own caches:
 //
-//     x ──> values [channels x taps][SAMPLES] ──> tiles of f and g ──> products [inner][SAMPLES] ──> tiles of z ──> next, skip
+//     x --> values --> tiles of f and g --> products --> tiles of z --> next, skip
+//           [channels x taps][SAMPLES]      [inner][SAMPLES]
 //
 // A tile is some rows of weights x SAMPLES. One of f and g has as many rows of each, so that their product is formed
 // while both are near.
@@ -15,7 +16,7 @@ namespace cpu {
 namespace CONVEXT_ISA {
 
 constexpr int LANES = Lanes<float>::count, VECTORS = 3, SAMPLES = VECTORS * LANES;
-constexpr int ROWS = VECTOR_BYTES == 64 ? 8 : 4;  // ROWS x VECTORS sums, VECTORS operands and a weight fill the registers
+constexpr int ROWS = VECTOR_BYTES == 64 ? 8 : 4;  // of a tile: its sums, VECTORS operands and a weight fill registers
 
 // SAMPLES results of each row: `bias` plus `depth` weights, times as many rows of SAMPLES `values`.
 template <int N>
@@ -35,9 +36,8 @@ CONVEXT_INLINE void multiply(const float* const (&rows)[N], const float (&bias)[
     }
   }
   sums.finish();
-  sums.each(CONVEXT_EACH2(r, v) {
-    store<float>(results + r.value * SAMPLES + v.value * LANES, sums.now[r.value][v.value]);
-  });
+  sums.each(
+      CONVEXT_EACH2(r, v) { store<float>(results + r.value * SAMPLES + v.value * LANES, sums.now[r.value][v.value]); });
 }
 
 class GatedBlock {
@@ -45,13 +45,9 @@ class GatedBlock {
   CONVEXT_INLINE GatedBlock(const GatedCall& call, void* scratch)
       : p(call), values(static_cast<float*>(scratch)), products(values + p.channels * p.taps * SAMPLES) {}
 
-  static int64_t scratch_floats(const GatedCall& p) {
-    return (p.channels * p.taps + p.inner) * SAMPLES;
-  }
+  static int64_t scratch_floats(const GatedCall& p) { return (p.channels * p.taps + p.inner) * SAMPLES; }
 
-  static int64_t blocks(const GatedCall& p) {
-    return (p.length + SAMPLES - 1) / SAMPLES;
-  }
+  static int64_t blocks(const GatedCall& p) { return (p.length + SAMPLES - 1) / SAMPLES; }
 
   void run(int64_t job) {
     signal = job / blocks(p), begin = job % blocks(p) * SAMPLES, count = least(p.length - begin, SAMPLES);

@@ -1,11 +1,10 @@
 // Where the gated block meets torch: an operator that writes its results into tensors it is given.
-#include "cpu/gated/gated.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <string>
 
+#include "cpu/gated/gated.h"
 #include "cpu/shared/host.h"
 
 namespace convext {

@@ -73,7 +73,8 @@ def _compute(*arguments: Any) -> Pair:
     *tensors, dilation, kernel = arguments
     if kernel == "auto" and native.why_not(tensors) is None:
         return native.run(tensors, dilation)
-    return composed(*arguments)
+    first, second = composed(*arguments)
+    return first.contiguous(), second.contiguous()
 
 
 def _fake(x: Tensor, *arguments: Any) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def why_not(tensors: Sequence[Tensor | None]) -> str | None:
 
 def run(tensors: Sequence[Tensor | None], dilation: int) -> tuple[Tensor, Tensor]:
     """(x + z, z or total + z), dense, of tensors that `why_not` takes; those that are not dense are copied."""
-    x, *others = (None if t is None else t.contiguous() for t in tensors)
-    following, skip = torch.empty_like(x), torch.empty_like(x)
-    torch.ops.convext_cpu.gated.default(library.isa(), following, skip, x, *others, dilation)
+    dense: list[Any] = [None if t is None else t.contiguous() for t in tensors]
+    following, skip = torch.empty_like(dense[0]), torch.empty_like(dense[0])
+    torch.ops.convext_cpu.gated.default(library.isa(), following, skip, *dense, dilation)
     return following, skip

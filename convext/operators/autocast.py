@@ -14,7 +14,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convext.operators.plain import PLAIN_TYPES
-from convext.operators.schema import ACTIVATED, BOTH, LIBRARY, OPS, SEPARABLE
+from convext.operators.schema import ACTIVATED, BOTH, GATED, LIBRARY, OPS, SEPARABLE
 
 
 class _Token:
@@ -89,6 +89,7 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
         return op(*operands)
 
 
-for _name, _op in (*OPS.items(), ("dgrad_wgrad", BOTH), ("activated", ACTIVATED), ("separable", SEPARABLE)):
+_OTHERS = {"dgrad_wgrad": BOTH, "activated": ACTIVATED, "separable": SEPARABLE, "gated": GATED}
+for _name, _op in (OPS | _OTHERS).items():
     for _device in ("cpu", "cuda"):
         LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")

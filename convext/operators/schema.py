@@ -17,6 +17,10 @@ without storing what is between them:
 
     convext::separable(x, w, bias, v, second_bias, residual, size, .., kernel, first, .., second, ..) -> y
 
+A WaveNet's block is one more, two convolutions with a gate between them:
+
+    convext::gated(x, weight, bias, mix, mix_bias, total, dilation, kernel) -> x + z, total + z
+
 `size` holds the spatial axes of the tensor that the face leaves open, `pad` the zeros before each axis, and
 `kernel` what `convext.backend` takes.
 """
@@ -49,3 +53,8 @@ LIBRARY.define(
     "float[] second_scalars) -> Tensor"
 )
 SEPARABLE = torch.ops.convext.separable.default
+LIBRARY.define(
+    "gated(Tensor x, Tensor weight, Tensor? bias, Tensor mix, Tensor? mix_bias, Tensor? total, SymInt dilation, "
+    "str kernel) -> (Tensor, Tensor)"
+)
+GATED = torch.ops.convext.gated.default

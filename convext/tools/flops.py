@@ -37,6 +37,11 @@ def _flops_of_separable(x: Ints, w: Ints, bias: Any, v: Ints, *args: Any, out_sh
     return _flops("fprop", x, w, out_shape=between) + _flops("fprop", between, v, out_shape=out_shape)
 
 
+def _flops_of_gated(x: Ints, weight: Ints, bias: Ints | None, mix: Ints, *args: Any, **kwargs: Any) -> int:
+    """Those of its two convolutions."""
+    return 2 * x[0] * x[2] * (math.prod(weight) + math.prod(mix))
+
+
 def _flops_of_taps(x: Ints, w: Ints, *args: Any, **kwargs: Any) -> int:
     """A causal convolution: a product for each tap of each result."""
     return 2 * math.prod(x) * w[1]
@@ -61,6 +66,7 @@ def register() -> None:
     register_flop_formula(torch.ops.convext.dgrad_wgrad)(_flops_of_both)
     register_flop_formula(torch.ops.convext.activated)(_flops_of_activated)
     register_flop_formula(torch.ops.convext.separable)(_flops_of_separable)
+    register_flop_formula(torch.ops.convext.gated)(_flops_of_gated)
     register_flop_formula(torch.ops.convext.causal_conv1d)(_flops_of_taps)
     register_flop_formula(torch.ops.convext.causal_conv1d_backward)(_flops_of_taps_backward)
     register_flop_formula(torch.ops.convext.causal_conv1d_update)(_flops_of_step)

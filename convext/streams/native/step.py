@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -52,12 +50,13 @@ class Direct:
         self._table = np.array([self._row(one) for one in step.instructions], INSTRUCTION)
         self._inputs = np.array([self._port(value) for value in step.inputs], PORT)
         self._outputs = np.array([self._port(value) for value in step.outputs], PORT)
+        self._given, self._returned = ((ports["tensor"], ports["stride"]) for ports in (self._inputs, self._outputs))
         self._program = np.zeros(1, PROGRAM)
         self._program[0] = (
             address(self._table), len(self._table), address(self._inputs), len(self._inputs), address(self._outputs),
             len(self._outputs), batch, 0, address(self._windows),
         )  # fmt: skip
-        self._at = address(self._program)
+        self._at, self._samples = address(self._program), self._program["samples"]
         self._convolutions = convolutions
         rings: list[tuple[int, Any]] = [(i, one.stage.past) for i, one in convolutions if one.stage.reach]  # type: ignore[union-attr]
         self._pasts: list[Past] = [past for _, past in rings]
@@ -114,13 +113,13 @@ class Direct:
         """What the model returns for chunks that it `takes`."""
         count, step = chunks[0].shape[-1], self._step
         results = [torch.empty(self._batch, value.channels, count) for value in step.outputs]
-        for ports, tensors in ((self._inputs, chunks), (self._outputs, results)):
+        for (at, stride), tensors in ((self._given, chunks), (self._returned, results)):
             for i, t in enumerate(tensors):
-                ports["tensor"][i], ports["stride"][i] = t.data_ptr(), t.stride()
+                at[i], stride[i] = t.data_ptr(), t.stride()
         if not self._knows_oldest:
             self._table["oldest"][self._with_rings] = [past.oldest for past in self._pasts]
             self._knows_oldest = True
-        self._program["samples"] = count
+        self._samples[0] = count
         steps()(self._at)
         returned = step.returned
         return results[0] if type(returned) is int else tree_map(results.__getitem__, returned)
@@ -134,20 +133,24 @@ class Direct:
 
 
 class _Parameters:
-    """Parameters and buffers as they are now, in order: those of a layer by one look into its dict."""
+    """Parameters and buffers as they are now, in order: a parameter by one look into its owner's dict."""
 
     def __init__(self, attributes: list[Attribute]) -> None:
-        self._look: list[tuple[Callable[..., Any], Any]] = []
-        for owner, of_owner in groupby(attributes, lambda attribute: attribute.owner):
-            names = [attribute.name for attribute in of_owner]
-            own = all(name in owner._parameters for name in names)
-            get, where = (itemgetter, owner._parameters) if own else (attrgetter, owner)
-            self._look.append((get(*names) if len(names) > 1 else _one(get(*names)), where))
+        self._names = [attribute.name for attribute in attributes]
+        self._where = [
+            one.owner._parameters if one.name in one.owner._parameters else _Attributes(one.owner) for one in attributes
+        ]
 
     def __call__(self) -> list[Any]:
         """Raises KeyError or AttributeError where one is no more."""
-        return [p for look, where in self._look for p in look(where)]
+        return list(map(getitem, self._where, self._names))
 
 
-def _one(get: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda where: (get(where),)
+class _Attributes:
+    """Of an object, in brackets."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, name)

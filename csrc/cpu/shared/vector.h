@@ -69,6 +69,15 @@ CONVEXT_INLINE void store_first(A* to, Vector<A> value, int64_t count) {
   copy_few<A>(to, lanes, count);
 }
 
+// Loads the first `count` lanes, at most all; zeros in the others.
+template <class A>
+CONVEXT_INLINE Vector<A> load_first(const A* from, int64_t count) {
+  if (count >= Lanes<A>::count) return load(from);
+  A lanes[Lanes<A>::count] = {};
+  copy_few<A>(lanes, from, count);
+  return load(lanes);
+}
+
 // All bits set in the first `count` lanes.
 template <class A>
 CONVEXT_INLINE typename Lanes<A>::mask first_lanes(int64_t count) {
@@ -143,6 +152,20 @@ CONVEXT_INLINE void transpose(Vector<A> (&rows)[Lanes<A>::count]) {
       if constexpr ((row & BIT) == 0) exchange<BIT>(rows[row], rows[row + BIT], typename IndicesTo<count>::type{});
     });
     transpose<A, BIT * 2>(rows);
+  }
+}
+
+// rows[0][i] becomes the sum of rows[i]: half as many rows a round, each of which holds the half sums of two.
+template <class A, int BIT = 1>
+CONVEXT_INLINE void add_lanes(Vector<A> (&rows)[Lanes<A>::count]) {
+  constexpr int count = Lanes<A>::count;
+  if constexpr (BIT < count) {
+    unrolled<count / BIT / 2>(CONVEXT_EACH(i) {
+      constexpr int row = decltype(i)::value * BIT * 2;
+      exchange<BIT>(rows[row], rows[row + BIT], typename IndicesTo<count>::type{});
+      rows[row] += rows[row + BIT];
+    });
+    add_lanes<A, BIT * 2>(rows);
   }
 }
 

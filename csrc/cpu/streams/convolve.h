@@ -18,10 +18,17 @@ CONVEXT_INLINE void copy(float* to, const float* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
+// Two rows, an element of each in turn.
+CONVEXT_INLINE void interleave(float* __restrict to, const float* __restrict even, const float* __restrict odd,
+                               int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[2 * i] = even[i], to[2 * i + 1] = odd[i];
+}
+
 // Copies what the taps of one column read, of its ring and of the sample itself.
 CONVEXT_INLINE void fill_window(const Instruction& I, const float* ring, int64_t ring_row, const float* sample,
                                 float* window) {
   const int64_t channels = I.depth * I.groups, reach = I.dilation * (I.taps - 1);
+  if (I.taps == 2) return interleave(window, ring + I.oldest * ring_row, sample, channels);
   for (int64_t t = 0; t < I.taps; ++t) {
     int64_t place = I.oldest + t * I.dilation;
     if (place >= reach) place -= reach;
@@ -45,12 +52,6 @@ CONVEXT_INLINE void fill_windows(Instruction& I, const Chunk& chunk, float* wind
   }
 }
 
-CONVEXT_INLINE Vector<float> load_first(const float* from, int64_t count) {
-  float lanes[LANES] = {};
-  copy_few<float>(lanes, from, count);
-  return load(lanes);
-}
-
 // LANES rows of weights, `length` long, times a window.
 CONVEXT_INLINE Vector<float> products(const float* rows, const float* window, int64_t length) {
   Vector<float> sums[LANES] = {};
@@ -63,10 +64,8 @@ CONVEXT_INLINE Vector<float> products(const float* rows, const float* window, in
     const Vector<float> x = load_first(window + i, length - i);
     unrolled<LANES>(CONVEXT_EACH(r) { sums[r.value] += load_first(rows + r.value * length + i, length - i) * x; });
   }
-  transpose<float>(sums);
-  Vector<float> total = sums[0];
-  unrolled<LANES - 1>(CONVEXT_EACH(r) { total += sums[r.value + 1]; });
-  return total;
+  add_lanes<float>(sums);
+  return sums[0];
 }
 
 CONVEXT_INLINE float product(const float* row, const float* window, int64_t length) {

@@ -28,7 +28,7 @@ CACHE = 3 * H100.bandwidth  # bytes a second from the L2
 # Instructions of a thread, read off the machine code for sm_90 (benchmarks/results/inspect.json): of an element of t
 # beside its multiply-adds; of a load, with its address and its mask; of an element of y at the store. The depthwise
 # kernel by itself takes about as many an output: 32 of 3x3 taps, 66 of 5x5, 116 of 7x7, channels last.
-ELEMENT, LOAD, OUTPUT = 8, 6, 12
+ELEMENT, LOAD, OUTPUT = 13, 6, 12
 
 
 @dataclass(frozen=True)

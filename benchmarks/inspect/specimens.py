@@ -41,7 +41,7 @@ from convext.providers.cuda import native
 if TYPE_CHECKING:
     from convext.triton_kernels.launch import Specimen
 
-NAMES = ("stencil", "banded", "pointwise", "igemm", "grouped", "causal", "passes")
+NAMES = ("stencil", "banded", "pointwise", "igemm", "grouped", "separable", "causal", "passes")
 FAMILIES = tuple(f"convext.triton_kernels.{name}" for name in NAMES)
 ARCHITECTURES = (80, 90, 120)
 RESULTS = Path(__file__).parents[1] / "results" / "inspect.json"

@@ -52,7 +52,7 @@ def _lazy(name: str) -> Kernel:
 
 
 # In order of preference: the first that takes a problem is the one that "auto" runs.
-KERNELS = [_lazy("cpu.separable")]
+KERNELS = [_lazy("cpu.separable"), _lazy("triton.separable")]
 
 
 def names() -> frozenset[str]:

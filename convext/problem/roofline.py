@@ -49,7 +49,7 @@ def known_peaks() -> Peaks | None:
     return PEAKS.get(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
-def _rate(problem: ConvProblem, peaks: Peaks) -> float:
+def rate(problem: ConvProblem, peaks: Peaks) -> float:
     """FLOP/s at which `peaks` forms this problem's products."""
     if problem.dtype is torch.float32 and problem.precision != "ieee" and problem.family != "depthwise":
         return peaks.rates["tf32"] / (3 if problem.precision == "tf32x3" else 1)
@@ -64,11 +64,11 @@ def ideal_seconds(problem: ConvProblem, peaks: Peaks) -> float:
     Raises:
         KeyError: `peaks` has no rate for the problem's dtype.
     """
-    return max(problem.ideal_bytes / peaks.bandwidth, problem.flops / _rate(problem, peaks))
+    return max(problem.ideal_bytes / peaks.bandwidth, problem.flops / rate(problem, peaks))
 
 
 def bound(problem: ConvProblem, peaks: Peaks) -> str:
     """What limits `problem` on a device: "memory", "fp32" (multiply-adds) or "tensor" (matrix units)."""
-    if problem.ideal_bytes / peaks.bandwidth >= problem.flops / _rate(problem, peaks):
+    if problem.ideal_bytes / peaks.bandwidth >= problem.flops / rate(problem, peaks):
         return "memory"
-    return "fp32" if _rate(problem, peaks) == peaks.rates["float32"] else "tensor"
+    return "fp32" if rate(problem, peaks) == peaks.rates["float32"] else "tensor"

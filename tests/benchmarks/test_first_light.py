@@ -69,3 +69,13 @@ def test_epilogues_are_compared_on_any_device(device):
     assert line.startswith("triton.stencil [1, 4, 6, 6] 3x3 NHWC: bare ")
     assert ratio > 0
     assert 0 < errors <= 2 or device == "cpu"  # Triton's interpreter cuts bfloat16 off, where a GPU rounds
+
+
+def test_one_launch_is_compared_with_two_on_any_device(device):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from convext.benchmarks.first_light.separable import Layer, compare
+
+    line, error = compare(Layer(1, 8, 6, 5), True, (device, 0, "ieee"), 0.01)
+    assert line.startswith("[1, 8, 5, 5] 3x3 stride 1 to 6 NHWC: one ")
+    assert "x, predicted " in line
+    assert 0 < error <= 2 or device == "cpu"  # as above

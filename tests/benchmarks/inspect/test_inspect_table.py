@@ -104,7 +104,9 @@ def test_a_multiprocessor_holds_a_block() -> None:
 
 
 def test_products_run_on_tensor_cores() -> None:
-    for name, row in rows(r"^(pointwise|igemm|grouped).* (bfloat16 ieee|float32 tf32|float32 tf32x3) |^banded"):
+    for name, row in rows(
+        r"^(pointwise|igemm|grouped|separable).* (bfloat16 ieee|float32 tf32|float32 tf32x3) |^banded"
+    ):
         assert kinds(row) & {"HMMA", "HGMMA"}, name
 
 
@@ -195,6 +197,18 @@ def test_packed_groups_cost_what_they_were_designed_to() -> None:
     """27 instructions an output at most where TMA brings in boxes and WGMMA takes them from there."""
     for name, row in rows(r"^grouped\.(fprop|dgrad) (4 to 4|8 to 8) .* stride 1 bfloat16 ieee NHWC", "sm_90"):
         assert 0 < row["per_step"] < GROWTH * 27, name
+
+
+def test_an_element_between_two_convolutions_costs_what_it_was_designed_to() -> None:
+    """33 instructions of t's 3x3 taps and of its part in the product, where nothing but bounds follow."""
+    channels, pixels = 64, 64  # of a step
+    for name, row in rows(r"^separable\.fprop 3x3 256 to 256 on 28x28 ", "sm_90"):
+        assert 0 < row["loop"] * row["threads"] < GROWTH * 33 * channels * pixels, name
+
+
+def test_pairs_of_convolutions_move_16_bytes_at_a_time() -> None:
+    for name, row in rows(r"^separable\.fprop 3x3 192 to \d+ on 56x56 silu \+ residual bfloat16 "):
+        assert widest(row["opcodes"], "LDG") == widest(row["opcodes"], "STG") == 128, name
 
 
 def test_a_step_of_an_implicit_product_costs_what_it_was_designed_to() -> None:

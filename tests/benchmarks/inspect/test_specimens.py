@@ -15,6 +15,7 @@ from convext.triton_kernels.banded import tiles as banded_tiles
 from convext.triton_kernels.grouped import tiles as grouped_tiles
 from convext.triton_kernels.igemm import tiles as igemm_tiles
 from convext.triton_kernels.pointwise import tiles as pointwise_tiles
+from convext.triton_kernels.separable import tiles as separable_tiles
 from convext.triton_kernels.stencil import plan as stencil_plan
 from convext.triton_kernels.tiles import known
 
@@ -40,6 +41,9 @@ def of_tables(family: str, arch: int) -> set[tuple[str, object]]:
             boxes = igemm_tiles.BOX_TILES[known(igemm_tiles.BOX_TILES, arch)] if arch >= 90 else ()
             pointers = itertools.chain(*rows, igemm_tiles.SCALAR_TILES)
             return pairs(GATHERS + WEIGHTS, pointers) | pairs(GATHERS, boxes)
+        case "separable":
+            rows = separable_tiles.TILES[known(separable_tiles.TILES, arch)].values()
+            return pairs(("fprop",), itertools.chain(*rows))
     tables = (banded_tiles if family == "banded" else grouped_tiles).TILES
     table = tables[known(tables, arch)]
     found = set()
@@ -49,7 +53,7 @@ def of_tables(family: str, arch: int) -> set[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("family", ["stencil", "banded", "pointwise", "igemm", "grouped"])
+@pytest.mark.parametrize("family", ["stencil", "banded", "pointwise", "igemm", "grouped", "separable"])
 def test_every_tile_of_the_tables_is_compiled(family: str, arch: int) -> None:
     module = importlib.import_module(f"convext.triton_kernels.{family}.specimens")
     compiled = {(s.name.removeprefix(f"{family}.").split()[0], s.tile) for s in module.specimens(arch)}

@@ -1,0 +1,1 @@
+"""Depthwise, then pointwise convolutions of images, in one pass."""

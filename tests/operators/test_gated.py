@@ -170,6 +170,7 @@ def test_what_is_refused():
     for wrong in (
         (x[0], weight, bias, mix, mix_bias, total, 2),
         (x, weight[:3], bias, mix, mix_bias, total, 2),
+        (x, weight[..., :0], bias, mix, mix_bias, total, 2),
         (x, weight, bias[:3], mix, mix_bias, total, 2),
         (x, weight, bias, mix[:, :1], mix_bias, total, 2),
         (x, weight, bias, mix, mix_bias, total[:1], 2),

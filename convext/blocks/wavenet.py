@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting
 from torch.nn.modules.module import _has_any_global_hook
 
 from convext.choice import settings
@@ -40,11 +41,17 @@ class WaveNetBlock(nn.Module):
 
         Where it only answers, in float32 on a CPU, it is one pass over time (`torch.ops.convext.gated`).
         """
-        if _in_one_pass(self.filter_and_gate, self.mix, input, total):
+        if is_scripting():
+            return self._layer_by_layer(input, total)
+        else:
             first, second = self.filter_and_gate, self.mix
+            if not _in_one_pass(first, second, input, total):
+                return self._layer_by_layer(input, total)
             return gated(
                 input, first.weight, first.bias, second.weight, second.bias, total, first.dilation[0], "auto"
             )  # fmt: skip
+
+    def _layer_by_layer(self, input: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor]:
         filtered, gate = self.filter_and_gate(input).chunk(2, dim=-2)
         skip = self.mix(torch.tanh(filtered) * torch.sigmoid(gate))
         return input + skip, skip if total is None else total + skip
@@ -64,7 +71,8 @@ def _in_one_pass(first: nn.Module, second: nn.Module, input: Tensor, total: Tens
 
 
 def _is_observed(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks) or _has_any_global_hook()
+    patched = not vars(layer).keys().isdisjoint(("forward", "_conv_forward"))
+    return patched or bool(layer._forward_hooks or layer._forward_pre_hooks) or _has_any_global_hook()
 
 
 class WaveNetStack(nn.Module):

@@ -50,9 +50,9 @@ def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, mix: Tensor, mix_bias: Tensor | None, total: Tensor | None,
     dilation: int, kernel: str,
 ) -> None:  # fmt: skip
-    if x.dim() != 3 or weight.dim() != 3 or dilation < 1:
+    if x.dim() != 3 or weight.dim() != 3 or weight.shape[2] < 1 or dilation < 1:
         raise RuntimeError(
-            f"gated: expected x [N, C, L], weight [2 * inner, C, k] and a dilation of at least 1, "
+            f"gated: expected x [N, C, L], weight [2 * inner, C, k] of a tap or more and a dilation of at least 1, "
             f"but got {list(x.shape)}, {list(weight.shape)} and {dilation}"
         )
     channels, inner = x.shape[1], weight.shape[0] // 2

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from convext.choice import remembered
 from convext.choice import separable as records
+from convext.operators import forward
 from convext.operators.activated import activated, check_residual, mapped
 from convext.operators.autograd import Below, by_operands, convolve, forward_mode, reverse_mode
 from convext.operators.fake import fake
-from convext.operators.forward import check_operands, machine
+from convext.operators.forward import check_operands
 from convext.operators.placed import PLACED
 from convext.operators.plain import is_plain
 from convext.operators.schema import LIBRARY, SEPARABLE
@@ -80,7 +81,7 @@ def _compute(
     formats = between, between or layout.is_channels_last(v)
     chosen, problem = _chosen(
         kernel, (first, tuple(first_scalars)), (second, tuple(second_scalars)), residual is not None,
-        x.shape, w.shape, v.shape, *geometry, x.dtype, formats, machine(x),
+        x.shape, w.shape, v.shape, *geometry, x.dtype, formats, forward.machine(x),
     )  # fmt: skip
     if chosen is None:
         return composed(x, w, bias, v, second_bias, residual, *tail)

@@ -8,7 +8,6 @@ The two halves are one `ConvProblem` each, so that all that is known of a convol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 
@@ -59,7 +58,6 @@ def must_be_pointwise(v: Ints) -> None:
         raise RuntimeError(f"separable: expected a pointwise weight of one tap, but got v of size {list(v)}")
 
 
-@lru_cache
 def pointwise_geometry(size: tuple[int, ...]) -> tuple[Ints, Ints, Ints, Ints, int]:
     """Size, stride, pad, dilation and groups of the pointwise half."""
     ones, zeros = (1,) * len(size), (0,) * len(size)

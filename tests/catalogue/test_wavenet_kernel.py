@@ -55,7 +55,15 @@ def parametrized(model: WaveNetStack) -> None:
     weight_norm(model.blocks[1].mix)
 
 
-@pytest.mark.parametrize(("change", "taken"), [(None, 3), (observed, 2), (widened, 2), (grouped, 2), (parametrized, 2)])
+def patched(model: WaveNetStack) -> None:
+    mix: Any = model.blocks[1].mix
+    mix.forward = mix.forward
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [(None, 3), (observed, 2), (widened, 2), (grouped, 2), (parametrized, 2), (patched, 2)],
+)
 def test_blocks_that_go_by_one_kernel(
     change: Callable[[WaveNetStack], None] | None, taken: int, passes: list[int]
 ) -> None:
@@ -91,6 +99,11 @@ def exported(model: WaveNetStack, x: Tensor) -> Any:
         return graph(x)
 
 
+def scripted(model: WaveNetStack, x: Tensor) -> Any:
+    with torch.no_grad():
+        return torch.jit.script(model)(x)
+
+
 def mapped(model: WaveNetStack, x: Tensor) -> Any:
     with torch.no_grad():
         return torch.vmap(lambda one: model(one[None])[0])(x)
@@ -102,7 +115,7 @@ def trained(model: WaveNetStack, x: Tensor) -> Any:
     return y.detach()
 
 
-@pytest.mark.parametrize("way", [by_name, under_autocast, compiled, exported, mapped, trained])
+@pytest.mark.parametrize("way", [by_name, under_autocast, compiled, exported, scripted, mapped, trained])
 def test_where_somebody_looks_the_layers_run(way: Callable[[WaveNetStack, Tensor], Any], passes: list[int]) -> None:
     model, x = WaveNetStack(6, LAYERS, 2), torch.randn(2, 6, 33)
     y = way(model, x)

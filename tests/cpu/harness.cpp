@@ -4,7 +4,6 @@
 #include <initializer_list>
 
 #include "cpu/faces/atrous.h"
-#include "cpu/faces/kernels.h"
 
 using namespace convext::cpu;
 
@@ -16,8 +15,8 @@ extern const Kernels kernels_tested;
 
 // numbers: face, number, n, c, k, groups, then input, kernel, output, stride, pad and dilation of three axes, an
 // activation without scalars, then the five strides of a, b and the result. Jobs are run one at a time, each with
-// scratch of its own, the last one first.
-extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias,
+// scratch of its own, the last one first. Returns in how many parts it was computed.
+extern "C" int64_t convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias,
                             const void* residual) {
   Call call{};
   Problem& p = call.problem;
@@ -32,16 +31,17 @@ extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* resu
   call.residual = residual;
 
   const Kernels& kernels = kernels_tested;
+  std::vector<Call> parts = parts_of(call, kernels);
   const auto allocate = [](int64_t bytes) {
     void* memory = nullptr;
     if (posix_memalign(&memory, 64, bytes)) abort();
     __builtin_memset(memory, 0xff, bytes);  // NaN
     return memory;
   };
-  std::vector<Call> parts = parts_of(call, kernels);
   void* const prepared = allocate(kernels.work(parts[0]).prepared_bytes);
   for (Call& part : parts) {
-    part.prepared = prepared, part.continues = &part != &parts[0];
+    part.prepared = prepared;
+    part.continues = &part != &parts[0];
     if (p.face != Face::wgrad && !part.continues) kernels.prepare(part, 0, p.groups);
     const Work work = kernels.work(part);
     for (int64_t job = work.jobs - 1; job >= 0; --job) {
@@ -52,4 +52,5 @@ extern "C" void convext_run(const int64_t* numbers, void* a, void* b, void* resu
   }
   if (p.face == Face::wgrad) kernels.finish(parts[0], 0, p.k);
   free(prepared);
+  return static_cast<int64_t>(parts.size());
 }

@@ -48,8 +48,8 @@ def build(flags: list[str]) -> Path:
 def run(
     library: Path, p: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None,
     activation: str = "identity", residual: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """As cpu.stencil and cpu.grouped run it; `residual` in the format of the result."""
+) -> tuple[Tensor, int]:  # fmt: skip
+    """As cpu.stencil and cpu.grouped run it, and in how many parts; `residual` in the format of the result."""
     result = layout.empty(p.open_shape, p.channels_last, a)
 
     def axes(values: tuple[int, ...], absent: int) -> list[int]:
@@ -67,8 +67,7 @@ def run(
         numbers += strides(t)
     function = ctypes.CDLL(str(library)).convext_run
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (a, b, result, bias, residual)]
-    function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
-    return result
+    return result, function((ctypes.c_int64 * len(numbers))(*numbers), *pointers)
 
 
 def check_all(library: Path) -> None:
@@ -79,11 +78,11 @@ def check_all(library: Path) -> None:
                 for channels_last in (False, True):
                     p = problem(face, name, dtype, channels_last)
                     a, b, bias = *check.operands(p), bias_of(p)
-                    found = check.agreement(p, a, b, bias, run(library, p, a, b, bias))
+                    found = check.agreement(p, a, b, bias, run(library, p, a, b, bias)[0])
                     assert found.ok, f"{name}: {p}: {found}"
                     if face != "wgrad":
                         residual = layout.dense(torch.randn(p.open_shape).to(dtype), channels_last)
-                        y = run(library, p, a, b, bias, "hardswish", residual)
+                        y, _ = run(library, p, a, b, bias, "hardswish", residual)
                         expected = F.hardswish(reference.compute(p, a, b, bias)) + residual
                         torch.testing.assert_close(y, expected.to(dtype), rtol=0.02, atol=0.02 * float(p.taps) ** 0.5)
 
@@ -92,6 +91,19 @@ def check_all(library: Path) -> None:
 def test_vectors_wider_than_the_machines():
     """The code of the widest instruction set, where the machine does not have it: the compiler splits its vectors."""
     check_all(build(WIDE))
+
+
+@pytest.mark.long
+def test_far_taps_are_convolutions_of_their_own_where_that_copies_less():
+    for name, channels_last, expected in (
+        ("3d", False, 1),
+        ("3d far taps", False, 8 * 9),
+        ("3d far taps of many channels", False, 4 * 8),
+        ("3d far taps of many channels", True, 1),  # which copies nothing
+    ):
+        p = problem("fprop", name, channels_last=channels_last)
+        _, parts = run(build(WIDE), p, *check.operands(p), None)
+        assert parts == expected, name
 
 
 @pytest.mark.long

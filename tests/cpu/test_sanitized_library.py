@@ -1,4 +1,4 @@
-"""Causal and separable kernels and steps of streams under the sanitizers: their own tests, with a library for that."""
+"""Causal, separable and gated kernels and steps of streams under the sanitizers: their own tests, with a library for it."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ CPU, CACHE, TORCH = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu", Path(torch.__
 FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 ISA = ["-DCONVEXT_ISA=generic", "-DCONVEXT_VECTOR_BYTES=16"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{TORCH}/include", "-O1"]
-ROOMS = "causal", "separable", "streams"
+ROOMS = "causal", "gated", "separable", "streams"
 # What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
 SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ROOMS}
 SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ROOMS}
@@ -52,9 +52,12 @@ def build() -> Path:
 TESTS = {
     "causal": ["test_values.py", "test_update.py"],
     "cpu": ["test_separable_kernel.py"],
+    "operators": ["test_gated.py"],
     "streaming": ["test_native_steps.py"],
 }
-ASKED = {"causal": "cpu and not long_rows", "cpu": "generic and not not_written", "streaming": "not avx"}
+ASKED = {
+    "causal": "cpu and not long_rows", "cpu": "generic and not not_written", "operators": "generic", "streaming": "not avx",
+}  # fmt: skip
 
 
 @pytest.mark.long

@@ -33,7 +33,7 @@ def main() -> int:
         return ("cuda", ARCH, "ieee") if settings.BACKEND.startswith("triton.") else ("cpu", 0, "ieee")
 
     plugins.load()
-    forward._machine = machine
+    forward.machine = machine
     load_cuda_library()
     torch.set_num_threads(1)
     return host_time.main("cpu")

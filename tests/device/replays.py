@@ -24,7 +24,7 @@ CASES = ("triton.stencil", "NCHW"), ("triton.banded", "NHWC"), ("triton.grouped"
 
 def main() -> int:
     plugins.load()
-    forward._machine = lambda t: ("cuda", 90, "ieee")  # CPU tensors lie on the GPU that is not there
+    forward.machine = lambda t: ("cuda", 90, "ieee")  # CPU tensors lie on the GPU that is not there
     torch.set_num_threads(1)
     log, seen = Path(os.environ["FAKE_CUDA_LOG"]), []
 

@@ -147,7 +147,8 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.convext.gated.default, (*tensors, 2, "auto"))
     x, weight, _, mix, _, _ = operands(SMALL, torch.bfloat16)
     x = x.mT.contiguous().mT
-    torch.library.opcheck(torch.ops.convext.gated.default, (x, weight, None, mix, None, None, 2, "auto"))
+    given = x, weight, None, mix, None, None, 2, "auto"
+    torch.library.opcheck(torch.ops.convext.gated.default, given, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_compiles_whole_and_counts_flops():
@@ -170,6 +171,7 @@ def test_what_is_refused():
     for wrong in (
         (x[0], weight, bias, mix, mix_bias, total, 2),
         (x, weight[:3], bias, mix, mix_bias, total, 2),
+        (x, weight[..., :0], bias, mix, mix_bias, total, 2),
         (x, weight, bias[:3], mix, mix_bias, total, 2),
         (x, weight, bias, mix[:, :1], mix_bias, total, 2),
         (x, weight, bias, mix, mix_bias, total[:1], 2),

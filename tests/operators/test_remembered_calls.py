@@ -218,8 +218,8 @@ def test_settings_between_calls(device, monkeypatch):
     choose = registry.choose
     monkeypatch.setattr(registry, "choose", lambda p, name: (seen.append((name, p.precision)), choose(p, name))[1])
     layer, x = convext.Conv2d(**FAMILIES["triton.stencil"], device=device), image(device)
-    _, arch, _ = forward._machine(x)
-    monkeypatch.setattr(forward, "_machine", lambda t: (device, arch, settings.fp32_precision()))
+    _, arch, _ = forward.machine(x)
+    monkeypatch.setattr(forward, "machine", lambda t: (device, arch, settings.fp32_precision()))
     with torch.no_grad():
         for name, precision in (("aten", "ieee"), ("triton", "ieee"), ("triton", "tf32x3"), ("aten", "ieee")):
             with convext.backend(name), convext.precision(precision):

@@ -132,13 +132,15 @@ def test_functional_transforms():
 def test_opcheck(memory_format):
     x, w, bias, v, second_bias, residual = operands(dtype=torch.float32)
     _, _, *geometry, size = GEOMETRIES[2]
-    for tensors in ((w, bias, v, second_bias, residual), (w, None, v, None, None)):
-        for first, second in (("silu", "clamp"), ("clamp", "identity")):
-            torch.library.opcheck(
-                torch.ops.convext.separable.default,
-                (x.contiguous(memory_format=memory_format), *tensors, list(size), *map(list, geometry), "auto",
-                 first, list(scalars(first)), second, list(scalars(second))),
-            )  # fmt: skip
+    for tensors, first, second in (
+        ((w, bias, v, second_bias, residual), "silu", "clamp"),
+        ((w, None, v, None, None), "clamp", "identity"),
+    ):
+        torch.library.opcheck(
+            torch.ops.convext.separable.default,
+            (x.contiguous(memory_format=memory_format), *tensors, list(size), *map(list, geometry), "auto",
+             first, list(scalars(first)), second, list(scalars(second))),
+        )  # fmt: skip
 
 
 def test_compiles_whole():
@@ -147,6 +149,19 @@ def test_compiles_whole():
     expected = torchs(*tensors)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(y.sum(), tensors) for y in (found, expected)))
+
+
+def test_compiles_for_any_size():
+    x, w, bias, v, second_bias, _ = operands(dtype=torch.float32, requires_grad=False)
+
+    def call(x):
+        size = x.shape[2], x.shape[3] + 1
+        return separable(x, w, bias, v, second_bias, None, size, (1, 1), (1, 1), (1, 2), "aten", "silu", (), "relu", ())
+
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager", dynamic=True)
+    for t in (x, x[:1, :, 1:, 2:]):
+        torch.testing.assert_close(compiled(t), call(t))
 
 
 def test_flops_are_the_convolutions():

@@ -123,11 +123,11 @@ def test_a_problem_names_its_gpu_and_how_float32_is_multiplied_there(monkeypatch
     monkeypatch.setattr(registry, "arch", lambda device: 80 + 10 * device.index)
     gpu = torch.device("cuda", 1)
     with convext.precision("tf32x3"):
-        assert forward._machine(SimpleNamespace(device=gpu, dtype=torch.float32)) == ("cuda", 90, "tf32x3")
-        assert forward._machine(SimpleNamespace(device=gpu, dtype=torch.float64)) == ("cuda", 90, "ieee")
-        assert forward._machine(SimpleNamespace(device=gpu, dtype=torch.bfloat16)) == ("cuda", 90, "ieee")
-        assert forward._machine(torch.empty(1)) == ("cpu", 0, "ieee")
-        assert forward._machine(torch.empty(1, device="meta")) == ("meta", 0, "ieee")
+        assert forward.machine(SimpleNamespace(device=gpu, dtype=torch.float32)) == ("cuda", 90, "tf32x3")
+        assert forward.machine(SimpleNamespace(device=gpu, dtype=torch.float64)) == ("cuda", 90, "ieee")
+        assert forward.machine(SimpleNamespace(device=gpu, dtype=torch.bfloat16)) == ("cuda", 90, "ieee")
+        assert forward.machine(torch.empty(1)) == ("cpu", 0, "ieee")
+        assert forward.machine(torch.empty(1, device="meta")) == ("meta", 0, "ieee")
 
 
 def test_threads_may_leave_in_any_order():

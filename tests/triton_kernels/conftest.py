@@ -52,7 +52,7 @@ def _operators_on_the_emulated_gpu() -> Iterator[None]:
     def machine(t: Tensor) -> tuple[str, int, str]:
         return "cuda", int(emulated), settings.fp32_precision() if t.dtype is torch.float32 else "ieee"
 
-    with mock.patch.object(forward, "_machine", machine):
+    with mock.patch.object(forward, "machine", machine):
         yield
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from convext.choice import settings
 from convext.conversion.fusion import packed, stencil
+from convext.conversion.fusion.epilogues import is_watched
 from convext.conversion.fusion.layer import PACKED, Fused
 from convext.operators.autograd import reverse_mode
 from convext.operators.keys import remember
@@ -86,8 +87,8 @@ class Packed(packed.Packed):
 class Separable(nn.Module):
     """second(first(x)) or second(first(x), residual): two layers of an inference.
 
-    x and the result as of the two layers. "together" is for plain eager code on a CPU, where no gradient is asked for
-    and "auto" chooses; all else goes through the layers one after the other.
+    x and the result as of the two layers. "together" is for plain eager code on a CPU, where no gradient is asked for,
+    "auto" chooses and neither layer has a hook; all else goes through the layers one after the other.
 
     Attributes:
         first: the depthwise one.
@@ -105,7 +106,8 @@ class Separable(nn.Module):
             first, second = self.first.conv, self.second.conv
             operands = first.weight, first.bias, second.weight, second.bias
             same = first.weight.dtype is second.weight.dtype is x.dtype is torch.float32
-            if same and not reverse_mode(x, *residual, *operands):
+            watched = is_watched(self.first) or is_watched(self.second)
+            if same and not watched and not reverse_mode(x, *residual, *operands):
                 laid_out = self._packed_for(first.weight, second.weight)
                 added = residual[0] if residual else None
                 if laid_out.takes(x, added):

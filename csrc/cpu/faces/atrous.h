@@ -72,7 +72,7 @@ inline void restrict_to(Call& call, int axis, int64_t index) {
 }
 
 // `call` itself, or where that copies less, the undilated convolutions that it consists of. The first has the most
-// results. Rows stay whole: neighbouring columns fill a vector.
+// partial sums, so that what is prepared for it is enough for all. Rows stay whole: neighbouring columns fill a vector.
 inline std::vector<Call> parts_of(const Call& call, const Kernels& kernels) {
   const Problem& p = call.problem;
   const int64_t depths = residues_of(p, 0), heights = residues_of(p, 1);
@@ -83,10 +83,14 @@ inline std::vector<Call> parts_of(const Call& call, const Kernels& kernels) {
     if (splits(p, 1)) restrict_to(found, 1, height);
     return found;
   };
-  if (2 * depths * heights * kernels.work(part(0, 0)).packed > kernels.work(call).packed) return {call};
+  if (2 * depths * heights * kernels.work(part(0, 0)).packed >= kernels.work(call).packed) return {call};
   std::vector<Call> parts;
   for (int64_t depth = 0; depth < depths; ++depth)
     for (int64_t height = 0; height < heights; ++height) parts.push_back(part(depth, height));
+  const auto prepares_less = [&](const Call& a, const Call& b) {
+    return kernels.work(a).prepared_bytes < kernels.work(b).prepared_bytes;
+  };
+  std::iter_swap(parts.begin(), std::max_element(parts.begin(), parts.end(), prepares_less));
   return parts;
 }
 

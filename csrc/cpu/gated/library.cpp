@@ -36,7 +36,8 @@ float* dense(const char* name, const Optional& t, const Ints& expected) {
 
 void gated(std::string isa, Tensor next, Tensor skip, Tensor x, Tensor weight, Optional bias, Tensor mix,
            Optional mix_bias, Optional total, int64_t dilation) {
-  check(x.dim() == 3 && weight.dim() == 3, "x and weight of three dimensions, but got shapes ", list(shape(x)), " and ",
+  check(x.dim() == 3 && weight.dim() == 3 && weight.size(2) >= 1,
+        "x and weight of three dimensions, and a tap or more, but got shapes ", list(shape(x)), " and ",
         list(shape(weight)));
   check(dilation >= 1 && dilation < (int64_t(1) << 40), "a dilation of at least 1, but got ", dilation);
   const int64_t channels = x.size(1), inner = weight.size(0) / 2, taps = weight.size(2);

@@ -137,6 +137,20 @@ def test_when_it_runs(always, ran):
         pair(image(39), residual)
 
 
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_a_hook_sees_its_layer(always, ran, name):
+    x, seen = image(), []
+    fused = convext.fuse(Inverted().eval(), x)
+    hook = getattr(pairs(fused)[0], name).register_forward_hook(lambda *_: seen.append(1))
+    ran.clear()
+    with torch.no_grad():
+        y = fused(x)
+        assert (len(seen), len(ran)) == (1, 0)
+        hook.remove()
+        torch.testing.assert_close(fused(x), y, rtol=1e-4, atol=1e-4)
+    assert (len(seen), len(ran)) == (1, 1)
+
+
 def test_weights_that_change_are_laid_out_anew(always):
     fused, other = (convext.fuse(Inverted().eval(), image()) for _ in range(2))
     x = image()

@@ -25,7 +25,7 @@ def convext_emulated(arch: int) -> Iterator[None]:
 
     registry.arch.cache_clear()
     remembered.forget()
-    with emulated(arch), mock.patch.object(forward, "_machine", machine):
+    with emulated(arch), mock.patch.object(forward, "machine", machine):
         yield
     registry.arch.cache_clear()
     remembered.forget()

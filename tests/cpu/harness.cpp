@@ -17,7 +17,7 @@ extern const Kernels kernels_tested;
 // activation without scalars, then the five strides of a, b and the result. Jobs are run one at a time, each with
 // scratch of its own, the last one first. Returns in how many parts it was computed.
 extern "C" int64_t convext_run(const int64_t* numbers, void* a, void* b, void* result, const void* bias,
-                            const void* residual) {
+                               const void* residual) {
   Call call{};
   Problem& p = call.problem;
   p.face = static_cast<Face>(*numbers++), p.number = static_cast<Number>(*numbers++);

@@ -27,10 +27,11 @@ TORCHS = {
     Epilogue("sigmoid"): torch.sigmoid,
     Epilogue("tanh"): torch.tanh,
 }
-# One of each path: rows in place, planes that share loads, strides, steps, channels that lie innermost, groups.
+# One of each path: rows in place, planes that share loads, strides, steps, channels that lie innermost, groups, parts.
 PATHS = (
     "1d in place", "1d strided", "3x3", "3x3 narrow", "5x5 multiplier", "3x2 steps (2, 3), (1, 2)", "3d", "grouped 2",
     "grouped 3 to 5", "3x3 of many channels", "5x5 stride 2 of many channels", "4x4 steps (2, 3) of many channels",
+    "grouped 3d far taps",
 )  # fmt: skip
 
 

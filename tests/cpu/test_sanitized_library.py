@@ -1,4 +1,4 @@
-"""Causal, separable and gated kernels and steps of streams under the sanitizers: their own tests, with a library for it."""
+"""Causal, separable and gated kernels and streams' steps under the sanitizers: their own tests, with a library so made."""
 
 import hashlib
 import os
@@ -56,8 +56,11 @@ TESTS = {
     "streaming": ["test_native_steps.py"],
 }
 ASKED = {
-    "causal": "cpu and not long_rows", "cpu": "generic and not not_written", "operators": "generic", "streaming": "not avx",
-}  # fmt: skip
+    "causal": "cpu and not long_rows",
+    "cpu": "generic and not not_written",
+    "operators": "generic",
+    "streaming": "not avx",
+}
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Causal, separable and gated kernels and streams' steps under the sanitizers: their own tests, with a library so made."""
+"""Rooms beside the faces' under the sanitizers: their own tests, with a library compiled for that."""
 
 import hashlib
 import os

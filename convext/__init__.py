@@ -8,8 +8,7 @@ from convext import causal_conv1d, functional
 from convext.causal.layer import ShortConvolution
 from convext.choice.registry import Kernel, kernels, register, warn_of_a_misspelling
 from convext.choice.settings import backend, precision
-from convext.commands.explain import explain
-from convext.conversion import Change, Report, convert, everywhere, fuse, report, revert
+from convext.conversion import Change, Report, convert, everywhere, report, revert
 from convext.nn import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from convext.tools import recomputation, teaching
 
@@ -62,20 +61,23 @@ __all__ = [
 ]
 
 
-# The catalogue, and what needs torch.distributed, are imported at first use, which type checkers cannot see.
+# What not every program needs is imported at first use, which type checkers cannot see: the catalogue, what needs
+# torch.distributed or torch.fx, commands.
+_ROOMS = ("analysis", "blocks", "distributed", "layers")
+_HOMES = {"explain": "commands.explain", "fuse": "conversion.fusion", "lint": "analysis", "streaming": "streams"}
 if TYPE_CHECKING:
     from convext import analysis, blocks, distributed, layers
     from convext.analysis import lint
+    from convext.commands.explain import explain
+    from convext.conversion.fusion import fuse
     from convext.streams import streaming
 else:
 
     def __getattr__(name):
-        if name in ("analysis", "blocks", "distributed", "layers"):
+        if name in _ROOMS:
             return import_module(f"convext.{name}")
-        if name == "lint":
-            return import_module("convext.analysis").lint
-        if name == "streaming":
-            return import_module("convext.streams").streaming
+        if name in _HOMES:
+            return getattr(import_module(f"convext.{_HOMES[name]}"), name)
         if name in _FORMER:
             return sys.modules[f"{__name__}.{name}"]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,8 +9,7 @@ fusion      for inference: norms and activations become part of the convolutions
 """
 
 from convext.conversion.everywhere import everywhere
-from convext.conversion.fusion import fuse
 from convext.conversion.log import Change, Report, report
 from convext.conversion.swap import convert, revert
 
-__all__ = ["Change", "Report", "convert", "everywhere", "fuse", "report", "revert"]
+__all__ = ["Change", "Report", "convert", "everywhere", "report", "revert"]

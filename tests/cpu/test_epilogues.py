@@ -70,7 +70,7 @@ def test_agrees_with_float64(isa, name, channels_last):
 
 @pytest.mark.parametrize("change", [strided, sliced, misaligned])
 def test_residuals_and_operands_of_any_strides(isa, change):
-    for name in ("3x3", "grouped 2", "3x3 of many channels"):
+    for name in ("3x3", "grouped 2", "3x3 of many channels", "grouped 3d far taps"):
         for channels_last in (False, True):
             p = problem("fprop", name, torch.float32, channels_last)
             a, b = check.operands(p)

@@ -1,4 +1,4 @@
-"""Causal, separable and gated kernels and steps of streams under the sanitizers: their own tests, with a library for it."""
+"""Rooms beside the faces' under the sanitizers: their own tests, with a library compiled for that."""
 
 import hashlib
 import os
@@ -56,8 +56,11 @@ TESTS = {
     "streaming": ["test_native_steps.py"],
 }
 ASKED = {
-    "causal": "cpu and not long_rows", "cpu": "generic and not not_written", "operators": "generic", "streaming": "not avx",
-}  # fmt: skip
+    "causal": "cpu and not long_rows",
+    "cpu": "generic and not not_written",
+    "operators": "generic",
+    "streaming": "not avx",
+}
 
 
 @pytest.mark.long

@@ -64,12 +64,12 @@ __all__ = [
 # What not every program needs is imported at first use, which type checkers cannot see: the catalogue, what needs
 # torch.distributed or torch.fx, commands.
 _ROOMS = ("analysis", "blocks", "distributed", "layers")
-_HOMES = {"explain": "commands.explain", "fuse": "conversion.fusion", "lint": "analysis", "streaming": "streams"}
+_HOMES = {"explain": "commands.explain", "fuse": "conversion.fusion.fuse", "lint": "analysis", "streaming": "streams"}
 if TYPE_CHECKING:
     from convext import analysis, blocks, distributed, layers
     from convext.analysis import lint
     from convext.commands.explain import explain
-    from convext.conversion.fusion import fuse
+    from convext.conversion.fusion.fuse import fuse
     from convext.streams import streaming
 else:
 

@@ -51,7 +51,7 @@ SCALES = {
 }  # fmt: skip
 NEIGHBOURS = 4  # measured problems that are asked
 SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost counts there
-FAR = 5.0  # a problem whose nearest neighbour is so far away is torch's
+FAR = 4.0  # a problem whose nearest neighbour is so far away is torch's
 CAUTION, DOUBT = 0.03, 0.25
 
 

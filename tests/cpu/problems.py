@@ -35,7 +35,7 @@ PROBLEMS: dict[str, tuple] = {
     "3d far taps, few results": (1, 1, 1, 2, (40, 16, 9), (5, 3, 2), 1, (0, 9, 0), (0, 9, 1), (9, 9, 1)),
     "3d far taps, steps (2, 3, 2)": (1, 1, 1, 2, (23, 32, 11), (5, 3, 2), (2, 3, 2), (13, 9, 0), (12, 9, 1), (7, 6, 1)),
     "3d far taps, stride 2": (1, 1, 1, 2, (9, 10, 5), (5, 3, 2), (2, 2, 1), (48, 24, 0), (48, 24, 1), (24, 24, 1)),
-    "3d far taps of many channels": (1, 1, 1, 17, (5, 9, 6), (3, 2, 2), 1, (4, 4, 0), (4, 4, 1), (4, 8, 1)),
+    "3d far taps of many channels": (1, 1, 1, 17, (15, 16, 5), (5, 3, 2), 1, (16, 9, 0), (16, 9, 1), (8, 9, 1)),
     # The later parts have more partial sums than the first, of vectors of 4 and of 8, and of 16.
     "3d far taps, 3 blocks and 4": (1, 1, 1, 1, (25, 32, 40), (5, 1, 1), 1, (6, 0, 0), (6, 0, 0), (3, 1, 1)),
     "3d far taps, 3 wide blocks and 4": (1, 1, 1, 1, (25, 32, 32), (5, 1, 1), 1, (6, 0, 0), (6, 0, 0), (3, 1, 1)),

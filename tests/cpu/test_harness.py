@@ -98,7 +98,7 @@ def test_far_taps_are_convolutions_of_their_own_where_that_copies_less():
     for name, channels_last, expected in (
         ("3d", False, 1),
         ("3d far taps", False, 8 * 9),
-        ("3d far taps of many channels", False, 4 * 8),
+        ("3d far taps of many channels", False, 8 * 9),
         ("3d far taps of many channels", True, 1),  # which copies nothing
     ):
         p = problem("fprop", name, channels_last=channels_last)

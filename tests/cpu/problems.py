@@ -45,6 +45,12 @@ PROBLEMS: dict[str, tuple] = {
     "grouped 8": (1, 8, 8, 2, (6, 19), (3, 3), 1, 1, 1, 1),
     "grouped 4 to 1, stride 2": (1, 4, 1, 5, (9, 8), (3, 3), 2, 1, 1, 1),
     "grouped 3d": (1, 4, 4, 2, (4, 5, 6), (3, 2, 3), (1, 2, 1), 1, 1, 1),
+    "grouped 2 of many channels": (2, 2, 2, 19, (9, 21), (3, 3), 1, 1, 1, 1),
+    "grouped 4 of many channels, stride 2": (1, 4, 4, 9, (11, 19), (3, 3), 2, 1, 0, 1),
+    "grouped 8 of many channels, short rows": (2, 8, 8, 5, (6, 7), (3, 3), 1, 1, 1, 1),
+    "grouped 4 of many channels, steps (2, 3), (1, 2)": (1, 4, 4, 7, (9, 23), (2, 5), (2, 3), (1, 4), 2, (1, 2)),
+    "grouped 8 of many channels, 7x6": (1, 8, 8, 2, (9, 12), (7, 6), 1, 3, 3, 1),
+    "grouped 2 of many channels, 3d": (1, 2, 2, 9, (4, 5, 9), (2, 3, 3), 1, 1, 1, (1, 2, 1)),
     "grouped 3d far taps": (1, 4, 4, 2, (9, 10, 5), (5, 3, 2), 1, (23, 11, 0), (25, 13, 1), (12, 12, 1)),
     "sums of many blocks": (3, 1, 1, 2, (70, 66), (3, 3), 1, 1, 1, 1),
 }

@@ -1,7 +1,16 @@
-// Depthwise gathers of tensors whose channels are innermost, of one result a channel: lanes are channels. Nothing is
-// copied: x is read where it lies, and so are weights whose channels are innermost.
+// Gathers of tensors whose channels are innermost: lanes are channels of the result. Depthwise ones of one result a
+// channel, and groups of GROUP channels on both sides, as many as fill vectors. Nothing is copied: x is read where it
+// lies, and so are depthwise weights whose channels are innermost.
 //
-// A job is a row of results, or a part of a long one. A tile is PIXELS of it x one vector of channels, or several.
+// In a group every channel of the result takes every channel of x, so that a vector of x is spread as many times, each
+// with the weights of its own:
+//
+//     x          a b c d | e f g h | ..          groups of 4
+//     spread     a a a a | e e e e | ..          times the weights of a and e for the four results of their groups
+//                b b b b | f f f f | ..          ..
+//
+// A job is a row of results, or a part of a long one; of an input gradient with a stride, of those of one phase
+// (geometry.h), whose neighbours are a stride apart. A tile is PIXELS of it x one vector of channels, or several.
 // Where taps are neighbours along the row, each pixel of x is loaded once for all the results that it is part of:
 //
 //     3 taps, stride 1      pixel    0: result 0
@@ -22,63 +31,89 @@ constexpr int64_t COLUMNS = 256;  // of a job
 constexpr int MANY = 8, FEW = 4;  // pixels of a tile
 
 struct Innermost {
-  Phase taps[AXES];
-  int64_t in[AXES], operand_size[AXES], result_size[AXES];
-  int64_t blocks;  // of a row
+  int64_t in[AXES], out[AXES];  // how far a step along a phase of the result goes in the operand and in the result
+  int64_t operand_size[AXES], result_size[AXES];
+  int64_t phases, blocks;  // of a row, and of one of its phases
 };
 
 inline Innermost innermost_of(const Problem& p) {
   const bool adjoint = p.face == Face::dgrad;
   Innermost g;
   for (int i = 0; i < AXES; ++i) {
-    g.taps[i] = phase_of(p, i, 0);
     g.in[i] = adjoint ? 1 : p.stride[i];
+    g.out[i] = adjoint ? p.stride[i] : 1;
     g.operand_size[i] = adjoint ? p.output[i] : p.input[i];
     g.result_size[i] = adjoint ? p.input[i] : p.output[i];
   }
-  g.blocks = over(g.result_size[2], COLUMNS);
+  g.phases = least(g.out[2], g.result_size[2]);
+  g.blocks = over(over(g.result_size[2], g.out[2]), COLUMNS);
   return g;
 }
 
+// The most channels of a group: these numbers come in groups more than others.
 template <class T>
-inline bool is_innermost(const Problem& p, const View& a, const View& result) {
-  const bool one_phase = p.face == Face::fprop || (p.face == Face::dgrad && product(p.stride) == 1);
-  return one_phase && p.c == p.groups && p.k == p.groups && p.groups >= Lanes<typename Sum<T>::type>::count &&
-         a.stride[1] == 1 && result.stride[1] == 1;
+constexpr int64_t widest_group = sizeof(T) == 4 ? 8 : 1;
+template <>
+constexpr int64_t widest_group<bfloat16> = 8;
+
+// Whether groups of so many channels are compiled: those that divide a vector.
+template <class T>
+constexpr bool is_compiled(int64_t group) {
+  return group <= least(widest_group<T>, Lanes<typename Sum<T>::type>::count) && (group & (group - 1)) == 0;
+}
+
+// Channels of a group, on both sides; 0 where it is not for these kernels.
+template <class T>
+inline int64_t innermost_group(const Problem& p, const View& a, const View& result) {
+  const bool innermost = a.stride[1] == 1 && result.stride[1] == 1 && p.k >= Lanes<typename Sum<T>::type>::count;
+  return innermost && p.c == p.k && is_compiled<T>(p.c / p.groups) ? p.c / p.groups : 0;
 }
 
 // Whether weights are read where they lie.
 template <class T>
-inline bool reads_weights(const View& w) {
-  return sizeof(T) == sizeof(typename Sum<T>::type) && w.stride[0] == 1;
+inline bool reads_weights(const Problem& p, const View& w) {
+  return sizeof(T) == sizeof(typename Sum<T>::type) && p.groups == p.k && w.stride[0] == 1;
 }
 
 template <class T>
 inline Work innermost_work(const Problem& p, const View& w) {
   const Innermost g = innermost_of(p);
-  const int64_t weights = reads_weights<T>(w) ? 0 : p.k * product(p.kernel);
-  return {p.n * g.result_size[0] * g.result_size[1] * g.blocks, 0,
+  const int64_t weights = reads_weights<T>(p, w) ? 0 : p.k * (p.c / p.groups) * product(p.kernel);
+  return {p.n * g.result_size[0] * g.result_size[1] * g.phases * g.blocks, 0,
           (weights + p.k) * int64_t(sizeof(typename Sum<T>::type)), 0};
 }
 
-// The bias, then weights as [depth][height][width][channel], in the kernel's own order.
+// The bias, then weights as [depth][height][width][channel of x in its group][channel of the result], in the kernel's
+// own order.
 template <class T>
-void innermost_prepare(const Call& call, int64_t first, int64_t last) {
+void innermost_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   using A = typename Sum<T>::type;
   const Problem& p = call.problem;
-  const int64_t* s = call.b.stride;
+  const bool adjoint = p.face == Face::dgrad;
+  const int64_t group = p.c / p.groups, first = first_group * group, last = last_group * group;
+  const int64_t *s = call.b.stride, out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
   A* bias = static_cast<A*>(call.prepared);
   for (int64_t c = first; c < last; ++c) bias[c] = call.bias ? number(static_cast<const T*>(call.bias) + c) : A(0);
-  if (reads_weights<T>(call.b)) return;
+  if (reads_weights<T>(p, call.b)) return;
   const T* w = static_cast<const T*>(call.b.data);
-  A* to = bias + p.k;
-  for (int64_t d = 0; d < p.kernel[0]; ++d)
-    for (int64_t h = 0; h < p.kernel[1]; ++h)
-      for (int64_t v = 0; v < p.kernel[2]; ++v, to += p.k)
-        for (int64_t c = first; c < last; ++c) to[c] = number(w + c * s[0] + d * s[2] + h * s[3] + v * s[4]);
+  constexpr int64_t some = 16;  // channels, whose weights the first-level cache holds for all taps
+  for (int64_t begin = first; begin < last; begin += some) {
+    const int64_t count = least(some, last - begin);
+    const T* from[some];  // of each channel
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t out = (begin + i) % group;
+      from[i] = w + (begin + i - out) * s[0] + out * out_step;
+    }
+    A* to = bias + p.k + begin;
+    for (int64_t d = 0; d < p.kernel[0]; ++d)
+      for (int64_t h = 0; h < p.kernel[1]; ++h)
+        for (int64_t v = 0; v < p.kernel[2]; ++v)
+          for (int64_t in = 0; in < group; ++in, to += p.k)
+            for (int64_t i = 0; i < count; ++i) to[i] = number(from[i] + in * in_step + d * s[2] + h * s[3] + v * s[4]);
+  }
 }
 
-template <class T>
+template <class T, int GROUP = 1>
 struct InnermostJob {
   using A = typename Sum<T>::type;
   static constexpr int64_t lanes = Lanes<A>::count;
@@ -93,44 +128,55 @@ struct InnermostJob {
   const Innermost g = innermost_of(p);
   const Finish<T> finish{call};
   const A *bias = static_cast<const A*>(call.prepared), *weights;
-  int64_t x_tap[AXES], w_tap[AXES];  // from tap to tap
-  Inside inside[AXES];               // of the tile's results
+  const int64_t next = call.result.stride[4] * g.out[2];  // to the next result of a phase
+  Phase taps[AXES];                                       // of the row's phase
+  int64_t at[AXES];                                       // which that is
+  int64_t x_tap[AXES], w_tap[AXES];                       // from tap to tap
+  Inside inside[AXES];                                    // of the tile's results
 
-  explicit InnermostJob(const Call& c) : call(c) {
-    const bool in_place = reads_weights<T>(c.b);
-    int64_t apart = p.k;
-    weights = in_place ? static_cast<const A*>(static_cast<const void*>(c.b.data)) : bias + p.k;
-    for (int i = AXES - 1; i >= 0; --i) {
-      const int64_t step = in_place ? c.b.stride[2 + i] : apart;
-      weights += g.taps[i].first * step;
-      w_tap[i] = g.taps[i].step * step;
-      x_tap[i] = g.taps[i].spacing * c.a.stride[2 + i];
-      apart *= p.kernel[i];
-    }
-  }
+  explicit InnermostJob(const Call& c) : call(c) { aim(0, 0, 0); }
 
   void run(int64_t job) {
-    const int64_t block = job % g.blocks, y = job / g.blocks % g.result_size[1];
-    const int64_t plane = job / g.blocks / g.result_size[1], z = plane % g.result_size[0], n = plane / g.result_size[0];
+    const int64_t block = job % g.blocks, phase = job / g.blocks % g.phases, row = job / g.blocks / g.phases;
+    const int64_t y = row % g.result_size[1], plane = row / g.result_size[1];
+    const int64_t z = plane % g.result_size[0], n = plane / g.result_size[0];
+    const int64_t count = over(g.result_size[2] - phase, g.out[2]), first = block * COLUMNS;
     const int64_t* step = call.result.stride;
-    T* to = static_cast<T*>(call.result.data) + n * step[0] + z * step[2] + y * step[3];
-    part(n, z, y, block * COLUMNS, least(g.result_size[2], (block + 1) * COLUMNS), to);
+    T* to = static_cast<T*>(call.result.data) + n * step[0] + z * step[2] + y * step[3] + phase * step[4];
+    part(n, z, y, phase, first, least(count, first + COLUMNS), to);
   }
 
-  // Results `c` to `end` - 1 of a row; `to` is where the row begins.
-  void part(int64_t n, int64_t z, int64_t y, int64_t c, int64_t end, T* to) {
+  // Results `c` to `end` - 1 of a phase of a row; `to` is where that begins.
+  void part(int64_t n, int64_t z, int64_t y, int64_t phase, int64_t c, int64_t end, T* to) {
+    const int64_t m[] = {z / g.out[0], y / g.out[1]}, depth = z % g.out[0], height = y % g.out[1];
+    if (depth != at[0] || height != at[1] || phase != at[2]) aim(depth, height, phase);
     const T* x = static_cast<const T*>(call.a.data) + n * call.a.stride[0];
-    const int64_t at[] = {z, y};
     for (int i = 0; i < 2; ++i) {
-      inside[i] = taps_inside(i, at[i]);
-      x += (at[i] * g.in[i] + g.taps[i].offset) * call.a.stride[2 + i];
+      inside[i] = taps_inside(i, m[i]);
+      x += (m[i] * g.in[i] + taps[i].offset) * call.a.stride[2 + i];
     }
     row(x, to, c, end);
   }
 
  private:
+  // At results of one phase.
+  void aim(int64_t depth, int64_t height, int64_t width) {
+    at[0] = depth, at[1] = height, at[2] = width;
+    const bool in_place = reads_weights<T>(p, call.b);
+    int64_t apart = p.k * GROUP;
+    weights = in_place ? static_cast<const A*>(static_cast<const void*>(call.b.data)) : bias + p.k;
+    for (int i = AXES - 1; i >= 0; --i) {
+      const int64_t step = in_place ? call.b.stride[2 + i] : apart;
+      taps[i] = phase_of(p, i, at[i]);
+      weights += taps[i].first * step;
+      w_tap[i] = taps[i].step * step;
+      x_tap[i] = taps[i].spacing * call.a.stride[2 + i];
+      apart *= p.kernel[i];
+    }
+  }
+
   Inside taps_inside(int axis, int64_t m) const {
-    const Phase& f = g.taps[axis];
+    const Phase& f = taps[axis];
     const int64_t from = m * g.in[axis] + f.offset;  // where the first tap reads
     const int64_t first = least(over(most(-from, 0), f.spacing), f.taps);
     const int64_t end = least(over(most(g.operand_size[axis] - from, 0), f.spacing), f.taps);
@@ -139,18 +185,20 @@ struct InnermostJob {
 
   // Results `c` to `end` - 1 of a row; `x` and `to` are of its first.
   void row(const T* x, T* to, int64_t c, int64_t end) {
-    const Phase& f = g.taps[2];
+    const Phase& f = taps[2];
     if (f.spacing == 1 && end - c >= FEW) {
-      const auto at = [&](auto taps, auto stride) {
-        neighbours<decltype(taps)::value, decltype(stride)::value>(x, to, c, end);
+      const auto run = [&](auto count, auto stride) {
+        neighbours<decltype(count)::value, decltype(stride)::value>(x, to, c, end);
       };
       const Int<1> one;
       const Int<2> two;
-      if (f.taps == 3 && g.in[2] == 1) return at(Int<3>{}, one);
-      if (f.taps == 3 && g.in[2] == 2) return at(Int<3>{}, two);
-      if (f.taps == 5 && g.in[2] == 1) return at(Int<5>{}, one);
-      if (f.taps == 5 && g.in[2] == 2) return at(Int<5>{}, two);
-      if (f.taps == 7 && g.in[2] == 1) return at(Int<7>{}, one);
+      if (f.taps == 3 && g.in[2] == 1) return run(Int<3>{}, one);
+      if (f.taps == 3 && g.in[2] == 2) return run(Int<3>{}, two);
+      if constexpr (GROUP == 1) {
+        if (f.taps == 5 && g.in[2] == 1) return run(Int<5>{}, one);
+        if (f.taps == 5 && g.in[2] == 2) return run(Int<5>{}, two);
+        if (f.taps == 7 && g.in[2] == 1) return run(Int<7>{}, one);
+      }
     }
     const int64_t beyond = g.operand_size[2] - f.offset - (f.taps - 1) * f.spacing;
     const int64_t low = most(c, over(most(-f.offset, 0), g.in[2]));           // all taps of low to high - 1
@@ -168,27 +216,36 @@ struct InnermostJob {
   }
 
   // The same where TAPS neighbours are read by each result, STRIDE from those of the next. What is left at the end is
-  // done by a tile that is shifted back over results that are already there. Tiles of MANY pixels read inside.
+  // done by a tile that is shifted back over results that are already there. Depthwise tiles of MANY pixels read
+  // inside; in groups there are many weights to load for a tile, so that it has MANY pixels wherever a row has.
   template <int TAPS, int STRIDE>
   void neighbours(const T* x, T* to, int64_t c, int64_t end) {
-    for (; c + MANY <= end; c += MANY) neighbours_of<TAPS, STRIDE, MANY>(x, to, c);
+    const int64_t begin = c, last = end - MANY;
+    for (; c <= last; c += MANY) neighbours_of<TAPS, STRIDE, MANY>(x, to, c);
+    if (GROUP > 1 && last >= begin && c < end) return neighbours_of<TAPS, STRIDE, MANY>(x, to, last);
     for (; c < end; c += FEW) neighbours_of<TAPS, STRIDE, FEW>(x, to, least(c, end - FEW));
   }
 
   template <int TAPS, int STRIDE, int PIXELS>
   void neighbours_of(const T* x, T* to, int64_t m) {
     constexpr int64_t read = (PIXELS - 1) * STRIDE + TAPS;
-    const int64_t column = m * STRIDE + g.taps[2].offset;  // of the first pixel
+    const int64_t column = m * STRIDE + taps[2].offset;  // of the first pixel
     const int64_t first = most(-column, 0), end = least(read, g.operand_size[2] - column);
-    if constexpr (PIXELS == MANY)
-      if (first > 0 || end < read)
-        return neighbours_of<TAPS, STRIDE, FEW>(x, to, m), neighbours_of<TAPS, STRIDE, FEW>(x, to, m + FEW);
+    const bool whole = first == 0 && end == read;
+    if constexpr (PIXELS == MANY && GROUP == 1)
+      if (!whole) return neighbours_of<TAPS, STRIDE, FEW>(x, to, m), neighbours_of<TAPS, STRIDE, FEW>(x, to, m + FEW);
     x += column * call.a.stride[4] + inside[0].first * x_tap[0] + inside[1].first * x_tap[1];
     const A* w = weights + inside[0].first * w_tap[0] + inside[1].first * w_tap[1];
-    to += m * call.result.stride[4];
+    to += m * next;
     for (int64_t c = 0; c < p.k; c += lanes) {
       c = least(c, p.k - lanes);
-      line_tile<TAPS, STRIDE, PIXELS, PIXELS == MANY>(x + c, w + c, bias + c, to + c, first, end);
+      if constexpr (PIXELS == MANY)
+        if (whole) {
+          line_tile<TAPS, STRIDE, PIXELS, true>(x + c, w + c, bias + c, to + c, first, end);
+          continue;
+        }
+      if constexpr (PIXELS == FEW || GROUP > 1)
+        line_tile<TAPS, STRIDE, PIXELS, false>(x + c, w + c, bias + c, to + c, first, end);
     }
   }
 
@@ -204,28 +261,31 @@ struct InnermostJob {
       for (int64_t h = 0; h < inside[1].count; ++h) {
         const T* line = x + d * x_tap[0] + h * x_tap[1];
         const A* tap = w + d * w_tap[0] + h * w_tap[1];
-        if (room < TAPS) sums.next(), room = TERMS;
-        room -= TAPS;
-        Vector<A> taps[TAPS];
-        unrolled<TAPS>(CONVEXT_EACH(t) { taps[t.value] = load(tap + t.value * w_tap[2]); });
-        unrolled<(PIXELS - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
-          constexpr int pixel = decltype(i)::value;
-          if (!WHOLE && (pixel < first || pixel >= end)) return;
-          const Vector<A> value = widen(line + pixel * step);
-          unrolled<PIXELS>(CONVEXT_EACH(m) {
-            constexpr int tap = pixel - decltype(m)::value * STRIDE;
-            if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][0] += taps[tap] * value;
+        if (room < TAPS * GROUP) sums.next(), room = TERMS;
+        room -= TAPS * GROUP;
+        unrolled<GROUP>(CONVEXT_EACH(in) {
+          constexpr int of = decltype(in)::value;
+          Vector<A> some[TAPS];
+          unrolled<TAPS>(CONVEXT_EACH(t) { some[t.value] = load(tap + t.value * w_tap[2] + of * p.k); });
+          unrolled<(PIXELS - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
+            constexpr int pixel = decltype(i)::value;
+            if (!WHOLE && (pixel < first || pixel >= end)) return;
+            const Vector<A> value = spread<A, GROUP, of>(widen(line + pixel * step));
+            unrolled<PIXELS>(CONVEXT_EACH(m) {
+              constexpr int tap = pixel - decltype(m)::value * STRIDE;
+              if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][0] += some[tap] * value;
+            });
           });
         });
       }
-    finish.tile(sums, parts, to, call.result.stride[4]);
+    finish.tile(sums, parts, to, next);
   }
 
   // All channels of PIXELS results from `m` on. The last vector is shifted back over channels that are already there.
   template <int PIXELS, int VECTORS>
   void pixels(const T* x, T* to, int64_t m) const {
-    x += (m * g.in[2] + g.taps[2].offset) * call.a.stride[4];
-    to += m * call.result.stride[4];
+    x += (m * g.in[2] + taps[2].offset) * call.a.stride[4];
+    to += m * next;
     const A* w = weights;
     for (int i = 0; i < AXES; ++i) x += inside[i].first * x_tap[i], w += inside[i].first * w_tap[i];
     int64_t c = 0;
@@ -238,36 +298,52 @@ struct InnermostJob {
 
   template <int PIXELS, int VECTORS>
   CONVEXT_INLINE void tile(const T* x, const A* w, const A* bias, T* to) const {
-    const int64_t next = g.in[2] * call.a.stride[4];
+    const int64_t step = g.in[2] * call.a.stride[4];
     A parts[Sums<A, PIXELS, VECTORS>::size];
     Sums<A, PIXELS, VECTORS> sums(parts);
     sums.each(CONVEXT_EACH2(m, v) { sums.now[m.value][v.value] = load(bias + v.value * lanes); });
-    int64_t room = TERMS;
+    int64_t room = TERMS / GROUP;  // taps
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
         const T* line = x + d * x_tap[0] + h * x_tap[1];
         const A* tap = w + d * w_tap[0] + h * w_tap[1];
         for (int64_t left = inside[2].count; left > 0;) {
-          if (room == 0) sums.next(), room = TERMS;
+          if (room == 0) sums.next(), room = TERMS / GROUP;
           const int64_t now = least(left, room);
           left -= now, room -= now;
           for (int64_t t = 0; t < now; ++t, tap += w_tap[2], line += x_tap[2])
-            unrolled<VECTORS>(CONVEXT_EACH(v) {
-              const Vector<A> weight = load(tap + v.value * lanes);
-              unrolled<PIXELS>(CONVEXT_EACH(m) {
-                sums.now[m.value][v.value] += weight * widen(line + m.value * next + v.value * lanes);
+            unrolled<GROUP>(CONVEXT_EACH(in) {
+              constexpr int of = decltype(in)::value;
+              unrolled<VECTORS>(CONVEXT_EACH(v) {
+                const Vector<A> weight = load(tap + of * p.k + v.value * lanes);
+                unrolled<PIXELS>(CONVEXT_EACH(m) {
+                  const Vector<A> value = widen(line + m.value * step + v.value * lanes);
+                  sums.now[m.value][v.value] += weight * spread<A, GROUP, of>(value);
+                });
               });
             });
         }
       }
-    finish.tile(sums, parts, to, call.result.stride[4]);
+    finish.tile(sums, parts, to, next);
   }
 };
 
+// Calls `body` with the Int of a group's channels.
+template <class T, int GROUP = 1, class Body>
+CONVEXT_INLINE void for_group(const Problem& p, const Body& body) {
+  if constexpr (GROUP <= 8)
+    if constexpr (is_compiled<T>(GROUP)) {
+      if (p.c / p.groups == GROUP) return body(Int<GROUP>{});
+      for_group<T, GROUP * 2>(p, body);
+    }
+}
+
 template <class T>
 void innermost_run(const Call& call, int64_t first, int64_t last) {
-  InnermostJob<T> thread(call);
-  for (int64_t job = first; job < last; ++job) thread.run(job);
+  for_group<T>(call.problem, [&](auto group) {
+    InnermostJob<T, decltype(group)::value> thread(call);
+    for (int64_t job = first; job < last; ++job) thread.run(job);
+  });
 }
 
 }  // namespace CONVEXT_ISA

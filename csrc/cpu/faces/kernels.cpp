@@ -41,7 +41,7 @@ Work work(const Call& call) {
     using T = typename decltype(element)::type;
     const Problem& p = call.problem;
     if (p.face == Face::wgrad) return wgrad_work<T>(p, call.a, call.b);
-    if (is_innermost<T>(p, call.a, call.result)) return innermost_work<T>(p, call.b);
+    if (innermost_group<T>(p, call.a, call.result)) return innermost_work<T>(p, call.b);
     return gather_work<T>(p, call.a, call.result);
   });
 }
@@ -49,7 +49,7 @@ Work work(const Call& call) {
 void prepare(const Call& call, int64_t first, int64_t last) {
   for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
-    if (is_innermost<T>(call.problem, call.a, call.result))
+    if (innermost_group<T>(call.problem, call.a, call.result))
       innermost_prepare<T>(call, first, last);
     else
       gather_prepare<T>(call, first, last);
@@ -61,7 +61,7 @@ void run(const Call& call, int64_t first, int64_t last, void* scratch) {
     using T = typename decltype(element)::type;
     if (call.problem.face == Face::wgrad)
       wgrad_run<T>(call, first, last, scratch);
-    else if (is_innermost<T>(call.problem, call.a, call.result))
+    else if (innermost_group<T>(call.problem, call.a, call.result))
       innermost_run<T>(call, first, last);
     else
       gather_run<T>(call, first, last, scratch);

@@ -6,14 +6,12 @@
 // vector that lie beyond it are cleared in both operands: an infinity there must not meet a zero.
 #pragma once
 #include "cpu/faces/grid.h"
+#include "cpu/faces/innermost_wgrad.h"
 #include "cpu/shared/pack.h"
 
 namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
-
-// Places that a register sums before it is added to the partial sums: rounding grows with the root of their number.
-constexpr int64_t RUN = 128;
 
 struct Wgrad {
   int64_t c, k;  // channels of a group, of x and of y
@@ -45,6 +43,7 @@ inline Wgrad wgrad_of(const Problem& p, const View& a, const View& b) {
 
 template <class T>
 inline Work wgrad_work(const Problem& p, const View& a, const View& b) {
+  if (is_innermost_wgrad<T>(p, a, b)) return innermost_wgrad_work<T>(p);
   using A = typename Sum<T>::type;
   const Wgrad g = wgrad_of<T>(p, a, b);
   return {g.bundles * g.shares,
@@ -244,6 +243,7 @@ struct WgradJob {
 
 template <class T>
 void wgrad_run(const Call& call, int64_t first, int64_t last, void* scratch) {
+  if (is_innermost_wgrad<T>(call.problem, call.a, call.b)) return innermost_wgrad_run<T>(call, first, last, scratch);
   WgradJob<T> thread(call, scratch);
   for (int64_t job = first; job < last; ++job) thread.run(job);
 }
@@ -253,17 +253,19 @@ template <class T>
 void wgrad_finish(const Call& call, int64_t first, int64_t last) {
   using A = typename Sum<T>::type;
   const Problem& p = call.problem;
-  const Wgrad g = wgrad_of<T>(p, call.a, call.b);
+  const bool innermost = is_innermost_wgrad<T>(p, call.a, call.b);
+  const int64_t count = innermost ? innermost_wgrad_of<A>(p).shares : wgrad_of<T>(p, call.a, call.b).shares;
+  const int64_t group = p.c / p.groups, taps = product(p.kernel), weights = p.k * group * taps;
   const int64_t* s = call.result.stride;
   const double* shares = static_cast<const double*>(call.prepared);
   for (int64_t k = first; k < last; ++k) {
-    const double* from = shares + k * g.c * g.taps;
-    for (int64_t c = 0; c < g.c; ++c)
+    const double* from = shares + k * group * taps;
+    for (int64_t c = 0; c < group; ++c)
       for (int64_t z = 0; z < p.kernel[0]; ++z)
         for (int64_t y = 0; y < p.kernel[1]; ++y)
           for (int64_t t = 0; t < p.kernel[2]; ++t, ++from) {
             double total = from[0];
-            for (int64_t share = 1; share < g.shares; ++share) total += from[share * g.weights];
+            for (int64_t share = 1; share < count; ++share) total += from[share * weights];
             T* to = static_cast<T*>(call.result.data) + k * s[0] + c * s[1] + z * s[2] + y * s[3] + t * s[4];
             narrow_few<A>(to, 1, broadcast(A(total)), 1);
           }

@@ -53,7 +53,7 @@ inline void separable_run(const SeparableCall& call, int64_t first, int64_t last
     const int64_t rows = least(b.rows, p.output[0] * p.output[1] - row), columns = least(b.columns, p.output[2] - c);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t z = (row + i) / p.output[1], h = (row + i) % p.output[1];
-      thread.part(n, z, h, c, c + columns, t + (i * columns - c) * b.pitch);
+      thread.part(n, z, h, 0, c, c + columns, t + (i * columns - c) * b.pitch);
     }
     float* const image = static_cast<float*>(y.data) + n * y.stride[0];
     product.run(t, image + (row * p.output[2] + c) * y.stride[4], rows * columns);

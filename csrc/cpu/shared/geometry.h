@@ -13,7 +13,7 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-CONVEXT_INLINE int64_t least(int64_t a, int64_t b) {
+CONVEXT_INLINE constexpr int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 

@@ -10,6 +10,10 @@ namespace CONVEXT_ISA {
 // that are added one after the other.
 constexpr int64_t TERMS = 32;
 
+// Places that a register of a weight gradient sums before it is added to the partial sums: rounding grows with the root
+// of their number.
+constexpr int64_t RUN = 128;
+
 template <class A, int ROWS, int VECTORS>
 struct Sums {
   static constexpr int lanes = Lanes<A>::count;

@@ -120,7 +120,7 @@ CONVEXT_INLINE void unrolled(const Body& body) {
 #define CONVEXT_EACH(index) [&](auto index) __attribute__((always_inline))
 #define CONVEXT_EACH2(first, second) [&](auto first, auto second) __attribute__((always_inline))
 
-// ------------------------------------------------------------------------------------------------------ transpose
+// ------------------------------------------------------------------------------------------------- lanes, moved
 
 template <int... I>
 struct Indices {};
@@ -140,6 +140,20 @@ CONVEXT_INLINE void exchange(V& low, V& high, Indices<I...>) {
   const V a = low, b = high;
   low = __builtin_shufflevector(a, b, ((I & BIT) ? count + I - BIT : I)...);
   high = __builtin_shufflevector(a, b, ((I & BIT) ? count + I : I + BIT)...);
+}
+
+template <int GROUP, int OF, class V, int... I>
+CONVEXT_INLINE V spread_lanes(V value, Indices<I...>) {
+  return __builtin_shufflevector(value, value, (I / GROUP * GROUP + OF)...);
+}
+
+// Of every GROUP lanes, all become what lane OF of them is.
+template <class A, int GROUP, int OF>
+CONVEXT_INLINE Vector<A> spread(Vector<A> value) {
+  if constexpr (GROUP == 1)
+    return value;
+  else
+    return spread_lanes<GROUP, OF>(value, typename IndicesTo<Lanes<A>::count>::type{});
 }
 
 // rows[i][j] becomes rows[j][i].

@@ -1,8 +1,8 @@
 """What the compiled CPU kernels (csrc/cpu/) share: the problems that they take, and the call.
 
 They read operands of any strides where they lie, copy a window at a time into zero-bordered scratch in float32 (or
-float64), and sum there; depthwise ones and small groups whose channels are innermost they sum where they lie. Nothing of
-the size of a tensor is allocated but the result, and an epilogue is computed before that is stored.
+float64), and sum there; depthwise ones and small groups whose channels are innermost they sum where they lie. Nothing
+of the size of a tensor is allocated but the result, and an epilogue is computed before that is stored.
 """
 
 from __future__ import annotations

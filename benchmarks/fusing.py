@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--batch", type=count, nargs="+", default=[1])
     parser.add_argument("--compiled", action="store_true", help="also torch.compile's: a minute a network")
     parser.add_argument("--minutes", type=positive, help="begin no network after these")
-    parser.add_argument("--out", type=Path, help="a JSON file for what was measured")
+    parser.add_argument(
+        "--out", type=Path, help="a JSON file for what was measured, after what a run like this one left there"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -90,8 +92,15 @@ def main() -> None:
         print(f"{len(left)} of {len(left) + len(rows)} were not begun (--minutes gives more time): {names}")
     show(("network, batch", "fuse", *(f"to {other}" for other in ratios)), body, "convext.fuse's speed, one thread")
     if args.out is not None:
-        run = {"device": device_name("cpu"), "torch": torch.__version__, "commit": commit(), "threads": 1}
-        args.out.write_text(json.dumps({"run": run, "rows": rows}, indent=1) + "\n")
+        _write(args.out, rows)
+
+
+def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows of one machine, torch and commit are of one file."""
+    run = {"device": device_name("cpu"), "torch": torch.__version__, "commit": commit(), "threads": 1}
+    before = json.loads(out.read_text()) if out.exists() else {}
+    rows = before["rows"] + rows if before.get("run") == run else rows
+    out.write_text(json.dumps({"run": run, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,11 @@ def test_the_table_and_the_file(tmp_path, monkeypatch, capsys):
             assert value == pytest.approx(row["seconds"][other] / row["seconds"]["fuse"])
             assert low <= high
     assert written["run"]["torch"] == torch.__version__
+    fusing.main()
+    assert [row["batch"] for row in json.loads(out.read_text())["rows"]] == [1, 2, 1, 2]
+    monkeypatch.setattr(fusing, "commit", lambda: "another")
+    fusing.main()
+    assert [row["batch"] for row in json.loads(out.read_text())["rows"]] == [1, 2]
 
 
 @pytest.mark.usefixtures("_small")

@@ -1,7 +1,7 @@
 """Torch's fused operator for CPUs: oneDNN's convolution with an activation, and a sum, before its store.
 
 The weight is laid out once in the blocks that oneDNN wants; torch's own convolution does that in every call. The result
-is channels last, whatever the input's format.
+is channels last, whatever the input's format. A sum comes before the activation, which is ReLU then or none.
 
 Its relu, clamp and hardsigmoid turn NaN into a number, where torch's keep it.
 """

@@ -275,7 +275,7 @@ KINDS = {
 def test_a_sum_is_before_an_activation_or_after_it(order, kind, dtype):
     """Whichever way a layer goes; and where it lies in one layer with another."""
     net = Followed(copy.deepcopy(KINDS[kind]), lambda conv, x: ORDERS[order](conv(x), x)).eval().to(dtype)
-    x = torch.randn(2, 40, 6, 7).to(dtype)
+    x = torch.randn(2, 40, 6, 7).to(dtype, memory_format=torch.channels_last)  # which one pass over both asks for
     twin = copy.deepcopy(net).double()
     fused = convext.fuse(net, x)
     taken = convext.report(fused).fusion.layers[-1].partition(": ")[2].partition(",")[0]

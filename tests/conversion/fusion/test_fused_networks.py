@@ -22,12 +22,15 @@ TIMM = [
 
 
 @torch.no_grad()
-def assert_fused_well(net, x):
+def assert_fused_well(net, x, formats=(torch.contiguous_format,)):
     """Results by the rule, by compilers and exporters in float32 too; the model untouched; lint says what it said."""
     before = copy.deepcopy(net.state_dict())
     fused = convext.fuse(net, x)
     assert convext.report(fused).fusion.left_alone == {}
-    exact, torchs = (pytree.tree_leaves(m) for m in (copy.deepcopy(net).double()(x.double()), net(x)))
+    exact = pytree.tree_leaves(copy.deepcopy(net).double()(x.double()))
+    torchs = [
+        pytree.tree_leaves(copy.deepcopy(net).to(memory_format=f)(x.contiguous(memory_format=f))) for f in formats
+    ]
     runs = [fused]
     if x.dtype is torch.float32:
         runs += [torch.compile(fused, fullgraph=True, backend="aot_eager"), torch.export.export(fused, (x,)).module()]
@@ -40,9 +43,10 @@ def assert_fused_well(net, x):
 
 
 def assert_by_the_rule(results, torchs, exact):
-    for y, t, e in zip(results, torchs, exact, strict=True):
-        allowed = 2 * (t.double() - e).abs().max() + 2 * torch.finfo(t.dtype).eps * e.abs().max()
-        assert y.dtype is t.dtype
+    for y, e, *ts in zip(results, exact, *torchs, strict=True):
+        torchs_error = max((t.double() - e).abs().max() for t in ts)
+        allowed = 2 * torchs_error + 2 * torch.finfo(y.dtype).eps * e.abs().max()
+        assert {t.dtype for t in ts} == {y.dtype}
         assert (y.double() - e).abs().max() <= allowed
 
 
@@ -68,14 +72,19 @@ def test_lint_names_what_the_model_names():
     assert convext.lint(nn.Sequential(convext.fuse(net, x)), x) == findings
 
 
+# Torch's own error differs by format: of deeplabv3_resnet50, which sums 18,432 products a result, it is 1.7 times as
+# large where its convolutions are channels last, as those are that `fuse` gives to oneDNN.
+FORMATS = torch.contiguous_format, torch.channels_last
+
+
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvisions(name):
     models = pytest.importorskip("torchvision", reason="the networks are torchvision's").models
     without = {"weights_backbone": None} if "deeplab" in name else {}
-    assert_fused_well(models.get_model(name, weights=None, **without).eval(), torch.randn(2, 3, 64, 64))
+    assert_fused_well(models.get_model(name, weights=None, **without).eval(), torch.randn(2, 3, 64, 64), FORMATS)
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timms(name):
     timm = pytest.importorskip("timm", reason="the networks are timm's")
-    assert_fused_well(timm.create_model(name).eval(), torch.randn(2, 3, 64, 64))
+    assert_fused_well(timm.create_model(name).eval(), torch.randn(2, 3, 64, 64), FORMATS)

@@ -403,6 +403,8 @@ TORCHS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {ours: torchs for t
 
 # In the `__dict__` of a layer that `convext.convert` changed: its `Change`. Underscores keep TorchScript away from it.
 CHANGE = "__convext_change__"
+# In that of a layer that `convext.fuse` moved: where it lies now and where it lay, both seen from the same module.
+MOVED = "__convext_moved__"
 _ORIGIN = "__convext_origin__"
 
 

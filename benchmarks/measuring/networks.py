@@ -35,6 +35,7 @@ TORCHVISION = (
     "shufflenet_v2_x1_0",
     "resnet50",
 )
+SEGMENTATION = ("deeplabv3_mobilenet_v3_large",)  # torchvision's
 TIMM = ("mobilenetv4_conv_medium", "xception41", "convnextv2_tiny", "mixnet_l", "regnety_016")
 SIZE = 224
 BATCH = {"cuda": 64, "cpu": 1}
@@ -62,11 +63,29 @@ def builders() -> dict[str, Network]:
         from torchvision import models
 
         found |= {f"torchvision {name}": Network(partial(models.get_model, name)) for name in TORCHVISION}
+        found |= {f"torchvision {name}": Network(partial(_segmentation, name)) for name in SEGMENTATION}
     if importlib.util.find_spec("timm"):
         import timm
 
         found |= {f"timm {name}": Network(partial(timm.create_model, name)) for name in TIMM}
     return found
+
+
+def _segmentation(name: str) -> torch.nn.Module:
+    """Which returns what it says of each pixel alone, and fetches no weights."""
+    from torchvision import models
+
+    return _Out(models.get_model(name, weights_backbone=None))
+
+
+class _Out(torch.nn.Module):
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)["out"]
+        return out
 
 
 def contenders(network: Network, inputs: dict[str, Tensor], training: bool) -> dict[str, torch.nn.Module]:

@@ -23,6 +23,7 @@ from convext.analysis.geometry import Coverage, dead_taps, overlap
 from convext.analysis.progress import Progress
 from convext.analysis.receptive import centre, probe
 from convext.functional.padding import Pads, resolve_padding
+from convext.nn import MOVED
 
 # Stacks that are said to be free of gridding read 0.905 of their field or more (dilations 2, 3, 2, 3 read 19 of 21),
 # stacks known for it 0.84 or less (1, 2, 9 read 21 of 25; 2, 2, 2, 2 read 9 of 17).
@@ -135,8 +136,8 @@ def _run(model: nn.Module, sample: Tensor) -> tuple[list[_Call], Exception | Non
 
         return hook
 
-    layers = [(name or "the model", m) for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)]
-    hooks = [layer.register_forward_pre_hook(record(name)) for name, layer in layers]
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    hooks = [layer.register_forward_pre_hook(record(_named(layer, name))) for name, layer in layers]
     try:
         with torch.no_grad(), joins, _evaluating(model):
             model(sample)
@@ -146,6 +147,12 @@ def _run(model: nn.Module, sample: Tensor) -> tuple[list[_Call], Exception | Non
         for hook in hooks:
             hook.remove()
     return calls, crash
+
+
+def _named(layer: nn.Module, name: str) -> str:
+    """Also of a fused model as in the model that it was made from."""
+    lies, lay = vars(layer).get(MOVED, ("", ""))
+    return name.removesuffix(lies) + lay or "the model"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from convext import nn
 from convext.choice import gpu_table, registry, separable, settings
 from convext.commands import arguments
-from convext.conversion.fusion import Fused, Separable, chosen
+from convext.conversion.fusion import Fused, Separable, chosen, onednn
 from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
@@ -60,7 +60,7 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
 def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
     """The convolution, and what its way saves: a pass is a read or a write of all of the result."""
     forward = problems_of(layer.conv, input, arch)[0]
-    parts = [str(layer.epilogue)] * (layer.epilogue.name != IDENTITY) + ["residual"] * layer.adds
+    parts = ["residual"] * layer.adds + [str(layer.epilogue)] * (layer.epilogue.name != IDENTITY)  # in this order
     moved = 2 * len(parts) * math.prod(forward.open_shape) * forward.dtype.itemsize
     saved = f"{2 * len(parts)} passes over the result, {moved / 1e6:,.2f} MB"
     by = _finished_by(layer, forward)
@@ -83,7 +83,9 @@ def _explain_separable(pair: Any, input: Tensor | Ints, arch: int | None) -> str
 def _finished_by(layer: Any, forward: ConvProblem) -> str | None:
     """What computes a fused layer's epilogue before it stores the result, if anything does."""
     if not chosen.goes_first(forward.device):
-        return None if layer.way == "conv" else repr(layer.way)
+        if layer.way == "conv" or (layer.way == "onednn" and not onednn.finishes(layer.conv, layer.adds)):
+            return None
+        return repr(layer.way)
     try:
         kernel = registry.choose(forward, settings.BACKEND)
     except ValueError:

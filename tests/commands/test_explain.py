@@ -72,7 +72,15 @@ def test_a_fused_layer_tells_the_passes_that_it_saves(way: str, told: str) -> No
     assert text.startswith("forward (fprop) of a depthwise 2-D convolution")
     assert text.endswith(f"epilogue: {told}")
     both = Fused(convext.Conv2d(8, 8, 1), Epilogue("relu"), adds=True)
-    assert "relu, residual, by 'onednn', before the store: saves 4 passes" in convext.explain(both, (1, 8, 24, 24))
+    assert "residual, relu, by 'onednn', before the store: saves 4 passes" in convext.explain(both, (1, 8, 24, 24))
+
+
+@pytest.mark.parametrize(("groups", "dtype"), [(2, torch.float32), (2, torch.bfloat16), (1, torch.float64)], ids=str)
+def test_a_fused_layer_tells_of_no_pass_that_torchs_operator_makes(groups: int, dtype: torch.dtype) -> None:
+    """To the results of groups it adds after they are stored; and oneDNN has no float64."""
+    layer = Fused(convext.Conv2d(8, 8, 1, groups=groups, dtype=dtype), Epilogue("relu"), adds=True)
+    assert layer.way == "onednn"
+    assert "residual, relu, in torch's operators, after the store: 4 passes" in convext.explain(layer, (1, 8, 24, 24))
 
 
 def test_a_fused_layer_on_a_gpu_tells_what_finishes_its_sums() -> None:

@@ -22,7 +22,8 @@ class Fused(nn.Module):
     x and the result as of `conv`; `residual` of the result's shape, or of one that broadcasts with it. Three ways lead
     there, which agree within the tolerance rule:
 
-    - "onednn", torch's fused operator for CPUs: one pass, the result is channels last. In float32 or bfloat16.
+    - "onednn", torch's fused operator for CPUs: one pass, the result is channels last. In float32 or bfloat16. To the
+      results of several groups it adds a residual in a second pass, and in float32 alone.
     - "stencil", our own kernel of depthwise convolutions for CPUs: one pass, the result has the format of x.
     - "conv", `conv` and torch's activation, in place where no gradient is asked for. `conv` runs whichever kernel is
       chosen for it.

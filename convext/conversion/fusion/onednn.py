@@ -1,7 +1,7 @@
 """Torch's fused operator for CPUs: oneDNN's convolution with an activation, and a sum, before its store.
 
 The weight is laid out once in the blocks that oneDNN wants; torch's own convolution does that in every call. The result
-is channels last, whatever the input's format.
+is channels last, whatever the input's format. A sum comes before the activation, which is ReLU then or none.
 
 Its relu, clamp and hardsigmoid turn NaN into a number, where torch's keep it.
 """
@@ -61,6 +61,11 @@ def is_on() -> bool:
     return torch._C._get_mkldnn_enabled()  # type: ignore[no-any-return]
 
 
+def finishes(conv: Any, adds: bool) -> bool:
+    """Whether what follows is computed before the store. To the results of several groups torch adds after it."""
+    return conv.weight.dtype in dtypes() and is_on() and (not adds or conv.groups == 1)
+
+
 def lay_out(conv: Any) -> None:
     """Gives `conv` a weight that is channels last, as results are here: else each call of its own would copy it."""
     weight = conv.weight.detach().contiguous(memory_format=_CHANNELS_LAST[conv.weight.dim()])
@@ -78,13 +83,14 @@ class Packed(packed.Packed):
         self._added: tuple[Any, ...] = *self.geometry, "add", 1.0, None if attr == "none" else attr, [], None
 
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
-        """Whether `run` computes it. Not what is empty, nor what torch refuses; and torch adds in float32 alone."""
+        """Whether `run` computes it. Not what is empty, nor what torch refuses."""
         if x.dtype not in dtypes() or not is_on():
             return False
         shape = self.result_of(x.shape)
         if shape is None or residual is None:
             return shape is not None
-        return residual.shape == shape and residual.dtype is x.dtype is torch.float32
+        adds = self.geometry[-1] == 1 or x.dtype is torch.float32  # to groups' results torch adds, in float32 alone
+        return adds and residual.shape == shape and residual.dtype is x.dtype
 
     def run(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """epilogue(conv(x) + bias + residual)."""

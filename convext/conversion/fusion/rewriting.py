@@ -8,25 +8,29 @@ Whatever is between two of these is read by the next one alone, and nobody watch
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from convext.conversion.fusion import epilogues, norms, onednn, separable
 from convext.conversion.fusion.layer import Fused
 from convext.conversion.fusion.separable import Separable
 from convext.conversion.reasons import is_torchs, why_left_alone
-from convext.nn import drop_in, with_base
+from convext.nn import MOVED, drop_in, with_base
 from convext.problem.epilogue import Epilogue
 
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = (operator.iadd, "add_")
 _QUESTIONS = (getattr, operator.eq, "dim", "size")
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+_DROPS_LAYERS = "torchvision.ops.stochastic_depth", "stochastic_depth"  # a function that no trace looks into
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def rewrite(module: fx.GraphModule) -> tuple[list[Taken], dict[str, str]]:
         else:
             left_alone[name] = reason
     taken = [_after_a_depthwise(each, module) for each in taken]
+    for layer in taken:
+        _tell_where_it_lay(layer, module)
     _without_what_nobody_reads(module)
     module.graph.lint()
     module.delete_all_unused_submodules()
@@ -87,14 +93,31 @@ def _why_not(node: fx.Node, conv: nn.Module, calls: int, read: bool) -> str | No
 def _without_nothing(module: fx.GraphModule) -> None:
     """Takes out what does nothing to an inference, and would stand between a convolution and its norm."""
     for node in list(module.graph.nodes):
-        if node.op == "call_module":
-            layer = module.get_submodule(str(node.target))
-            if type(layer) in _NOTHING and not layer.training and not epilogues.is_watched(layer):
-                node.replace_all_uses_with(node.args[0])
-                module.graph.erase_node(node)
+        if _does_nothing(node, module):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
         elif node.target is torch._assert and _is_of_axes(node.args[0]):
             module.graph.erase_node(node)
     _without_what_nobody_reads(module)
+
+
+def _does_nothing(node: fx.Node, module: fx.GraphModule) -> bool:
+    """Whether `node` returns its first argument, as what drops at random does where nothing is trained."""
+    if not node.args:
+        return False
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        return type(layer) in _NOTHING and not layer.training and not epilogues.is_watched(layer)
+    function: Any = node.target
+    if node.op != "call_function" or (function not in _DROPS and _home(function) != _DROPS_LAYERS):
+        return False
+    given = inspect.signature(function).bind(*node.args, **node.kwargs)
+    given.apply_defaults()
+    return given.arguments["training"] is False
+
+
+def _home(function: Any) -> tuple[str, str]:
+    return getattr(function, "__module__", ""), getattr(function, "__name__", "")
 
 
 def _is_of_axes(asked: Any) -> bool:
@@ -157,6 +180,16 @@ def _after_a_depthwise(taken: Taken, module: fx.GraphModule) -> Taken:
     node.replace_input_with(before, before.args[0])  # type: ignore[arg-type]
     module.graph.erase_node(before)
     return replace(taken, before=str(before.target), pair=pair)
+
+
+def _tell_where_it_lay(taken: Taken, module: fx.GraphModule) -> None:
+    """Convolutions lie in the layers that took their places; who names them, as `convext.lint`, names those."""
+    if taken.pair is None:
+        lay = {f"{taken.name}.conv": taken.name}
+    else:
+        lay = {f"{taken.name}.first.conv": taken.before, f"{taken.name}.second.conv": taken.name}
+    for lies, name in lay.items():
+        module.get_submodule(lies).__dict__[MOVED] = lies, name
 
 
 def _owned(conv: Any) -> Any:

@@ -187,3 +187,57 @@ def test_parametrized_layers_are_named():
     net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 1)), nn.ReLU()).eval()
     (reason,) = convext.report(convext.fuse(net, torch.randn(1, 2, 3, 3))).fusion.left_alone.values()
     assert "remove_parametrizations first" in reason
+
+
+# ------------------------------------------------------------------------------------ what does nothing to an inference
+
+
+def stochastic_depth(input, p, mode, training=True):
+    """As torchvision's, which torch.fx keeps as it is."""
+    return F.dropout(input, p, training)
+
+
+stochastic_depth.__module__ = "torchvision.ops.stochastic_depth"
+torch.fx.wrap("stochastic_depth")
+
+DROPS = {
+    "dropout": lambda y, training: F.dropout(y, 0.5, training),
+    "dropout2d": lambda y, training: F.dropout2d(y, training=training),
+    "alpha_dropout": lambda y, training: F.alpha_dropout(y, 0.5, training),
+    "stochastic_depth": lambda y, training: stochastic_depth(y, 0.5, "row", training),
+}
+
+
+class Dropping(nn.Module):
+    def __init__(self, drop):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(3, 3, 1), drop
+
+    def forward(self, x):
+        return F.relu(self.drop(self.conv(x), self.training) + x)
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_what_drops_in_training_stands_in_nobodys_way(name):
+    net, x = Dropping(DROPS[name]).eval(), torch.randn(2, 3, 4, 5)
+    fused = convext.fuse(net, x)
+    assert parts(fused) == {"conv": "conv + residual + relu"}
+    with torch.no_grad():
+        found, allowed = error(net, fused, x)
+    assert found <= allowed
+
+
+def test_what_drops_always_stays():
+    """Of nothing, so that a trace agrees."""
+    net = Dropping(lambda y, training: F.dropout(y, p=0.0)).eval()
+    assert parts(convext.fuse(net, torch.randn(2, 3, 4, 5))) == {"conv": "conv"}
+
+
+class ByName(Dropping):
+    def forward(self, x):
+        return self.drop(input=self.conv(x))
+
+
+def test_a_layer_that_does_nothing_and_is_told_its_input_by_name():
+    net, x = ByName(nn.Dropout()).eval(), torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(convext.fuse(net, x)(x), net(x))

@@ -11,7 +11,8 @@ from torch import nn
 
 import convext
 from convext.choice import remembered
-from convext.conversion.fusion import Fused, epilogues, onednn
+from convext.conversion.fusion import Fused, Separable, epilogues, onednn
+from convext.conversion.fusion.separable import TOGETHER
 from convext.providers.cpu import library
 
 CONVOLUTIONS = {
@@ -226,6 +227,68 @@ def test_when_torchs_fused_operator_runs(ran):
     with torch.inference_mode():
         layer(x)
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_when_torchs_operator_adds(groups, dtype, ran):
+    """To the results of groups in float32 alone, and there it is another pass."""
+    conv = nn.Conv2d(4, 4, 3, padding=1, groups=groups).requires_grad_(False).to(dtype)
+    layer, (x, residual) = Fused(conv, epilogues.Epilogue("relu"), True), torch.randn(2, 2, 4, 5, 6).to(dtype)
+    assert_by_the_rule(layer(x, residual), F.relu(conv(x) + residual), exact(conv, x, residual, F.relu))
+    one_pass = onednn.finishes(conv, adds=True)
+    assert one_pass == (groups == 1 and dtype in onednn.dtypes())
+    assert len(ran) == (one_pass or dtype in onednn.dtypes() & {torch.float32})
+
+
+@pytest.mark.skipif(torch.bfloat16 not in onednn.dtypes(), reason="oneDNN computes in float32 alone on this processor")
+def test_a_sum_in_one_pass_is_rounded_once():
+    """Where a residual all but cancels a result, what would be lost in storing that is seen."""
+    conv = nn.Conv2d(8, 8, 3, padding=1, bias=False).requires_grad_(False).bfloat16()
+    x = torch.randn(2, 8, 9, 9).bfloat16()
+    residual = -conv(x)  # what rounding the result loses is all that is left
+    left = exact(conv, x, residual, F.relu)
+    result = Fused(conv, epilogues.Epilogue("relu"), True)(x, residual).double()
+    assert left.max() > 0
+    assert (result - left).abs().max() <= 2**-6 * left.max()
+    assert (F.relu(conv(x) + residual) == 0).all()
+
+
+ORDERS = {
+    "sum first": lambda y, x: F.relu(y + x),
+    "sum first, the other way round": lambda y, x: F.relu(x + y),
+    "activation first": lambda y, x: F.relu(y) + x,
+    "activation first, the other way round": lambda y, x: x + F.relu(y),
+}
+KINDS = {
+    "dense": nn.Conv2d(40, 40, 3, padding=1),
+    "pointwise": nn.Conv2d(40, 40, 1),
+    "grouped": nn.Conv2d(40, 40, 3, padding=1, groups=4),
+    "depthwise": nn.Conv2d(40, 40, 3, padding=1, groups=40),
+    "depthwise, pointwise": nn.Sequential(nn.Conv2d(40, 40, 3, padding=1, groups=40), nn.Conv2d(40, 40, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_sum_is_before_an_activation_or_after_it(order, kind, dtype):
+    """Whichever way a layer goes; and where it lies in one layer with another."""
+    net = Followed(copy.deepcopy(KINDS[kind]), lambda conv, x: ORDERS[order](conv(x), x)).eval().to(dtype)
+    x = torch.randn(2, 40, 6, 7).to(dtype, memory_format=torch.channels_last)  # which one pass over both asks for
+    twin = copy.deepcopy(net).double()
+    fused = convext.fuse(net, x)
+    taken = convext.report(fused).fusion.layers[-1].partition(": ")[2].partition(",")[0]
+    assert taken == ("conv + residual + relu" if order.startswith("sum") else "conv + relu")
+    with torch.no_grad():
+        oracle, torchs = twin(x.double()), net(x)
+        for way in ("onednn", "conv", "stencil"):
+            for layer in layers(fused):
+                layer.way = way if way in layer.ways else layer.way
+            assert_by_the_rule(fused(x), torchs, oracle)
+        for pair in (m for m in fused.modules() if isinstance(m, Separable)):
+            pair.way = TOGETHER
+            assert_by_the_rule(fused(x), torchs, oracle)
 
 
 @pytest.mark.parametrize("way", ["onednn", "conv"])

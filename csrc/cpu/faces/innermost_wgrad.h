@@ -59,7 +59,7 @@ struct InnermostWgradJob {
   using A = typename Sum<T>::type;
   static constexpr int64_t lanes = Lanes<A>::count;
   static constexpr int PLACES = 4;  // of a tile
-  // Taps whose sums fit in registers; those of wide rows are fewest in groups, where there are several of each.
+  // Taps at a time: as many as have room for their sums in registers, and no more than rows of such layers often have.
   static constexpr int ROOM = (VECTOR_BYTES == 64 ? 20 : 8) / GROUP, LONGEST = GROUP == 1 ? 7 : 4;
   static constexpr int MOST = ROOM < 1 ? 1 : ROOM < LONGEST ? ROOM : LONGEST;
 

@@ -87,6 +87,13 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   return bits;
 }
 
+// threadIdx.x, read where it is asked for: what follows from it is not computed ahead, and kept in registers.
+__device__ __forceinline__ int this_thread() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // 2^x, to a few units in the last place; 0 for a subnormal one.
 __device__ __forceinline__ float power_of_two(float x) {
   float power;

@@ -4,11 +4,10 @@
 //
 // Every kernel has all activations, and learns from numbers which it computes, so that this is little code:
 //
-//     bounds    clamp(scale z + shift, low, high)           identity, ReLU, clamp, hard sigmoid
-//                                                           times z: hardswish, leaky ReLU
-//     share     1 / (1 + 2^(a polynomial of odd powers))    sigmoid
-//                of z within its bounds                      times z: SiLU, both GELUs
-//     tangent   2 share - 1                                 tanh
+//     bounds     clamp(scale z + shift, low, high)              identity, ReLU, clamp, hard sigmoid
+//                                                               times z: hardswish, leaky ReLU
+//     share      1 / (1 + 2^(a polynomial of odd powers of z))  sigmoid; times z: SiLU, both GELUs
+//     tangent    2 share - 1                                    tanh
 #pragma once
 #include <limits>
 #include <string>
@@ -20,7 +19,7 @@
 namespace convext {
 
 struct Epilogue {
-  bool share, tangent, times_z;
+  bool share, tangent, times_z;  // what z within its bounds goes on through
   float scale, shift, low, high;
   float power[7];  // of z, z^3, .., z^13
 };
@@ -49,8 +48,7 @@ inline Epilogue epilogue_of(const std::string& name, float first, float second) 
   // Beyond 100 each share is 0 or 1. Further out powers would be no numbers.
   Epilogue e{true, name == "tanh", name != "tanh" && name != "sigmoid", 1, 0, -100, 100, {}};
   constexpr float LOG2_E = 1.44269504f;
-  // GELU's is the normal distribution's share below z, to 7e-8 times z; the two other terms of the one by tanh are its
-  // own.
+  // GELU's share is the normal distribution's below z, by a fit: z times it errs by 7e-8. GELU by tanh has two terms.
   constexpr float NORMAL[7] = {-2.30220747f,     -0.104838192f,   9.52950722e-05f, 0.000159485237f,
                                -1.14667382e-05f, 3.86016325e-07f, -5.23387866e-09f};
   if (name == "gelu")
@@ -105,8 +103,8 @@ __device__ __forceinline__ void finish(const Epilogue& e, float (&sum)[COLUMNS][
       float added[STEP] = {};
       residual(i, added);
       float* value = reinterpret_cast<float*>(kept + i / 2 * THREADS) + i % 2;
-      CONVEXT_UNROLL
-      for (int j = 0; j < STEP; ++j) value[j] = activated(e, value[j]) + added[j];
+      CONVEXT_LOOP
+      for (int j = 0; j < STEP; ++j) value[j] = activated(e, value[j]) + (j == 0 ? added[0] : added[STEP - 1]);
     }
     CONVEXT_UNROLL
     for (int i = 0; i < COUNT; i += 2) {

@@ -80,8 +80,8 @@ void launch_stencil(const Problem& p, const View& source, const View& weight, co
   const bool lanes = Tile::CHANNELS > 1;
   a.lanes = lanes ? channel_lanes(p.c / Tile::CHANNELS, CHANNEL_LANES) : 1;
   if (!lanes) a.items = count_items(int64_t(a.items) * p.c, "stencil");
-  const int kept = ending.any ? STENCIL_THREADS * Tile::COLUMNS * Tile::CHANNELS * int(sizeof(float)) : 0;
-  const int shared = weight_bytes<Tile, Taps>(a.lanes) + kept;
+  const int kept = STENCIL_THREADS * Tile::COLUMNS * Tile::CHANNELS * int(sizeof(float));
+  const int shared = ending.any ? weight_bytes<Tile, Taps>(CHANNEL_LANES) + kept : weight_bytes<Tile, Taps>(a.lanes);
   const dim3 grid = grid_of((int64_t(a.items) * a.lanes + STENCIL_THREADS - 1) / STENCIL_THREADS,
                             lanes ? ceil_div(p.c / Tile::CHANNELS, a.lanes) : 1, "stencil");
   check_launch(launch(stencil_kernel<Tile, Taps, TRANSPOSED>, grid, STENCIL_THREADS, shared, stream, a), "stencil");

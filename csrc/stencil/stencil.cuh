@@ -183,11 +183,11 @@ struct Finish {
     const intptr_t beside = static_cast<const char*>(residual) - static_cast<const char*>(p.result.data);
     const auto read = [&](int i, float (&added)[STEP]) {
       const int column = first_column + i / Tile::CHANNELS;
-      if (!residual || column < 0 || column >= p.result_size[2]) return;
+      if (!residual || static_cast<unsigned>(column) >= static_cast<unsigned>(p.result_size[2])) return;
       const T* own = to + column * p.result.stride[4] + i % Tile::CHANNELS;
       load<T, STEP>(reinterpret_cast<const T*>(reinterpret_cast<intptr_t>(own) + beside), added);
     };
-    convext::finish<STENCIL_THREADS, Tile::TOGETHER>(p.ending.epilogue, sum, kept + threadIdx.x, read);
+    convext::finish<STENCIL_THREADS, Tile::TOGETHER>(p.ending.epilogue, sum, kept + this_thread(), read);
   }
 };
 
@@ -215,6 +215,7 @@ __device__ __forceinline__ void walk_strip(const StencilArguments& p, const Sten
     const int plane = source_plane<TRANSPOSED>(p, item.depth, kd);
     planes[kd] = plane < 0 ? nullptr : source + plane * p.source.stride[2];
   }
+  const int start_row = TRANSPOSED ? max(item.first_row, 0) : item.first_row;
   const int end_row = min(item.first_row + p.rows, p.result_size[1]);
 
   float sum[Shape::SLOTS][Tile::COLUMNS][Tile::CHANNELS] = {};
@@ -235,7 +236,7 @@ __device__ __forceinline__ void walk_strip(const StencilArguments& p, const Sten
     }
     CONVEXT_UNROLL
     for (int slot = 0; slot < Shape::OUT; ++slot) {
-      if (row + slot < max(item.first_row, 0) || row + slot >= end_row) continue;
+      if (row + slot < start_row || row + slot >= end_row) continue;
       float bias[Tile::CHANNELS];
       weights.get_bias(bias);
       CONVEXT_UNROLL
@@ -259,7 +260,7 @@ __global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilA
   StencilItem item;
   if (!find_item<Tile>(p, item)) return;
   weights.read(p, shared, item.channel);
-  Finish<Tile> finish{reinterpret_cast<float2*>(shared + weight_bytes<Tile, Taps>(p.lanes))};
+  Finish<Tile> finish{reinterpret_cast<float2*>(shared + weight_bytes<Tile, Taps>(CHANNEL_LANES))};
   walk_strip<Tile, Taps, TRANSPOSED>(p, item, weights, finish);
 }
 

@@ -144,6 +144,9 @@ inline unsigned to_tf32(float value) {
   return std::isfinite(value) ? (bits + 0x1000u) & ~0x1fffu : bits;
 }
 
+inline int this_thread() {
+  return static_cast<int>(threadIdx.x);
+}
 inline float power_of_two(float x) {
   return std::exp2(x);
 }

@@ -111,7 +111,8 @@ def _bare(instructions: list[Instruction], labels: dict[str, int]) -> tuple[list
             ends = ((i, labels.get(_target(text), i)) for i, (_, text) in enumerate(instructions[:at]))
             around = [range(i + 1, end) for i, end in ends if end > at]
             alone = [r for r in around if not any(instructions[i][0].startswith("STG") for i in r)]
-            skipped.update(max(alone, key=len, default=()))
+            longest = max(alone, key=len, default=range(0))
+            skipped.update(longest)
     kept = [i for i in range(len(instructions)) if i not in skipped]
     moved = {label: bisect.bisect_left(kept, i) for label, i in labels.items()}
     return [instructions[i] for i in kept], moved

@@ -21,6 +21,7 @@ from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, 
 from convext.operators.activated import activated
 from convext.operators.autograd import convolve
 from convext.problem import Ints, layout
+from convext.providers.cuda import native
 
 SECONDS = 1.0  # of each row
 
@@ -48,6 +49,10 @@ LAYERS = (
     Layer("triton.pointwise", 32, 192, 28, 1, 1),
     Layer("triton.grouped", 32, 128, 28, 3, 16),
     Layer("triton.igemm", 32, 128, 28, 3, 1),
+    Layer("cuda.stencil", 32, 96, 56, 3, 96),
+    Layer("cuda.stencil", 32, 192, 28, 5, 192),
+    Layer("cuda.igemm", 32, 192, 28, 1, 1),
+    Layer("cuda.igemm", 32, 128, 28, 3, 1),
 )
 
 
@@ -92,6 +97,9 @@ def main() -> int:
         return 0
     failed = False
     for layer in LAYERS:
+        if layer.kernel.startswith("cuda.") and (reason := native.unavailable()):
+            print(f"{layer.kernel}: {reason}")
+            continue
         for last in (False, True):
             line, ratio, errors = compare(layer, last, "cuda", SECONDS)
             print(line, flush=True)

@@ -11,6 +11,7 @@ instructions.
 from __future__ import annotations
 
 import argparse
+import bisect
 import collections
 import json
 import math
@@ -47,7 +48,7 @@ class Kernel:
         load, store: bits of the widest access to global memory; cp.async counts as a load.
         mma: tensor-core instructions.
         per_step: of a stencil's loop over rows, instructions an element of the row that it completes, as a thread
-            executes them; None for other kernels, whose loops depend on the problem.
+            executes them where nothing follows its sums; None for other kernels, whose loops depend on the problem.
     """
 
     registers: int
@@ -102,6 +103,26 @@ def _elements_of_a_step(kernel: str) -> int | None:
     return int(tile[3]) * columns * stride
 
 
+def _bare(instructions: list[Instruction], labels: dict[str, int]) -> tuple[list[Instruction], dict[str, int]]:
+    """Without what follows a sum: the most that a branch jumps over around a power of two, but no store."""
+    skipped = set[int]()
+    for at, (opcode, _) in enumerate(instructions):
+        if opcode == "MUFU.EX2" and at not in skipped:
+            ends = ((i, labels.get(_target(text), i)) for i, (_, text) in enumerate(instructions[:at]))
+            around = [range(i + 1, end) for i, end in ends if end > at]
+            alone = [r for r in around if not any(instructions[i][0].startswith("STG") for i in r)]
+            longest = max(alone, key=len, default=range(0))
+            skipped.update(longest)
+    kept = [i for i in range(len(instructions)) if i not in skipped]
+    moved = {label: bisect.bisect_left(kept, i) for label, i in labels.items()}
+    return [instructions[i] for i in kept], moved
+
+
+def _target(text: str) -> str:
+    found = re.search(r"\.L\w+", text) if text.startswith("BRA") else None
+    return found[0] if found else ""
+
+
 def _threads(elf: str) -> dict[str, int]:
     """Threads of each kernel's block, by mangled name: its launch bounds."""
     pattern = re.compile(r"(\S+)\n.*?EIATTR_MAX_THREADS\s+Format:\s+\w+\s+Value:\s+(\w+) (\w+) (\w+)", re.DOTALL)
@@ -134,7 +155,8 @@ def table(library: Path = native.LIBRARY) -> Table:
         static = shared - RESERVED
         blocks = occupancy(ARCHITECTURE.rstrip("a"), threads[mangled], registers, static)
         elements = _elements_of_a_step(names[mangled])
-        per_step = round(len(hottest_loop(instructions, labels)) / elements, 2) if elements else None
+        loop = hottest_loop(*_bare(instructions, labels)) if elements else []
+        per_step = round(len(loop) / elements, 2) if elements else None
         rows[names[mangled]] = asdict(
             Kernel(
                 registers, stack, threads[mangled], static, blocks, len(opcodes),

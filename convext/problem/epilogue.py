@@ -2,9 +2,10 @@
 
     y = activation(conv(x, w) + bias) (+ residual)
 
-The same piece exists three times, once in each language that kernels are written in: here in torch's operators, in
-`triton_kernels/epilogue.py` (the first four) and in `csrc/cpu/shared/epilogue.h`. Each has the activation, and of the
-first four the derivative by the sum that it is applied to, which a backward pass computes anew from that sum.
+The same piece exists four times, once for each language that kernels are written in: here in torch's operators, in
+`triton_kernels/epilogue.py`, in `csrc/cpu/shared/epilogue.h` and, for CUDA C++, in `csrc/shared/epilogue.cuh`. Each has
+the activation, and all but the last have, of the first four, the derivative by the sum that it is applied to, which a
+backward pass computes anew from that sum.
 """
 
 from __future__ import annotations

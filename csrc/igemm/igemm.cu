@@ -65,10 +65,13 @@ class Operand {
   int64_t begin_ = 0;
 };
 
-// A call's addresses: a, b, bias, result.
-int64_t igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Tensor result, Ints stride, Ints pad,
-                 Ints dilation, int64_t groups, std::string precision) {
-  const Problem p = checked_problem({"igemm", face, a, b, bias, result, stride, pad, dilation, groups});
+// A call's addresses: a, b, bias, residual, result.
+int64_t igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, std::optional<Tensor> residual,
+                 Tensor result, Ints stride, Ints pad, Ints dilation, int64_t groups, std::string activation,
+                 double first_scalar, double second_scalar, std::string precision) {
+  const Arguments arguments{"igemm", face, a, b, bias, residual, result, stride, pad, dilation, groups};
+  const Problem p = checked_problem(arguments);
+  const Ending ending = checked_ending(arguments, activation, first_scalar, second_scalar);
   const Precision products = precision_of(precision, a);
   const int vector = VECTOR_BYTES / (a.scalar_type() == ScalarType::Float ? 4 : 2);
   const bool vectors = p.c / p.groups % vector == 0 && p.k / p.groups % vector == 0;
@@ -86,8 +89,9 @@ int64_t igemm_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bia
       float* partial = bytes ? memory(bytes / int64_t(sizeof(float))) : nullptr;
       char* scratch = reinterpret_cast<char*>(partial);
       const View from = first.read(to[0], scratch, stream), by = second.read(to[1], scratch, stream);
-      igemm<decltype(element)>(p, from, by, to[2], partial, open.written(to[3], scratch), products, stream);
-      open.finish(to[3], scratch, stream);
+      igemm<decltype(element)>(p, from, by, to[2], at(ending, to[3]), partial, open.written(to[4], scratch), products,
+                               stream);
+      open.finish(to[4], scratch, stream);
     };
   });
   return keep(std::move(call));

@@ -126,35 +126,104 @@ __device__ __forceinline__ void for_each_pair(const Sums<Shape>& sum, int row, i
   }
 }
 
+// A pixel of the result.
+struct Pixel {
+  int n, at[AXES];
+};
+
+__device__ __forceinline__ Pixel result_pixel(const GemmArguments& g, int row) {
+  Pixel pixel;
+  pixel.n = find_pixel(g, static_cast<unsigned>(row), pixel.at);
+  for (int axis = 0; axis < AXES; ++axis) {
+    const GemmAxis& a = g.problem.axis[axis];
+    pixel.at[axis] = pixel.at[axis] * a.result_step + a.result_offset;
+  }
+  return pixel;
+}
+
+// Where its first channel of the block's group lies in a tensor of the result's shape.
+template <class T>
+__device__ __forceinline__ T* find_channels(const View& view, const Pixel& pixel, int64_t first_channel) {
+  T* address = static_cast<T*>(view.data) + pixel.n * view.stride[0] + first_channel * view.stride[1];
+  for (int axis = 0; axis < AXES; ++axis) address += pixel.at[axis] * view.stride[2 + axis];
+  return address;
+}
+
+// The first of two columns, and where there is one, the second.
+template <class T>
+__device__ __forceinline__ void store_pair(T* to, int64_t stride, bool both, float first, float second) {
+  if (both && stride == 1 && reinterpret_cast<uintptr_t>(to) % (2 * sizeof(T)) == 0) {
+    const float pair[2] = {first, second};
+    store<T, 2>(to, pair);
+  } else {
+    to[0] = from_float<T>(first);
+    if (both) to[stride] = from_float<T>(second);
+  }
+}
+
 template <class T, class Shape>
 __device__ __forceinline__ void write_result(const GemmArguments& g, const BlockTile& block, const Sums<Shape>& sum,
                                              int row, int column) {
   const GemmProblem& p = g.problem;
   const int64_t first_channel = int64_t(block.group) * p.columns, stride = p.result.stride[1];
   const T* bias = static_cast<const T*>(p.bias) + (p.bias ? first_channel : 0);
-  const auto find = [&](int r) -> T* {
-    if (r >= p.pixels) return nullptr;
-    int at[AXES];
-    const int n = find_pixel(g, static_cast<unsigned>(r), at);
-    T* pixel = static_cast<T*>(p.result.data) + n * p.result.stride[0] + first_channel * stride;
-    for (int axis = 0; axis < AXES; ++axis)
-      pixel += (at[axis] * p.axis[axis].result_step + p.axis[axis].result_offset) * p.result.stride[2 + axis];
-    return pixel;
+  const auto find = [&](int r) {
+    return r < p.pixels ? find_channels<T>(p.result, result_pixel(g, r), first_channel) : nullptr;
   };
   for_each_pair<Shape>(sum, row, column, find, [&](T* pixel, int c, float first, float second) {
     if (c >= p.columns) return;
     const bool both = c + 1 < p.columns;
     if (p.bias) first += to_float(bias[c]);
     if (p.bias && both) second += to_float(bias[c + 1]);
-    T* to = pixel + c * stride;
-    if (both && stride == 1 && reinterpret_cast<uintptr_t>(to) % (2 * sizeof(T)) == 0) {
-      const float pair[2] = {first, second};
-      store<T, 2>(to, pair);
-    } else {
-      to[0] = from_float<T>(first);
-      if (both) to[stride] = from_float<T>(second);
-    }
+    store_pair(pixel + c * stride, stride, both, first, second);
   });
+}
+
+// The same with what follows. In loops, since the activations are long: registers have no index, so each thread's sums
+// go through a column of `kept`, shared memory that nobody reads any more, first those of the upper half of its rows.
+template <class T, class Shape>
+__device__ __forceinline__ void write_finished(const GemmArguments& g, const BlockTile& block, const Sums<Shape>& sum,
+                                               int row, int column, float2* kept) {
+  constexpr int ROWS = Shape::MMA_M, PAIRS = Shape::MMA_N;  // of a half
+  const GemmProblem& p = g.problem;
+  const View& residual = p.ending.residual;
+  const int lane = threadIdx.x % WARP, first_column = column + lane % 4 * 2;
+  const int64_t first_channel = int64_t(block.group) * p.columns + first_column;
+  const int64_t stride = p.result.stride[1], residual_stride = residual.stride[1];
+  kept += threadIdx.x;
+  CONVEXT_LOOP
+  for (int i = 0; i < 2 * ROWS; ++i) {
+    CONVEXT_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      if (i != half * ROWS) continue;
+      CONVEXT_UNROLL
+      for (int j = 0; j < ROWS * PAIRS; ++j) {
+        const float (&pair)[4] = sum[(half * ROWS + j / PAIRS) / 2][j % PAIRS];
+        kept[j * Shape::THREADS] = make_float2(pair[j / PAIRS % 2 * 2], pair[j / PAIRS % 2 * 2 + 1]);
+      }
+    }
+    const int r = row + i * 8 + lane / 4;
+    if (r >= p.pixels) continue;
+    const Pixel pixel = result_pixel(g, r);
+    T* to = find_channels<T>(p.result, pixel, first_channel);
+    const T* from = find_channels<const T>(residual, pixel, first_channel);
+    const T* bias = static_cast<const T*>(p.bias) + first_channel;
+    CONVEXT_LOOP
+    for (int n = 0; n < PAIRS; ++n) {
+      const int left = p.columns - first_column - n * 8;
+      if (left < 1) break;
+      const float2 sums = kept[(i % ROWS * PAIRS + n) * Shape::THREADS];
+      float pair[2] = {sums.x, sums.y};
+      CONVEXT_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        if (p.bias && j < left) pair[j] += to_float(bias[j]);
+        pair[j] = activated(p.ending.epilogue, pair[j]);
+        if (residual.data && j < left) pair[j] += to_float(from[j * residual_stride]);
+      }
+      store_pair(to, stride, left > 1, pair[0], pair[1]);
+      to += 8 * stride, from += 8 * residual_stride, bias += 8;
+    }
+  }
 }
 
 template <class Shape>
@@ -222,10 +291,18 @@ __global__ void __launch_bounds__(Shape::THREADS) igemm_kernel(const GemmArgumen
     multiply<T, Shape, TileA, TileB, Factors>(sum, a_tiles + step % Shape::STAGES * TileA::ELEMENTS,
                                               b_tiles + step % Shape::STAGES * TileB::ELEMENTS, row, column);
   }
-  if (Reduction::PARTIAL)
+  if (Reduction::PARTIAL) {
     write_partial<Shape>(g, block, sum, block.first_row + row, block.first_column + column);
-  else
+  } else if (!g.problem.ending.any) {
     write_result<T, Shape>(g, block, sum, block.first_row + row, block.first_column + column);
+  } else {
+    static_assert(Shape::MMA_M * Shape::MMA_N * Shape::THREADS * sizeof(float2) <=
+                      sizeof(T) * Shape::STAGES * (TileA::ELEMENTS + TileB::ELEMENTS),
+                  "half of the sums fit into the stages");
+    __syncthreads();  // all have read the last stage
+    write_finished<T, Shape>(g, block, sum, block.first_row + row, block.first_column + column,
+                             reinterpret_cast<float2*>(shared));
+  }
 }
 
 }  // namespace convext

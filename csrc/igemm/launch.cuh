@@ -13,9 +13,10 @@ using LargeTile = GemmShape<T, 128, 128, 64, 64, 3>;
 template <class T>
 using SmallTile = GemmShape<T, 64, 64, 32, 32, 4>;
 
-inline GemmProblem fprop_problem(const Problem& p, const View& x, const View& w, const void* bias, const View& y) {
+inline GemmProblem fprop_problem(const Problem& p, const View& x, const View& w, const void* bias, const Ending& ending,
+                                 const View& y) {
   GemmProblem g{};
-  g.a = x, g.b = w, g.result = y, g.bias = bias, g.groups = p.groups, g.n = p.n;
+  g.a = x, g.b = w, g.result = y, g.bias = bias, g.ending = ending, g.groups = p.groups, g.n = p.n;
   g.columns = p.k / p.groups, g.channels = p.c / p.groups;
   for (int axis = 0; axis < AXES; ++axis)
     g.axis[axis] = {
@@ -42,10 +43,10 @@ inline GemmAxis dgrad_axis(int input, int output, int kernel, int s, int pad, in
   return a;
 }
 
-inline GemmProblem dgrad_problem(const Problem& p, const View& y, const View& w, const void* bias, const View& x,
-                                 const int (&phase)[AXES]) {
+inline GemmProblem dgrad_problem(const Problem& p, const View& y, const View& w, const void* bias, const Ending& ending,
+                                 const View& x, const int (&phase)[AXES]) {
   GemmProblem g{};
-  g.a = y, g.b = w, g.result = x, g.bias = bias, g.groups = p.groups, g.n = p.n;
+  g.a = y, g.b = w, g.result = x, g.bias = bias, g.ending = ending, g.groups = p.groups, g.n = p.n;
   g.columns = p.c / p.groups, g.channels = p.k / p.groups;
   for (int axis = 0; axis < AXES; ++axis)
     g.axis[axis] = dgrad_axis(p.input[axis], p.output[axis], p.kernel[axis], p.stride[axis], p.pad[axis],
@@ -54,7 +55,7 @@ inline GemmProblem dgrad_problem(const Problem& p, const View& y, const View& w,
 }
 
 inline GemmProblem wgrad_problem(const Problem& p, const View& x, const View& y, float* partial, int splits) {
-  GemmProblem g = fprop_problem(p, x, y, nullptr, View{});
+  GemmProblem g = fprop_problem(p, x, y, nullptr, {}, View{});
   g.partial = partial;
   g.rows = p.k / p.groups, g.columns = p.c / p.groups, g.channels = 1;
   const int64_t pixels = int64_t(p.n) * p.output[0] * p.output[1] * p.output[2];
@@ -101,17 +102,18 @@ void igemm_with(GemmProblem p, int a_channels, int b_channels, int splits, Strea
 }
 
 template <class T, class Factors>
-void igemm_with(const Problem& p, const View& a, const View& b, const void* bias, float* partial, const View& result,
-                Stream stream) {
+void igemm_with(const Problem& p, const View& a, const View& b, const void* bias, const Ending& ending, float* partial,
+                const View& result, Stream stream) {
   const int c = p.c / p.groups, k = p.k / p.groups;
   if (p.face == Face::fprop) {
-    igemm_with<T, OverTaps<T, true>, Factors>(fprop_problem(p, a, b, bias, result), c, c, 1, stream);
+    igemm_with<T, OverTaps<T, true>, Factors>(fprop_problem(p, a, b, bias, ending, result), c, c, 1, stream);
   } else if (p.face == Face::dgrad) {
     int phase[AXES];
     for (phase[0] = 0; phase[0] < p.stride[0]; ++phase[0])
       for (phase[1] = 0; phase[1] < p.stride[1]; ++phase[1])
         for (phase[2] = 0; phase[2] < p.stride[2]; ++phase[2])
-          igemm_with<T, OverTaps<T, false>, Factors>(dgrad_problem(p, a, b, bias, result, phase), k, c, 1, stream);
+          igemm_with<T, OverTaps<T, false>, Factors>(dgrad_problem(p, a, b, bias, ending, result, phase), k, c, 1,
+                                                     stream);
   } else {
     const int splits = igemm_wgrad_splits(p);
     igemm_with<T, OverPixels<T>, Factors>(wgrad_problem(p, a, b, partial, splits), c, k, splits, stream);

@@ -14,6 +14,7 @@
 // inputs i with one remainder of i + pad: only every (s / gcd(s, dilation))-th tap reaches them, and the outputs that
 // they read are again equally spaced. So a transposed convolution is this product once for each phase, on dense tiles.
 #pragma once
+#include "shared/epilogue.cuh"
 #include "shared/launch.h"
 #include "shared/problem.h"
 
@@ -30,7 +31,8 @@ struct GemmAxis {
 struct GemmProblem {
   View a, b, result;
   const void* bias;  // one a column, or null
-  float* partial;    // wgrad: [splits, k, c / groups, taps]
+  Ending ending;
+  float* partial;  // wgrad: [splits, k, c / groups, taps]
   int groups, n;
   int rows, columns;      // of a group
   int channels;           // of a group, in the reduction; 1 for wgrad
@@ -46,7 +48,7 @@ enum class Precision : int { tf32, tf32x3 };
 int igemm_wgrad_splits(const Problem& p);
 
 template <class T>
-void igemm(const Problem& p, const View& a, const View& b, const void* bias, float* partial, const View& result,
-           Precision precision, Stream stream);
+void igemm(const Problem& p, const View& a, const View& b, const void* bias, const Ending& ending, float* partial,
+           const View& result, Precision precision, Stream stream);
 
 }  // namespace convext

@@ -131,6 +131,15 @@ void check_like(const Arguments& g, const char* name, const Tensor& t, const Ten
   check_shape(g, name, t, shape(like));
 }
 
+Ending checked_ending(const Arguments& g, const std::string& activation, double first, double second) {
+  Ending ending{g.residual || activation != "identity", epilogue_of(activation, float(first), float(second)), View{}};
+  check(!ending.any || g.face != "wgrad", g.op, ": expected neither activation nor residual for wgrad");
+  if (!g.residual) return ending;
+  check_like(g, "residual", *g.residual, g.result);
+  ending.residual = view(*g.residual);
+  return ending;
+}
+
 View view(const Tensor& t) {
   View result{const_cast<void*>(t.const_data_ptr()), {}};
   const auto stride = [&t](int64_t axis) { return t.size(axis) > 1 ? t.stride(axis) : 0; };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "library/runtime.h"
+#include "shared/epilogue.cuh"
 #include "shared/problem.h"
 
 namespace convext {
@@ -18,7 +19,7 @@ struct Arguments {
   const char* op;  // named in errors
   const std::string& face;
   const Tensor &a, &b;  // the face's operands: (x, w), (y, w) or (x, y)
-  const std::optional<Tensor>& bias;
+  const std::optional<Tensor>&bias, &residual;
   const Tensor& result;
   const Ints &stride, &pad, &dilation;  // an element for each spatial axis
   int64_t groups;
@@ -27,6 +28,10 @@ struct Arguments {
 // Raises RuntimeError, with the argument's name, what was expected and what came, where they are no convolution of
 // tensors on this library's device in float32, float16 or bfloat16.
 Problem checked_problem(const Arguments& arguments);
+
+// What follows the sums of a problem that was checked. Raises RuntimeError where there is no such activation, where the
+// residual does not fit the result, and where something follows a wgrad.
+Ending checked_ending(const Arguments& arguments, const std::string& activation, double first, double second);
 
 // Raises RuntimeError unless `t`, called `name`, has the shape of `like`.
 void check_like(const Arguments& arguments, const char* name, const Tensor& t, const Tensor& like);

@@ -26,6 +26,12 @@ inline View at(View view, void* address) {
   return view;
 }
 
+// The same with the residual at another address.
+inline Ending at(Ending ending, void* residual) {
+  ending.residual.data = residual;
+  return ending;
+}
+
 // float32 memory on the device of a tensor, for as long as this lives. The tensor is not kept.
 class Scratch {
  public:

@@ -10,6 +10,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define CONVEXT_UNROLL _Pragma("unroll")
+#define CONVEXT_LOOP _Pragma("unroll 1")
 #define CONVEXT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
@@ -84,6 +85,27 @@ __device__ __forceinline__ unsigned to_tf32(float value) {
   unsigned bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
+}
+
+// threadIdx.x, read where it is asked for: what follows from it is not computed ahead, and kept in registers.
+__device__ __forceinline__ int this_thread() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
+// 2^x, to a few units in the last place; 0 for a subnormal one.
+__device__ __forceinline__ float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
+// 1 / x, to a unit in the last place; 0 for a subnormal one.
+__device__ __forceinline__ float reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 template <class... Parameters, class... Arguments>

@@ -8,7 +8,7 @@ namespace convext {
 template <class Tile, class Taps>
 void launch_stencil_backward(const Problem& p, const View& y, const View& w, const View& x, const Allocate& allocate,
                              const View& dx, const View& dw, Stream stream) {
-  BackwardArguments a{stencil_arguments<Tile, Taps, true>(p, y, w, nullptr, dx), x, nullptr};
+  BackwardArguments a{stencil_arguments<Tile, Taps, true>(p, y, w, nullptr, {}, dx), x, nullptr};
   const int vectors = ceil_div(p.c, Tile::CHANNELS);
   a.dgrad.lanes = dx.stride[1] == 1 ? channel_lanes(vectors, WGRAD_LANES) : 1;
   const int channel_blocks = ceil_div(vectors, a.dgrad.lanes), splits = wgrad_splits(p, channel_blocks);

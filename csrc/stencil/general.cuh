@@ -2,6 +2,7 @@
 // weight a block. Neighbouring threads take neighbouring memory, so accesses are coalesced, but each input is read once
 // a tap. The common shapes have their own kernels (csrc/stencil/stencil.cuh, csrc/stencil/wgrad.cuh).
 #pragma once
+#include "shared/epilogue.cuh"
 #include "shared/reduce.cuh"
 #include "stencil/launch.h"
 
@@ -13,6 +14,7 @@ struct GeneralArguments {
   Problem problem;
   View x, w, y;  // the face's operands and its result
   const void* bias;
+  Ending ending;
   float* partial;  // wgrad: [splits, k, taps]
   bool channel_first;
   int64_t results;
@@ -71,6 +73,18 @@ __device__ __forceinline__ bool find_output(const Problem& p, const int (&i)[AXE
   return true;
 }
 
+// What follows a sum, and its place in the result.
+template <class T>
+__device__ __forceinline__ void finish(const Ending& ending, const View& result, const Index& index, float sum) {
+  if (ending.any) {
+    const View& residual = ending.residual;
+    const T* from = static_cast<const T*>(residual.data);
+    sum = activated(ending.epilogue, sum);
+    if (from) sum += to_float(from[offset(residual, index.n, index.channel, index.at)]);
+  }
+  static_cast<T*>(result.data)[offset(result, index.n, index.channel, index.at)] = from_float<T>(sum);
+}
+
 template <class T>
 __global__ void __launch_bounds__(GENERAL_THREADS) stencil_fprop_general_kernel(const GeneralArguments a) {
   const Problem& p = a.problem;
@@ -86,7 +100,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_fprop_general_kernel(
       sum += to_float(static_cast<const T*>(a.w.data)[offset(a.w, y.channel, 0, t)]) *
              to_float(static_cast<const T*>(a.x.data)[offset(a.x, y.n, c, i)]);
   }
-  static_cast<T*>(a.y.data)[offset(a.y, y.n, y.channel, y.at)] = from_float<T>(sum);
+  finish<T>(a.ending, a.y, y, sum);
 }
 
 template <class T>
@@ -105,7 +119,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_dgrad_general_kernel(
       sum += to_float(static_cast<const T*>(a.w.data)[offset(a.w, k, 0, t)]) *
              to_float(static_cast<const T*>(a.y.data)[offset(a.y, x.n, k, o)]);
   }
-  static_cast<T*>(a.x.data)[offset(a.x, x.n, x.channel, x.at)] = from_float<T>(sum);
+  finish<T>(a.ending, a.x, x, sum);
 }
 
 // One weight [k, tap] a block, over one split of the outputs.

@@ -48,10 +48,10 @@ inline unsigned count_items(int64_t items, const char* kernel) {
 // All but `lanes`; `items` are those of one channel.
 template <class Tile, class Taps, bool TRANSPOSED>
 StencilArguments stencil_arguments(const Problem& p, const View& source, const View& weight, const void* bias,
-                                   const View& result) {
+                                   const Ending& ending, const View& result) {
   const int (&size)[AXES] = TRANSPOSED ? p.input : p.output;
   StencilArguments a{};
-  a.source = source, a.weight = weight, a.result = result, a.bias = bias;
+  a.source = source, a.weight = weight, a.result = result, a.bias = bias, a.ending = ending;
   for (int axis = 0; axis < AXES; ++axis) {
     a.source_size[axis] = TRANSPOSED ? p.output[axis] : p.input[axis];
     a.result_size[axis] = size[axis];
@@ -73,20 +73,15 @@ StencilArguments stencil_arguments(const Problem& p, const View& source, const V
   return a;
 }
 
-// Bytes of shared memory that `Weights` takes.
-template <class Tile, class Taps>
-size_t weight_bytes(int lanes) {
-  return Tile::CHANNELS > 1 ? sizeof(float) * (Taps::COUNT + 1) * lanes * Tile::CHANNELS : 0;
-}
-
 template <class Tile, class Taps, bool TRANSPOSED>
-void launch_stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-                    Stream stream) {
-  StencilArguments a = stencil_arguments<Tile, Taps, TRANSPOSED>(p, source, weight, bias, result);
+void launch_stencil(const Problem& p, const View& source, const View& weight, const void* bias, const Ending& ending,
+                    const View& result, Stream stream) {
+  StencilArguments a = stencil_arguments<Tile, Taps, TRANSPOSED>(p, source, weight, bias, ending, result);
   const bool lanes = Tile::CHANNELS > 1;
   a.lanes = lanes ? channel_lanes(p.c / Tile::CHANNELS, CHANNEL_LANES) : 1;
   if (!lanes) a.items = count_items(int64_t(a.items) * p.c, "stencil");
-  const size_t shared = weight_bytes<Tile, Taps>(a.lanes);
+  const int kept = STENCIL_THREADS * Tile::COLUMNS * Tile::CHANNELS * int(sizeof(float));
+  const int shared = ending.any ? weight_bytes<Tile, Taps>(CHANNEL_LANES) + kept : weight_bytes<Tile, Taps>(a.lanes);
   const dim3 grid = grid_of((int64_t(a.items) * a.lanes + STENCIL_THREADS - 1) / STENCIL_THREADS,
                             lanes ? ceil_div(p.c / Tile::CHANNELS, a.lanes) : 1, "stencil");
   check_launch(launch(stencil_kernel<Tile, Taps, TRANSPOSED>, grid, STENCIL_THREADS, shared, stream, a), "stencil");
@@ -94,37 +89,40 @@ void launch_stencil(const Problem& p, const View& source, const View& weight, co
 
 // Chooses the tile by what the strides and sizes allow.
 template <class T, class Taps, bool TRANSPOSED>
-bool stencil_with(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-                  Stream stream) {
+bool stencil_with(const Problem& p, const View& source, const View& weight, const void* bias, const Ending& ending,
+                  const View& result, Stream stream) {
   if (!has_taps<Taps>(p)) return false;
   using Row = RowTile<T, Taps, TRANSPOSED>;
   using Channel = ChannelTile<T, Taps, TRANSPOSED>;
-  const auto both_have_vectors = [&](int axis, int source_length, int result_length, int elements) {
+  const auto all_have_vectors = [&](int axis, int source_length, int result_length, int elements) {
+    const View& residual = ending.residual;
     return has_vectors<T>(source, axis, source_length, elements) &&
-           has_vectors<T>(result, axis, result_length, elements);
+           has_vectors<T>(result, axis, result_length, elements) &&
+           (!residual.data || has_vectors<T>(residual, axis, result_length, elements));
   };
   const int vector = VECTOR_BYTES / sizeof(T), width = 1 + AXES, *from = TRANSPOSED ? p.output : p.input,
             *to = TRANSPOSED ? p.input : p.output;
-  if (both_have_vectors(1, p.c, p.c, vector))
-    launch_stencil<Channel, Taps, TRANSPOSED>(p, source, weight, bias, result, stream);
-  else if (p.pad[2] == Taps::PAD && both_have_vectors(width, from[2], to[2], vector))
-    launch_stencil<Row, Taps, TRANSPOSED>(p, source, weight, bias, result, stream);
+  if (all_have_vectors(1, p.c, p.c, vector))
+    launch_stencil<Channel, Taps, TRANSPOSED>(p, source, weight, bias, ending, result, stream);
+  else if (p.pad[2] == Taps::PAD && all_have_vectors(width, from[2], to[2], vector))
+    launch_stencil<Row, Taps, TRANSPOSED>(p, source, weight, bias, ending, result, stream);
   else
-    launch_stencil<ScalarTile<T, Taps, TRANSPOSED>, Taps, TRANSPOSED>(p, source, weight, bias, result, stream);
+    launch_stencil<ScalarTile<T, Taps, TRANSPOSED>, Taps, TRANSPOSED>(p, source, weight, bias, ending, result, stream);
   return true;
 }
 
 template <class T, bool TRANSPOSED, class... Each>
 bool stencil_compiled(TapsList<Each...>, const Problem& p, const View& source, const View& weight, const void* bias,
-                      const View& result, Stream stream) {
-  return (stencil_with<T, Each, TRANSPOSED>(p, source, weight, bias, result, stream) || ...);
+                      const Ending& ending, const View& result, Stream stream) {
+  return (stencil_with<T, Each, TRANSPOSED>(p, source, weight, bias, ending, result, stream) || ...);
 }
 
 template <class T>
-void stencil_general(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-                     Stream stream) {
+void stencil_general(const Problem& p, const View& source, const View& weight, const void* bias, const Ending& ending,
+                     const View& result, Stream stream) {
   const bool forward = p.face == Face::fprop;
-  GeneralArguments a{p, forward ? source : result, weight, forward ? result : source, bias, nullptr, false, p.n};
+  GeneralArguments a{p,  forward ? source : result, weight, forward ? result : source, bias, ending, nullptr, false,
+                     p.n};
   a.channel_first = result.stride[1] == 1;
   for (int axis = 0; axis < AXES; ++axis) a.results *= forward ? p.output[axis] : p.input[axis];
   a.results *= forward ? p.k : p.c;
@@ -134,12 +132,12 @@ void stencil_general(const Problem& p, const View& source, const View& weight, c
 }
 
 template <class T>
-void stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-             Stream stream) {
+void stencil(const Problem& p, const View& source, const View& weight, const void* bias, const Ending& ending,
+             const View& result, Stream stream) {
   const bool done = p.face == Face::fprop
-                        ? stencil_compiled<T, false>(CompiledTaps(), p, source, weight, bias, result, stream)
-                        : stencil_compiled<T, true>(CompiledTaps(), p, source, weight, bias, result, stream);
-  if (!done) stencil_general<T>(p, source, weight, bias, result, stream);
+                        ? stencil_compiled<T, false>(CompiledTaps(), p, source, weight, bias, ending, result, stream)
+                        : stencil_compiled<T, true>(CompiledTaps(), p, source, weight, bias, ending, result, stream);
+  if (!done) stencil_general<T>(p, source, weight, bias, ending, result, stream);
 }
 
 // ------------------------------------------------------------------------------------------------------------- wgrad
@@ -201,7 +199,7 @@ template <class T>
 void stencil_wgrad_general(const Problem& p, const View& x, const View& y, const Allocate& allocate, const View& result,
                            Stream stream) {
   const int splits = wgrad_splits(p, p.k);
-  const GeneralArguments a{p, x, result, y, nullptr, allocate(splits), false, 0};
+  const GeneralArguments a{p, x, result, y, nullptr, {}, allocate(splits), false, 0};
   const dim3 grid = grid_of(int64_t(p.k) * taps(p), splits, "stencil_wgrad (general)");
   check_launch(launch(stencil_wgrad_general_kernel<T>, grid, GENERAL_THREADS, 0, stream, a), "stencil_wgrad (general)");
   sum_partials<T>(p, a.partial, splits, result, stream);

@@ -2,8 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "shared/launch.h"
-#include "shared/problem.h"
+#include "shared/epilogue.cuh"
 
 namespace convext {
 
@@ -11,8 +10,8 @@ namespace convext {
 
 // fprop: source x, result y. dgrad: source y, result x. `bias` may be null.
 template <class T>
-void stencil(const Problem& p, const View& source, const View& weight, const void* bias, const View& result,
-             Stream stream);
+void stencil(const Problem& p, const View& source, const View& weight, const void* bias, const Ending& ending,
+             const View& result, Stream stream);
 
 // Gives a launcher room for float32 partial sums, [splits, k, taps], until its kernels are launched.
 using Allocate = std::function<float*(int splits)>;

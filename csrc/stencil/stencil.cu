@@ -1,4 +1,6 @@
 // The depthwise operators: any one face, and dgrad with wgrad.
+#include <algorithm>
+
 #include "library/call.h"
 #include "stencil/launch.h"
 
@@ -22,11 +24,16 @@ struct Partials {
 
 }  // namespace
 
-// A call's addresses: a, b, bias, result.
-int64_t stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Tensor result, Ints stride,
-                   Ints pad, Ints dilation, int64_t groups) {
-  const Problem p = checked_depthwise({"stencil", face, a, b, bias, result, stride, pad, dilation, groups});
+// A call's addresses: a, b, bias, residual, result.
+int64_t stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, std::optional<Tensor> residual,
+                   Tensor result, Ints stride, Ints pad, Ints dilation, int64_t groups, std::string activation,
+                   double first_scalar, double second_scalar) {
+  const Arguments arguments{"stencil", face, a, b, bias, residual, result, stride, pad, dilation, groups};
+  const Problem p = checked_depthwise(arguments);
+  const Ending ending = checked_ending(arguments, activation, first_scalar, second_scalar);
   const View first = view(a), second = view(b), open = view(result);
+  check(!residual || std::equal(open.stride, open.stride + 2 + AXES, ending.residual.stride),
+        "stencil: expected a residual with the strides of the result");
   const Scratch scratch(a);
   Call call;
   for_dtype(a, [&](auto element) {
@@ -34,9 +41,9 @@ int64_t stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> b
     call = [=](void* const* to, Stream stream) {
       Partials partials{p, scratch};
       if (p.face == Face::wgrad)
-        stencil_wgrad<T>(p, at(first, to[0]), at(second, to[1]), std::ref(partials), at(open, to[3]), stream);
+        stencil_wgrad<T>(p, at(first, to[0]), at(second, to[1]), std::ref(partials), at(open, to[4]), stream);
       else
-        stencil<T>(p, at(first, to[0]), at(second, to[1]), to[2], at(open, to[3]), stream);
+        stencil<T>(p, at(first, to[0]), at(second, to[1]), to[2], at(ending, to[3]), at(open, to[4]), stream);
     };
   });
   return keep(std::move(call));
@@ -46,8 +53,8 @@ int64_t stencil_op(std::string face, Tensor a, Tensor b, std::optional<Tensor> b
 int64_t stencil_backward_op(Tensor a, Tensor b, Tensor x, Tensor dx, Tensor dw, Ints stride, Ints pad, Ints dilation,
                             int64_t groups) {
   const std::string face = "dgrad";
-  const std::optional<Tensor> bias;
-  const Arguments arguments{"stencil_backward", face, a, b, bias, dx, stride, pad, dilation, groups};
+  const std::optional<Tensor> none;
+  const Arguments arguments{"stencil_backward", face, a, b, none, none, dx, stride, pad, dilation, groups};
   const Problem p = checked_depthwise(arguments);
   check_like(arguments, "x", x, dx);
   check_like(arguments, "dw", dw, b);

@@ -2,6 +2,7 @@
 // picture). One thread computes COLUMNS x CHANNELS x `rows` results of one plane; weights, accumulators and the window
 // stay in registers (for vectors of channels, the weights of a block's channels lie in shared memory).
 #pragma once
+#include "shared/epilogue.cuh"
 #include "stencil/launch.h"
 #include "stencil/tile.cuh"
 
@@ -13,6 +14,7 @@ constexpr int CHANNEL_LANES = 16;  // most threads of a block that lie along the
 struct StencilArguments {
   View source, weight, result;
   const void* bias;
+  Ending ending;
   int source_size[AXES], result_size[AXES], pad[AXES], depth_stride, depth_dilation;
   int rows;                     // result rows of a thread
   int row_shift, column_shift;  // by how much the first tile begins before the tensor, so that phases line up
@@ -47,6 +49,12 @@ __device__ __forceinline__ bool find_item(const StencilArguments& p, StencilItem
   if (!LANES && !p.channel_first) item.channel = p.by_channel.take(index);
   item.n = static_cast<int>(index);
   return thread < p.items && item.channel < p.channels;
+}
+
+// Bytes of shared memory that `Weights` takes.
+template <class Tile, class Taps>
+__host__ __device__ constexpr int weight_bytes(int lanes) {
+  return Tile::CHANNELS > 1 ? int(sizeof(float)) * (Taps::COUNT + 1) * lanes * Tile::CHANNELS : 0;
 }
 
 // One channel's weights and its bias, in registers.
@@ -154,16 +162,37 @@ __device__ __forceinline__ void accumulate(Accumulator& sum, const float (&windo
   }
 }
 
-// What else a walk down a strip may compute from the windows that it reads: here nothing, in csrc/stencil/backward.cuh
-// the weights' gradient.
-struct Nothing {
+// What else there is to a walk down a strip than sums: here what follows them, in csrc/stencil/backward.cuh the
+// weights' gradient.
+template <class Tile>
+struct Finish {
+  using T = typename Tile::T;
+
+  float2* kept;  // where this block's threads keep sums meanwhile
+
   __device__ void next_rows(int, int) {}
   template <class Window>
   __device__ void see(const Window&, int, int) {}
+
+  // `to`: the row's first column in the result. The residual lies as that does, `beside` it.
+  __device__ void finish(const StencilArguments& p, const T* to, int first_column,
+                         float (&sum)[Tile::COLUMNS][Tile::CHANNELS]) {
+    if (!p.ending.any) return;
+    constexpr int STEP = Tile::TOGETHER < 2 ? 1 : 2;
+    const void* residual = p.ending.residual.data;
+    const intptr_t beside = static_cast<const char*>(residual) - static_cast<const char*>(p.result.data);
+    const auto read = [&](int i, float (&added)[STEP]) {
+      const int column = first_column + i / Tile::CHANNELS;
+      if (!residual || static_cast<unsigned>(column) >= static_cast<unsigned>(p.result_size[2])) return;
+      const T* own = to + column * p.result.stride[4] + i % Tile::CHANNELS;
+      load<T, STEP>(reinterpret_cast<const T*>(reinterpret_cast<intptr_t>(own) + beside), added);
+    };
+    convext::finish<STENCIL_THREADS, Tile::TOGETHER>(p.ending.epilogue, sum, kept + this_thread(), read);
+  }
 };
 
 // Computes and stores one item. Before each step, `also` learns which result rows the accumulators stand for and where
-// the strip ends; then it sees each window.
+// the strip ends; then it sees each window, and finishes each row that is complete.
 template <class Tile, class Taps, bool TRANSPOSED, class Also>
 __device__ __forceinline__ void walk_strip(const StencilArguments& p, const StencilItem& item,
                                            const Weights<Tile, Taps>& weights, Also& also) {
@@ -186,6 +215,7 @@ __device__ __forceinline__ void walk_strip(const StencilArguments& p, const Sten
     const int plane = source_plane<TRANSPOSED>(p, item.depth, kd);
     planes[kd] = plane < 0 ? nullptr : source + plane * p.source.stride[2];
   }
+  const int start_row = TRANSPOSED ? max(item.first_row, 0) : item.first_row;
   const int end_row = min(item.first_row + p.rows, p.result_size[1]);
 
   float sum[Shape::SLOTS][Tile::COLUMNS][Tile::CHANNELS] = {};
@@ -206,7 +236,7 @@ __device__ __forceinline__ void walk_strip(const StencilArguments& p, const Sten
     }
     CONVEXT_UNROLL
     for (int slot = 0; slot < Shape::OUT; ++slot) {
-      if (row + slot < max(item.first_row, 0) || row + slot >= end_row) continue;
+      if (row + slot < start_row || row + slot >= end_row) continue;
       float bias[Tile::CHANNELS];
       weights.get_bias(bias);
       CONVEXT_UNROLL
@@ -214,8 +244,9 @@ __device__ __forceinline__ void walk_strip(const StencilArguments& p, const Sten
         CONVEXT_UNROLL
         for (int channel = 0; channel < Tile::CHANNELS; ++channel) sum[slot][v][channel] += bias[channel];
       }
-      Tile::store_columns(result + (row + slot) * p.result.stride[3], p.result.stride[4], item.first_column,
-                          p.result_size[2], sum[slot]);
+      T* to = result + (row + slot) * p.result.stride[3];
+      also.finish(p, to, item.first_column, sum[slot]);
+      Tile::store_columns(to, p.result.stride[4], item.first_column, p.result_size[2], sum[slot]);
     }
     move_up<Shape::OUT>(sum);
   }
@@ -229,8 +260,8 @@ __global__ void __launch_bounds__(STENCIL_THREADS) stencil_kernel(const StencilA
   StencilItem item;
   if (!find_item<Tile>(p, item)) return;
   weights.read(p, shared, item.channel);
-  Nothing nothing;
-  walk_strip<Tile, Taps, TRANSPOSED>(p, item, weights, nothing);
+  Finish<Tile> finish{reinterpret_cast<float2*>(shared + weight_bytes<Tile, Taps>(CHANNEL_LANES))};
+  walk_strip<Tile, Taps, TRANSPOSED>(p, item, weights, finish);
 }
 
 }  // namespace convext

@@ -4,7 +4,8 @@
 //     ChannelTile  NHWC: vectors along the channels, two columns
 //     ScalarTile   any strides, any width: single elements
 //
-// A tile loads windows of source columns (as float, zero outside the tensor) and stores result columns.
+// A tile loads windows of source columns (as float, zero outside the tensor) and stores result columns. Of these
+// TOGETHER neighbours lie side by side in memory, and are all inside or all outside of the tensor.
 #pragma once
 #include "shared/number.cuh"
 #include "stencil/geometry.cuh"
@@ -14,7 +15,7 @@ namespace convext {
 template <class T_, class Taps, bool TRANSPOSED, int VECTOR_ = VECTOR_BYTES / sizeof(T_)>
 struct RowTile {
   using T = T_;
-  static constexpr int VECTOR = VECTOR_;
+  static constexpr int VECTOR = VECTOR_, TOGETHER = VECTOR;
   static constexpr int CHANNELS = 1, COLUMNS = TRANSPOSED ? VECTOR * Taps::STRIDE : VECTOR, PAD = Taps::PAD;
   using Geometry = Columns<Taps, TRANSPOSED, COLUMNS, PAD>;
   static constexpr int WINDOW = Geometry::WINDOW;
@@ -62,7 +63,7 @@ struct RowTile {
 template <class T_, class Taps, bool TRANSPOSED, int CHANNELS_, int COLUMNS_>
 struct StridedTile {
   using T = T_;
-  static constexpr int CHANNELS = CHANNELS_, COLUMNS = COLUMNS_, PAD = 0;
+  static constexpr int CHANNELS = CHANNELS_, COLUMNS = COLUMNS_, PAD = 0, TOGETHER = CHANNELS;
   using Geometry = Columns<Taps, TRANSPOSED, COLUMNS, PAD>;
   static constexpr int WINDOW = Geometry::WINDOW;
   static_assert(CHANNELS * int(sizeof(T)) <= VECTOR_BYTES, "one access of at most 16 bytes");

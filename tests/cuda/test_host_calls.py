@@ -58,7 +58,9 @@ def test_calls_are_forgotten_with_what_remembers_them(host_library: Path, monkey
 def test_a_bound_call_reads_the_tensors_that_it_is_given(host_library: Path) -> None:
     def run(x, w, bias):
         y = x.new_empty(1, 4, 3, 3)
-        launches.Launch("stencil", ("fprop",), (x, w, bias, y), ((1, 1), (0, 0), (1, 1), 4))()
+        launches.Launch(
+            "stencil", ("fprop",), (x, w, bias, None, y), ((1, 1), (0, 0), (1, 1), 4, "identity", 0.0, 0.0)
+        )()
         return y
 
     w, bias = torch.randn(4, 1, 3, 3), torch.randn(4)

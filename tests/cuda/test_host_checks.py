@@ -9,7 +9,9 @@ from convext.providers.cuda import native
 
 GOOD = {
     "face": "fprop", "a": torch.randn(2, 4, 6, 8), "b": torch.randn(4, 1, 3, 3), "bias": torch.randn(4),
-    "result": torch.empty(2, 4, 6, 8), "stride": [1, 1], "pad": [1, 1], "dilation": [1, 1], "groups": 4,
+    "residual": torch.randn(2, 4, 6, 8), "result": torch.empty(2, 4, 6, 8), "stride": [1, 1], "pad": [1, 1],
+    "dilation": [1, 1], "groups": 4,
+    "activation": "clamp", "first_scalar": 0.0, "second_scalar": 6.0,
 }  # fmt: skip
 
 BAD = {
@@ -34,6 +36,22 @@ BAD = {
     "bias": ({"bias": torch.randn(3)}, r"expected bias of shape \[4\] and stride 1, but got shape \[3\] and stride 1"),
     "bias's stride": ({"bias": torch.randn(8)[::2]}, r"but got shape \[4\] and stride 2"),
     "bias of wgrad": ({"face": "wgrad", "b": torch.randn(2, 4, 6, 8)}, "expected no bias for wgrad"),
+    "activation of wgrad": (
+        {
+            "face": "wgrad", "b": torch.randn(2, 4, 6, 8), "bias": None, "residual": None,
+            "result": torch.empty(4, 1, 3, 3),
+        },
+        "expected neither activation nor residual for wgrad",
+    ),
+    "activation": ({"activation": "selu"}, "expected an activation of convext.problem.epilogue, but got selu"),
+    "shape of the residual": (
+        {"residual": torch.randn(2, 4, 6, 9)},
+        r"expected residual of shape \[2, 4, 6, 8\], but got shape \[2, 4, 6, 9\]",
+    ),
+    "dtype of the residual": ({"residual": GOOD["result"].half()}, "expected residual to be Float, as a is"),
+    "strides of the residual": (
+        {"residual": torch.randn(2, 4, 8, 6).mT}, "expected a residual with the strides of the result"
+    ),
     "not depthwise": (
         {"groups": 2, "b": torch.randn(4, 2, 3, 3)}, "expected groups to be the channels of x, 4, but got 2"
     ),

@@ -11,7 +11,7 @@ from torch import Tensor
 from convext.commands import check
 from convext.problem import FACES, OPERANDS, ConvProblem, output_size, reference
 from convext.providers.cuda import igemm as cuda_igemm
-from convext.providers.cuda.launches import Launch
+from convext.providers.cuda.launches import NOTHING, Launch, ending
 
 BITS16 = (torch.float16, torch.bfloat16)
 
@@ -138,7 +138,12 @@ def test_operands_are_read_by_their_strides(host_library: Path, face, which) -> 
         operands = list(check.operands(problem))
         operands[which] = change(operands[which])
         result = torch.empty(p.open_shape, dtype=p.dtype)
-        Launch("igemm", (face,), (*operands, None, result), (p.stride, p.pad, p.dilation, 1, "ieee"))()
+        Launch(
+            "igemm",
+            (face,),
+            (*operands, None, None, result),
+            (p.stride, p.pad, p.dilation, 1, *ending(NOTHING), "ieee"),
+        )()
         found = check.agreement(problem, *operands, None, result)
         assert found.ok, f"operand {OPERANDS[face][which]}: {found}"
 

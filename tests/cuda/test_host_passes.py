@@ -10,7 +10,7 @@ import torch
 from convext.problem import ConvProblem
 from convext.problem.layout import dense
 from convext.providers.cuda import bias, igemm
-from convext.providers.cuda.launches import Launch
+from convext.providers.cuda.launches import NOTHING, Launch, ending
 from convext.replay.tape import record
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -22,7 +22,7 @@ def pointwise(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x, through a copy to channels last, a product, and a copy back."""
     result = torch.empty_like(x, memory_format=torch.contiguous_format)
     one, zero = (1,) * (x.dim() - 2), (0,) * (x.dim() - 2)
-    Launch("igemm", ("fprop",), (x, w, None, result), (one, zero, one, 1, "tf32"))()
+    Launch("igemm", ("fprop",), (x, w, None, None, result), (one, zero, one, 1, *ending(NOTHING), "tf32"))()
     return result
 
 
@@ -42,7 +42,7 @@ def test_weights_are_copied_several_matrices_in_a_tile(host_library: Path, dtype
     """Of small integers, so that every sum is exact: nine taps of 24 filters with 16 channels."""
     x, w = (torch.randint(-2, 3, shape).to(dtype) for shape in ((1, 16, 4, 5), (24, 16, 3, 3)))
     result = torch.empty(1, 24, 4, 5, dtype=dtype)
-    Launch("igemm", ("fprop",), (x, w, None, result), ((1, 1), (1, 1), (1, 1), 1, "tf32"))()
+    Launch("igemm", ("fprop",), (x, w, None, None, result), ((1, 1), (1, 1), (1, 1), 1, *ending(NOTHING), "tf32"))()
     assert torch.equal(result, torch.nn.functional.conv2d(x.double(), w.double(), padding=1).to(dtype))
 
 

@@ -44,7 +44,9 @@ def test_needs_no_cuda_library(library: Path) -> None:
 
 def test_schemas_are_registered(library: Path) -> None:
     schema = str(native.operators("cuda").stencil.default._schema)
-    assert schema.startswith("convext_cuda::stencil(str face, Tensor a, Tensor b, Tensor? bias, Tensor result")
+    assert schema.startswith(
+        "convext_cuda::stencil(str face, Tensor a, Tensor b, Tensor? bias, Tensor? residual, Tensor result"
+    )
     backward = str(native.operators("cuda").stencil_backward.default._schema)
     assert backward.startswith("convext_cuda::stencil_backward(Tensor a, Tensor b, Tensor x, Tensor dx, Tensor dw")
     assert backward.endswith("-> int")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable
 from types import ModuleType
 
+import endings
 import pytest
 import torch
 import torch.nn.functional as F
+from endings import STRIDED, TORCHS, residual_of
 from single_face import Case, random_bias
 from torch import Tensor
 
@@ -17,26 +18,10 @@ import convext
 from convext.choice import remembered
 from convext.commands import check
 from convext.operators.activated import _runs, activated
-from convext.problem import ConvProblem, Face, layout, reference
+from convext.problem import ConvProblem, Face, layout
 from convext.problem.epilogue import NAMES, Epilogue
-from convext.providers import aten
 from convext.triton_kernels.launch import collecting
 
-TORCHS: dict[Epilogue, Callable[[Tensor], Tensor]] = {
-    Epilogue(): lambda z: z,
-    Epilogue("silu"): F.silu,
-    Epilogue("gelu"): F.gelu,
-    Epilogue("relu"): F.relu,
-    Epilogue("leaky_relu", (0.3,)): lambda z: F.leaky_relu(z, 0.3),
-    Epilogue("leaky_relu", (-0.3,)): lambda z: F.leaky_relu(z, -0.3),
-    Epilogue("clamp", (-0.5, 0.7)): lambda z: z.clamp(-0.5, 0.7),
-    Epilogue("clamp", (0.0, float("inf"))): lambda z: z.clamp(min=0),
-    Epilogue("hardswish"): F.hardswish,
-    Epilogue("hardsigmoid"): F.hardsigmoid,
-    Epilogue("gelu_tanh"): lambda z: F.gelu(z, approximate="tanh"),
-    Epilogue("sigmoid"): torch.sigmoid,
-    Epilogue("tanh"): torch.tanh,
-}
 EACH = 2  # activations and residuals of the sample, for each case, face and memory format
 
 # By family: what decides how it stores.
@@ -102,29 +87,14 @@ def drawn(
 def assert_follows(
     record: ModuleType, problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None,
     residual: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """The tolerance rule, where torch's own are a convolution, an activation and a sum, each rounded."""
+) -> None:  # fmt: skip
     found = record.run_activated(problem, epilogue, a, b, bias, residual)
-    check.assert_described(problem, found)
-    oracle = TORCHS[epilogue](reference.compute(problem, a, b, bias))
-    torchs = TORCHS[epilogue](aten.run(problem, a, b, bias))
-    if residual is not None:
-        oracle, torchs = oracle + residual.double(), torchs + residual
-    error, theirs = ((t.double() - oracle).abs().max().item() for t in (found, torchs))
-    eps = torch.finfo(problem.dtype).eps
-    floor = 2 * eps * oracle.abs().max().item()
-    if problem.dtype is torch.float64:  # the oracle is torch's own
-        floor = 1e-13
-    assert error <= 2 * theirs + floor, (
-        f"{epilogue}, residual {residual is not None}: {error:.3g}, torch's {theirs:.3g}"
-    )
-    return found
+    endings.assert_follows(problem, epilogue, a, b, bias, residual, found)
 
 
 def operands(problem: ConvProblem) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     a, b = check.operands(problem)
-    residual = torch.randn(problem.open_shape, device=problem.device).to(problem.dtype)
-    return a, b, random_bias(problem), layout.dense(residual, problem.channels_last)
+    return a, b, random_bias(problem), residual_of(problem)
 
 
 @pytest.mark.parametrize(("family", "case"), every_case)
@@ -146,13 +116,6 @@ def test_every_activation(family, epilogue, device):
     problem = case.problem("fprop", DTYPES.get(family, (torch.float32,))[-1], False, device)
     a, b, _, residual = operands(problem)
     assert_follows(record, problem, epilogue, a, b, None, residual)
-
-
-STRIDED = {
-    "the other format": lambda r: layout.dense(r, not layout.is_channels_last(r)),
-    "a slice": lambda r: torch.cat([r, r], 2)[:, :, : r.shape[2]],
-    "expanded": lambda r: r[:1, :, :1].expand(r.shape),
-}
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import OPEN, OPERANDS, ConvProblem, layout
-from convext.providers.cuda.launches import Launch
+from convext.problem.epilogue import Epilogue
+from convext.providers.cuda.launches import NOTHING, Launch, ending
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 VECTOR_BYTES = 16
@@ -58,12 +59,19 @@ def _one_order(problem: ConvProblem, role: str) -> bool:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    return run_activated(problem, NOTHING, a, b, bias, None)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """The same with `epilogue`, and `residual` added, where the product is stored: from there it is read as it lies."""
     p = problem
     if _vectors(p):
         a, b = (t if t.is_contiguous() else layout.dense(t, True) for t in (a, b))
     if bias is not None:
         bias = bias.contiguous()
     result = layout.empty(p.open_shape, p.channels_last, a)
-    geometry = p.stride, p.pad, p.dilation, p.groups, p.precision
-    Launch("igemm", (p.face,), (a, b, bias, result), geometry)()
+    geometry = p.stride, p.pad, p.dilation, p.groups, *ending(epilogue), p.precision
+    Launch("igemm", (p.face,), (a, b, bias, residual, result), geometry)()
     return result

@@ -14,8 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convext.problem.epilogue import Epilogue
 from convext.providers.cuda import native
 from convext.replay.launches import WATCHED, Names, Open, Slots
+
+NOTHING = Epilogue()  # follows the sums of a bare convolution
+
+
+def ending(epilogue: Epilogue) -> tuple[str, float, float]:
+    """An activation and its scalars, as the operators take them."""
+    first, second = (*epilogue.scalars, 0.0, 0.0)[:2]
+    return epilogue.name, first, second
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Launch:
     Attributes:
         operator: its name.
         before: what its schema has before the tensors: the face, or nothing.
-        tensors: its operands and then its results, None for a bias that is not there.
+        tensors: its operands and then its results, None for a bias or residual that is not there.
         geometry: what its schema has after the tensors.
     """
 

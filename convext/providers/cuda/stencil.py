@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from convext.problem import ConvProblem, layout
-from convext.providers.cuda.launches import Launch
+from convext.problem.epilogue import Epilogue
+from convext.providers.cuda.launches import NOTHING, Launch, ending
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -43,10 +44,21 @@ def copies(problem: ConvProblem) -> list[str]:
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Computes the open tensor of `problem` from its operands `a` and `b`, plus `bias`."""
+    return run_activated(problem, NOTHING, a, b, bias, None)
+
+
+def run_activated(
+    problem: ConvProblem, epilogue: Epilogue, a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """The same with `epilogue`, and `residual` added, where the result is stored. A residual that lies otherwise than
+    the result is copied."""
     p, result = problem, layout.empty(problem.open_shape, problem.channels_last, a)
     if bias is not None:
         bias = bias.contiguous()
-    Launch("stencil", (p.face,), (a, b, bias, result), (p.stride, p.pad, p.dilation, p.groups))()
+    if residual is not None:
+        residual = layout.dense(residual, p.channels_last)
+    geometry = p.stride, p.pad, p.dilation, p.groups, *ending(epilogue)
+    Launch("stencil", (p.face,), (a, b, bias, residual, result), geometry)()
     return result
 
 

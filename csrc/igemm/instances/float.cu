@@ -4,12 +4,12 @@
 namespace convext {
 
 template <>
-void igemm<float>(const Problem& p, const View& a, const View& b, const void* bias, float* partial, const View& result,
-                  Precision precision, Stream stream) {
+void igemm<float>(const Problem& p, const View& a, const View& b, const void* bias, const Ending& ending,
+                  float* partial, const View& result, Precision precision, Stream stream) {
   if (precision == Precision::tf32)
-    igemm_with<float, Tf32>(p, a, b, bias, partial, result, stream);
+    igemm_with<float, Tf32>(p, a, b, bias, ending, partial, result, stream);
   else
-    igemm_with<float, Tf32x3>(p, a, b, bias, partial, result, stream);
+    igemm_with<float, Tf32x3>(p, a, b, bias, ending, partial, result, stream);
 }
 
 }  // namespace convext

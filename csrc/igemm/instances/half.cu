@@ -4,9 +4,9 @@
 namespace convext {
 
 template <>
-void igemm<half>(const Problem& p, const View& a, const View& b, const void* bias, float* partial, const View& result,
-                 Precision, Stream stream) {
-  igemm_with<half, Exact>(p, a, b, bias, partial, result, stream);
+void igemm<half>(const Problem& p, const View& a, const View& b, const void* bias, const Ending& ending, float* partial,
+                 const View& result, Precision, Stream stream) {
+  igemm_with<half, Exact>(p, a, b, bias, ending, partial, result, stream);
 }
 
 }  // namespace convext

@@ -3,7 +3,7 @@
 
 namespace convext {
 
-template void stencil<half>(const Problem&, const View&, const View&, const void*, const View&, Stream);
+template void stencil<half>(const Problem&, const View&, const View&, const void*, const Ending&, const View&, Stream);
 template void stencil_wgrad<half>(const Problem&, const View&, const View&, const Allocate&, const View&, Stream);
 
 }  // namespace convext

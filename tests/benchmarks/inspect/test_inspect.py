@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from convext.benchmarks.inspect import cuda
 from convext.benchmarks.inspect import specimens as command
 from convext.benchmarks.inspect.sass import Figures, Instruction, hottest_loop, products, widest
 from convext.benchmarks.inspect.show import occupancy
@@ -172,3 +173,14 @@ def test_interpreted_kernels_are_refused() -> None:
     )
     assert done.returncode == 2
     assert "TRITON_INTERPRET=1 is set" in done.stderr
+
+
+def test_what_follows_a_sum_is_no_part_of_its_step():
+    """The most that is jumped over around a power of two without the store, of what a loop over rows has."""
+    follows = [("BRA", "BRA .L9"), ("BRA", "BRA .L8"), ("MUFU.EX2", "MUFU.EX2 R0, R0"), ("FADD", "FADD R0, R0, R1")]
+    loop = [("FFMA", "FFMA"), ("BRA", "BRA .L10"), *follows, ("STG", "STG"), ("BRA", "BRA .L0")]
+    labels = {".L0": 0, ".L8": 5, ".L9": 6, ".L10": 7}
+    bare, moved = cuda._bare(loop, labels)
+    assert [opcode for opcode, _ in bare] == ["FFMA", "BRA", "BRA", "STG", "BRA"]
+    assert moved == {".L0": 0, ".L8": 3, ".L9": 3, ".L10": 4}
+    assert cuda._bare(bare, moved) == (bare, moved)

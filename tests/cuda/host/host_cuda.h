@@ -26,6 +26,7 @@
 #undef __launch_bounds__
 #define __launch_bounds__(...)
 #define CONVEXT_UNROLL
+#define CONVEXT_LOOP
 #define CONVEXT_CPU_TENSORS  // the library takes CPU tensors: csrc/library/runtime.h
 #define CONVEXT_DYNAMIC_SHARED(name) unsigned char* name = ::convext::host::dynamic_shared()
 #define CONVEXT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -141,6 +142,16 @@ inline unsigned to_tf32(float value) {
   unsigned bits;
   memcpy(&bits, &value, sizeof bits);
   return std::isfinite(value) ? (bits + 0x1000u) & ~0x1fffu : bits;
+}
+
+inline int this_thread() {
+  return static_cast<int>(threadIdx.x);
+}
+inline float power_of_two(float x) {
+  return std::exp2(x);
+}
+inline float reciprocal(float x) {
+  return 1 / x;
 }
 
 template <class... Parameters, class... Arguments>

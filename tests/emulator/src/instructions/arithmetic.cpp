@@ -121,9 +121,15 @@ struct DivideFloats {  // div.rn, and div.full, which may err by two units in th
   }
   static double of(double a, double b) { return a / b; }
 };
-struct Exponential {  // ex2.approx.ftz may err by 2^-22; this rounds, and takes subnormal numbers for zeros
-  static float flushed(float a) { return std::fabs(a) < 0x1p-126f ? std::copysign(0.0f, a) : a; }
+// .approx.ftz may err by 2^-22; these round, and take subnormal numbers for zeros.
+inline float flushed(float a) {
+  return std::fabs(a) < 0x1p-126f ? std::copysign(0.0f, a) : a;
+}
+struct Exponential {
   static float of(float a) { return flushed(float(std::exp2(double(flushed(a))))); }
+};
+struct Reciprocal {
+  static float of(float a) { return flushed(1.0f / flushed(a)); }
 };
 struct Remainder {
   template <class T>
@@ -362,11 +368,12 @@ void decode_full_quotient(Decoder& D) {
   D.I.run = each_lane<DivideFloats, float, float, float>;
 }
 
-void decode_exponential(Decoder& D) {
+template <class Op>
+void decode_approximation(Decoder& D) {
   const bool flushing = D.take("approx") && D.take("ftz");
   if (!flushing || D.take_type() != "f32") D.refuse("only .approx.ftz of .f32 is known");
   operands(D, 4, 1);
-  D.I.run = each_lane<Exponential, float, float>;
+  D.I.run = each_lane<Op, float, float>;
 }
 
 void decode_quotient(Decoder& D) {
@@ -423,7 +430,8 @@ void add_arithmetic(Decoders& all) {
   all["max"] = decode_extreme<Maximum>;
   all["neg"] = decode_sign<Negate>;
   all["abs"] = decode_sign<Absolute>;
-  all["ex2"] = decode_exponential;
+  all["ex2"] = decode_approximation<Exponential>;
+  all["rcp"] = decode_approximation<Reciprocal>;
   all["setp"] = decode_compare;
 }
 

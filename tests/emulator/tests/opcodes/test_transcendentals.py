@@ -20,6 +20,8 @@ TABLE = [
     # 2^0.5; what is subnormal is zero, on its way in and out
     ("ex2.approx.ftz.f32", F32, [[0, 3, -1.5, INF, -INF, -126, -127, SMALLEST]],
      [1, 8, F32(0.5 / np.sqrt(2)), INF, 0, NORMAL, 0, 1]),
+    ("rcp.approx.ftz.f32", F32, [[-4, 3, 0, -0.0, INF, -INF, SMALLEST, 2.0**127, NAN]],
+     [-0.25, F32(1) / F32(3), INF, -INF, 0, -0.0, INF, 0, NAN]),
     ("fma.rn.ftz.f32", F32, [[1 + ONE, SMALLEST, NORMAL, -NORMAL], [1 - ONE, 2.0**100, 0.5, 0.5], [-1, 0, 0, 0]],
      [-(ONE**2), 0, 0, -0.0]),
     ("abs.ftz.f32", F32, [[-3, -SMALLEST, -INF]], [3, 0, INF]),

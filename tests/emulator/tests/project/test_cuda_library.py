@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
 import torch
 from cases import ARCHITECTURES, CONVOLUTIONS
 from gpu_emulator import cuda_device, library
+from test_epilogues import STEEPEST, TORCHS
 from tolerance import bound
 from torch import Tensor
 
 from convext.commands import check
 from convext.problem import FACES, ConvProblem, Face, output_size, reference
+from convext.problem.epilogue import Epilogue
 from convext.problem.layout import dense
 from convext.providers.cuda import bias, igemm, native, stencil
-from convext.providers.cuda.launches import Launch
+from convext.providers.cuda.launches import NOTHING, Launch, ending
 
 CSRC = Path(__file__).parents[4] / "csrc"
 FLAGS = ["-DCONVEXT_CPU_TENSORS", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
@@ -89,6 +91,27 @@ def test_agrees_with_float64(name: str) -> None:
     assert_agrees(problem, a, b, bias, result, problem.precision)
 
 
+# Every fifth that something may follow, with the activations by turns.
+FOLLOWED = [*zip([name for name, (_, p) in CASES.items() if p.face != "wgrad"][::5], cycle(TORCHS), strict=False)]
+
+
+@pytest.mark.usefixtures("_on_device")
+@pytest.mark.parametrize(("name", "epilogue"), FOLLOWED, ids=str)
+def test_what_follows_agrees_with_float64(name: str, epilogue: Epilogue) -> None:
+    """With a bias and a residual. What the sum may err, the result may, and as much as one more rounding."""
+    record, problem = CASES[name]
+    a, b = check.operands(problem)
+    bias = torch.randn(problem.open_shape[1]).to(problem.dtype)
+    residual = dense(torch.randn(problem.open_shape).to(problem.dtype), problem.channels_last)
+    result = record.run_activated(problem, epilogue, a, b, bias, residual)
+    check.assert_described(problem, result)
+    z = reference.compute(problem, a, b, bias)
+    oracle = TORCHS[epilogue](z) + residual.double()
+    rounding = 2 * torch.finfo(problem.dtype).eps * oracle.abs().max().item()
+    most = STEEPEST * bound(problem, a, b, bias, z, problem.precision) + rounding
+    assert (result.double() - oracle).abs().max().item() <= most
+
+
 @pytest.mark.usefixtures("_on_device")
 @pytest.mark.parametrize("name", BOTH)
 def test_both_gradients_agree_with_float64(name: str) -> None:
@@ -114,7 +137,7 @@ def test_copies_between_formats_are_exact(name: str, dtype: torch.dtype, offset:
     w = torch.eye(shape[1]).to(dtype).view(shape[1], shape[1], *[1] * (len(shape) - 2))
     result, one, zero = torch.empty_like(x), (1,) * (len(shape) - 2), (0,) * (len(shape) - 2)
     before = library.launches()
-    Launch("igemm", ("fprop",), (x, w, None, result), (one, zero, one, 1, "tf32"))()
+    Launch("igemm", ("fprop",), (x, w, None, None, result), (one, zero, one, 1, *ending(NOTHING), "tf32"))()
     assert library.launches() - before == 3
     assert torch.equal(result, x)
 

@@ -30,7 +30,7 @@ def maps_of(layers: Iterable[nn.Module], input: Tensor) -> list[Tensor]:
     if is_plain(input) and input.is_cpu and settings.BACKEND == "auto" and all(map(_is_plain_layer, layers)):
         operands = [layer.weight for layer in layers], [layer.bias for layer in layers]
         geometry = _geometry(layers, input)
-        if geometry is not None and is_plain(*operands[0], *operands[1]):
+        if geometry is not None and _are_alike(input, *operands[0], *operands[1]):
             shapes = tuple(weight.shape for weight in operands[0])
             last = any(map(layout.is_channels_last, (input, *operands[0])))
             if _is_worth_it(input.shape, shapes, *geometry, input.dtype, last):
@@ -53,6 +53,11 @@ def _is_plain_layer(layer: Any) -> bool:
         and layer.padding_mode == "zeros"
         and not is_observed(layer)
     )
+
+
+def _are_alike(input: Tensor, *operands: Tensor | None) -> bool:
+    alike = all(t is None or (t.dtype is input.dtype and t.is_cpu) for t in operands)
+    return alike and is_plain(*operands)
 
 
 def _geometry(layers: list[Any], input: Tensor) -> tuple[Any, ...] | None:

@@ -12,8 +12,12 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-// 24 sums of 32 registers, or 12 of 16.
-constexpr int TILE_VECTORS = VECTOR_BYTES == 64 ? 4 : 2, TILE_PIXELS = 6;
+// 24 sums of 32 registers, or 12 of 16; of one vector, 12.
+constexpr int TILE_VECTORS = VECTOR_BYTES == 64 ? 4 : 2;
+
+constexpr int pixels_of(int vectors) {
+  return vectors == 1 ? 12 : 6 * TILE_VECTORS / vectors;
+}
 
 // A row of results.
 template <class T>
@@ -52,16 +56,19 @@ CONVEXT_INLINE void pixel_tile(const Pixels<T>& p, int64_t pixel, int64_t vector
   p.finish.tile(sums, parts, p.result + pixel * p.step + channel, p.step);
 }
 
-// Tiles of a row are as even as can be.
+// A row in whole tiles, the last of which is shifted back over results that are already there.
+template <class T, int PIXELS, int VECTORS>
+inline void pixel_tiles(const Pixels<T>& p, int64_t vector, int64_t channel) {
+  for (int64_t pixel = 0; pixel < p.count; pixel += PIXELS)
+    pixel_tile<T, PIXELS, VECTORS>(p, least(pixel, p.count - PIXELS), vector, channel);
+}
+
 template <class T, int VECTORS>
 inline void pixel_row(const Pixels<T>& p, int64_t vector, int64_t channel) {
-  for (int64_t pixel = 0, left = over(p.count, TILE_PIXELS); left > 0; --left) {
-    const int64_t now = over(p.count - pixel, left);
-    unrolled<TILE_PIXELS>(CONVEXT_EACH(i) {
-      if (now == i.value + 1) pixel_tile<T, i.value + 1, VECTORS>(p, pixel, vector, channel);
-    });
-    pixel += now;
-  }
+  constexpr int pixels = pixels_of(VECTORS);
+  if (p.count >= pixels) return pixel_tiles<T, pixels, VECTORS>(p, vector, channel);
+  if (p.count >= pixels / 2) return pixel_tiles<T, pixels / 2, VECTORS>(p, vector, channel);
+  pixel_tiles<T, 1, VECTORS>(p, vector, channel);
 }
 
 // Channels of a row from `vector` on, at most `TILE_VECTORS` vectors. Where `channels` is no multiple of a vector, the

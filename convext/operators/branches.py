@@ -85,8 +85,8 @@ def _compute(x: Tensor, w: Tensors, bias: Biases, *tail: Any) -> Tensor:
 
 def _fake(x: Tensor, w: Tensors, bias: Biases, *tail: Any) -> Tensor:
     _check_biases(w, bias)
-    geometries = _geometries(len(w), tail)
-    parts = [fake("fprop", x, *operands, *own) for *operands, own in zip(w, bias, geometries, strict=True)]
+    operands = zip(w, bias, _geometries(len(w), tail), strict=True)
+    parts = [fake("fprop", x, weight, b, *own) for weight, b, own in operands]
     shape = x.shape[0], sum(part.shape[1] for part in parts), *parts[0].shape[2:]
     return layout.empty(shape, any(map(layout.is_channels_last, (x, *w))), x)
 

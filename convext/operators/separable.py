@@ -60,7 +60,9 @@ def composed(
 
 
 @lru_cache(maxsize=8192)
-def _chosen(kernel: str, first: Any, second: Any, *described: Any) -> tuple[together.Kernel[SeparableProblem] | None, SeparableProblem]:
+def _chosen(
+    kernel: str, first: Any, second: Any, *described: Any
+) -> tuple[together.Kernel[SeparableProblem] | None, SeparableProblem]:
     problem = SeparableProblem.of(Epilogue(*first), Epilogue(*second), *described)
     return records.choose(problem, kernel), problem
 

@@ -38,8 +38,8 @@ class BranchesProblem:
         """
         of_each = each(len(w), size, pad, dilation)
         parts = (
-            ConvProblem.of("fprop", x, shape, size, stride, *own, groups, dtype, channels_last, *machine)
-            for shape, own in zip(w, of_each, strict=True)
+            ConvProblem.of("fprop", x, shape, size, stride, begin, step, groups, dtype, channels_last, *machine)
+            for shape, (begin, step) in zip(w, of_each, strict=True)
         )
         return cls(tuple(parts))
 

@@ -74,7 +74,9 @@ def test_the_blocks_are_what_they_were(name: str, calls: list[int]) -> None:
         agree(model(x), model, x)
         agree(model(x.contiguous(memory_format=torch.channels_last)), model, x)
     assert len(calls) == 3
-    found, wanted = (torch.autograd.grad(f.square().sum(), [*model.parameters()]) for f in (model(x), expected(model, x)))
+    found, wanted = (
+        torch.autograd.grad(f.square().sum(), [*model.parameters()]) for f in (model(x), expected(model, x))
+    )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     names = {".".join(key.split(".")[:-1]) for key in model.state_dict()}
     assert names == {name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)}
@@ -242,5 +244,5 @@ def test_explained() -> None:
     assert text.count("forward (fprop)") == 3
     assert "in one call, or one by one\n  cpu.branches: " in text.split("\n\n")[-1]
     model.branches[1] = DilatedConv2d(3, 4, 3, 2, stride=2)
-    with pytest.raises(ValueError, match="one stride, number of groups and size .* but got sizes 64x64, 32x32, 64x64"):
+    with pytest.raises(ValueError, match=r"one stride, number of groups and size .* but got sizes 64x64, 32x32, 64x64"):
         convext.explain(model.branches, (1, 3, 64, 64))

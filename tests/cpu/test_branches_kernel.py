@@ -128,16 +128,22 @@ def test_what_was_not_written_is_not_read(isa):
 
 def test_what_the_library_refuses(isa):
     p = problem("dense")
-    x, w, bias = operands(p)
+    x, w, _ = operands(p)
     size, geometry = (13, 21), ((1, 1), [1, 1, 2, 2, 5, 5], [1, 1, 2, 2, 5, 5], 1, False)
     b, op = torch.zeros(48), torch.ops.convext_cpu.branches
     for given, reason in (
         ((isa, x, [], b, size, *geometry), "a branch or more"),
-        ((isa, x, w[:2], b, size, *geometry), r"pad to be a list of 2 values for each of 2 branches, but got \[1, 1, 2"),
+        (
+            (isa, x, w[:2], b, size, *geometry),
+            r"pad to be a list of 2 values for each of 2 branches, but got \[1, 1, 2",
+        ),
         ((isa, x, w, b[1:], size, *geometry), r"bias of shape \[48\] and stride 1, but got shape \[47\]"),
         ((isa, x, w, torch.zeros(96)[::2], size, *geometry), "and stride 2"),
         ((isa, x, [*w[:2], w[2].double()], b, size, *geometry), "b to be Float, as a is, but got Double"),
-        ((isa, x[:, :2], w, b, size, *geometry), r"channels of a fprop with groups=1, but got a of shape \[2, 2, 13, 21\]"),
+        (
+            (isa, x[:, :2], w, b, size, *geometry),
+            r"channels of a fprop with groups=1, but got a of shape \[2, 2, 13, 21\]",
+        ),
         (("mmx", x, w, b, size, *geometry), "an instruction set of this machine and library, but got mmx"),
     ):
         with pytest.raises(RuntimeError, match=reason):
@@ -158,7 +164,7 @@ def test_auto_takes_what_was_measured_to_win(monkeypatch):
         pytest.skip(reason)
     monkeypatch.setattr(library, "machine", lambda: branches.MEASURED)
     for p in (
-        block(3, 64, 224, (1, 2, 4, 8, 16)), block(3, 64, 32, last=True), block(8, 8, 64, (3, 6, 9)), block(12, 20, 64, taps=1),
+        block(3, 64, 224, (1, 2, 4, 8, 16)), block(3, 64, 32, last=True), block(8, 8, 64), block(12, 20, 64, taps=1),
         block(64, 64, 56, groups=64), block(256, 256, 14, groups=256, last=True),
     ):  # fmt: skip
         assert branches.slower(p) is None

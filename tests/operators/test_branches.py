@@ -47,7 +47,7 @@ def tail(case):
     sizes = {output_size(shape[1:], taps, stride, begin, end, d) for _, taps, begin, end, d in parts}
     assert len(sizes) == 1
     pad, dilation = ([value for part in parts for value in part[i]] for i in (2, 4))
-    return [*sizes][0], stride, pad, dilation, groups
+    return next(iter(sizes)), stride, pad, dilation, groups
 
 
 def ours(case, x, w, bias, kernel="auto"):
@@ -129,12 +129,15 @@ def test_one_derivative_at_a_time():
     for i, t in enumerate(flat(x, w, bias)):
         t.requires_grad_()
         kept: list[torch.Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda saved, kept=kept: kept.append(saved) or saved, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda saved, kept=kept: kept.append(saved) or saved, lambda t: t
+        ):
             found = ours(case, x, w, bias)
         wanted = w if i == 0 else [x] if i <= len(w) else []
         assert [k.data_ptr() for k in kept] == [k.data_ptr() for k in wanted]
         torch.testing.assert_close(
-            torch.autograd.grad(found.square().sum(), t), torch.autograd.grad(torchs(case, x, w, bias).square().sum(), t)
+            torch.autograd.grad(found.square().sum(), t),
+            torch.autograd.grad(torchs(case, x, w, bias).square().sum(), t),
         )
         t.requires_grad_(False)
 

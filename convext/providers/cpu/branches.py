@@ -36,7 +36,9 @@ def slower(problem: BranchesProblem) -> str | None:
         return f"was measured on {MEASURED} alone, and this is {library.machine()}"
     first, products = problem.parts[0], sum(part.flops for part in problem.parts) // 2
     if first.dtype is not torch.float32 or first.rank != 2 or max(first.stride) > 1:
-        return f"was measured in float32, in 2-D and at stride 1, not in {first.dtype}, {first.rank}-D and {first.stride}"
+        return (
+            f"was measured in float32, in 2-D and at stride 1, not in {first.dtype}, {first.rank}-D and {first.stride}"
+        )
     if len(problem.parts) < 2 or products < LEAST:
         return f"is for two branches or more of {LEAST:,} products, but got {len(problem.parts)} of {products:,}"
     loses = _loses_depthwise if first.groups > 1 else _loses_dense

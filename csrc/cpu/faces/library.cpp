@@ -152,8 +152,7 @@ Tensor branches(std::string isa, Tensor x, std::vector<Tensor> w, std::optional<
   const int64_t scratch_bytes = scratch_of(branches, kernels), count = static_cast<int64_t>(steps.size());
   torch::stable::parallel_for(0, count, grain(count, products / 8), [&](int64_t first, int64_t last) {
     const Memory scratch = allocate(scratch_bytes);
-    for (int64_t i = first; i < last; ++i)
-      kernels.run(*steps[i].part, steps[i].job, steps[i].job + 1, scratch.get());
+    for (int64_t i = first; i < last; ++i) kernels.run(*steps[i].part, steps[i].job, steps[i].job + 1, scratch.get());
   });
   return result;
 }

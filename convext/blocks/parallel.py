@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from convext.blocks.observed import is_observed
 from convext.choice import branches as records
 from convext.choice import remembered, settings
-from convext.functional.geometry import cached_conv_geometry, look_up
+from convext.functional.geometry import conv_geometry, look_up
 from convext.nn import _Convolution
+from convext.operators.autograd import reverse_mode
 from convext.operators.branches import branches
 from convext.operators.plain import is_plain
-from convext.problem import layout
+from convext.problem import Ints, layout
 from convext.problem.branches import BranchesProblem
+from convext.providers.cpu import branches as native
 
 
 def maps_of(layers: Iterable[nn.Module], input: Tensor) -> list[Tensor]:
@@ -27,17 +30,35 @@ def maps_of(layers: Iterable[nn.Module], input: Tensor) -> list[Tensor]:
     to be faster so; elsewhere, and where somebody wants to see a layer, each runs as a module.
     """
     layers = list(layers)
-    if is_plain(input) and input.is_cpu and settings.BACKEND == "auto" and all(map(_is_plain_layer, layers)):
-        found = _in_one_call(layers, input)
-        if found is not None:
-            return [found]
-    return [layer(input) for layer in layers]
+    together = _in_one_call(layers, input) if layers and _may_be_one_call(layers[0], input) else None
+    return [layer(input) for layer in layers] if together is None else [together]
 
 
 def concatenated(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
     """`maps_of`, one after the other along channels, of images: [N, C, H, W] or [C, H, W]."""
     maps = maps_of(layers, input)
     return torch.cat(maps, dim=-3) if len(maps) > 1 else maps[0]
+
+
+def _may_be_one_call(layer: Any, input: Tensor) -> bool:
+    """A few questions that cost no time: most blocks are told no by them."""
+    if not isinstance(layer, _Convolution) or type(input) is not Tensor or input.dim() != layer._rank + 2:
+        return False
+    few = layer.in_channels * math.prod(layer.kernel_size) <= native.MOST_PRODUCTS
+    return (few or layer.groups > 1) and input.is_cpu and input.dtype is torch.float32 and settings.BACKEND == "auto"
+
+
+def _in_one_call(layers: list[Any], input: Tensor) -> Tensor | None:
+    if not all(map(_is_plain_layer, layers)):
+        return None
+    w, bias = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    described = input.shape, layout.is_channels_last(input), tuple(map(_described, layers))
+    geometry = look_up(_worth_one_call, described)
+    if geometry is None or not _are_plain(input, *w, *bias):
+        return None
+    if reverse_mode(input, *w, *bias) and not _is_worth_training(input, w):
+        return None
+    return branches(input, w, bias, *geometry)
 
 
 def _is_plain_layer(layer: Any) -> bool:
@@ -47,44 +68,43 @@ def _is_plain_layer(layer: Any) -> bool:
         and kind.forward is _Convolution.forward
         and kind._conv_forward is _Convolution._conv_forward
         and layer.padding_mode == "zeros"
+        and layer._parameters.get("weight") is not None  # no parametrization has it
         and not is_observed(layer)
     )
 
 
-def _in_one_call(layers: list[Any], input: Tensor) -> Tensor | None:
-    """All maps, or None where the layers do not fit together, or nobody measured that to be faster."""
-    w, bias = [layer.weight for layer in layers], [layer.bias for layer in layers]
-    if not all(t is None or (t.dtype is input.dtype and t.is_cpu) for t in (*w, *bias)) or not is_plain(*w, *bias):
-        return None
-    geometry = _geometry(layers, input)
-    if geometry is None:
-        return None
-    last = any(map(layout.is_channels_last, (input, *w)))
-    if not _is_worth_it(input.shape, tuple(t.shape for t in w), *geometry, input.dtype, last):
-        return None
-    return branches(input, w, bias, *geometry)
+def _are_plain(input: Tensor, *operands: Tensor | None) -> bool:
+    alike = all(t is None or (t.dtype is input.dtype and t.is_cpu) for t in operands)
+    return alike and is_plain(input, *operands)
 
 
-def _geometry(layers: list[Any], input: Tensor) -> tuple[Any, ...] | None:
-    """What `branches` takes from the size to the groups; None where the layers' results do not fit together, or they
-    do not take the input, which torch tells better."""
-    found: list[Any] = []
-    for layer in layers:
-        shapes = input.shape, layer.weight.shape, None if layer.bias is None else layer.bias.shape
-        arguments = *shapes, layer.stride, layer.padding, layer.dilation, layer.groups, layer._rank
-        found.append(look_up(cached_conv_geometry, arguments))
-    if None in found or input.dim() != layers[0]._rank + 2:
-        return None
-    if len({(size, stride, groups) for size, stride, _, _, groups in found}) != 1:
-        return None
-    size, stride, *_, groups = found[0]
-    pad, dilation = (tuple(value for one in found for value in one[i]) for i in (2, 3))
-    return size, stride, pad, dilation, groups
+def _is_worth_training(input: Tensor, w: list[Tensor]) -> bool:
+    """Whether one call saves more than its way back, which is in Python, costs."""
+    pixels = input.numel() // input.shape[1]
+    return not layout.is_channels_last(input) and pixels * sum(t.numel() for t in w) >= _TRAINED
+
+
+_TRAINED = 2**24  # products
+
+
+def _described(layer: Any) -> tuple[Any, ...]:
+    """What a layer's convolution is, but for its numbers."""
+    return layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups
 
 
 @lru_cache(maxsize=8192)
-def _is_worth_it(*described: Any) -> bool:
-    return records.choose(BranchesProblem.of(*described)) is not None
+def _worth_one_call(x: Ints, channels_last: bool, layers: tuple[Any, ...]) -> Any:
+    """What `branches` takes from the size to the groups; None where the layers do not take x, which torch tells better,
+    or do not fit together, or were not measured to be faster in one call."""
+    arguments = ((x, w, None, *geometry, len(w) - 2) for w, *geometry in layers)
+    found: list[Any] = [conv_geometry(*each) for each in arguments]
+    if None in found or len({(size, stride, groups) for size, stride, _, _, groups in found}) != 1:
+        return None
+    size, stride, *_, groups = found[0]
+    pad, dilation = (tuple(value for one in found for value in one[i]) for i in (2, 3))
+    geometry = size, stride, pad, dilation, groups
+    problem = BranchesProblem.of(x, [w for w, *_ in layers], *geometry, torch.float32, channels_last)
+    return None if records.choose(problem) is None else geometry
 
 
-remembered.FORGET.append(_is_worth_it.cache_clear)
+remembered.FORGET.append(_worth_one_call.cache_clear)

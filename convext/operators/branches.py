@@ -115,15 +115,17 @@ class _Branches(torch.autograd.Function):
         x, *w = ctx.saved_tensors
         of_x, *shapes = ctx.shapes
         by_x, *needs = ctx.needs_input_grad[3:]
-        total, by_w, by_bias, first = None, [], [], 0
-        for i, geometry in enumerate(_geometries(len(w), ctx.tail)):
-            wanted = by_x, needs[i], needs[len(w) + i]
-            channels = grad.narrow(1, first, shapes[i][0])
-            first += shapes[i][0]
-            term, *of_branch = by_operands("fprop", channels, x, w[i], (of_x, shapes[i]), geometry, wanted)
+        channels = [shape[0] for shape in shapes]
+        total, by_w = None, []
+        for i, (own, geometry) in enumerate(zip(grad.split(channels, 1), _geometries(len(w), ctx.tail), strict=True)):
+            wanted = by_x, needs[i], False
+            term, by_weight, _ = by_operands("fprop", own, x, w[i], (of_x, shapes[i]), geometry, wanted)
             total = _plus(total, term)
-            by_w.append(of_branch[0])
-            by_bias.append(of_branch[1])
+            by_w.append(by_weight)
+        by_bias: Sequence[Tensor | None] = [None] * len(w)
+        if any(needs[len(w) :]):  # in one sum
+            sums = grad.sum([0, *range(2, grad.dim())]).split(channels)
+            by_bias = [own if needed else None for own, needed in zip(sums, needs[len(w) :], strict=True)]
         return (None, None, None, total, *by_w, *by_bias)
 
 

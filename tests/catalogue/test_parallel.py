@@ -187,6 +187,11 @@ def traced(model: nn.Module, x: Tensor) -> Any:
         return torch.fx.symbolic_trace(model)(x)
 
 
+def recorded(model: nn.Module, x: Tensor) -> Any:
+    with torch.no_grad():
+        return torch.jit.trace(model, x)(x)
+
+
 def mapped(model: nn.Module, x: Tensor) -> Any:
     with torch.no_grad():
         return torch.vmap(lambda one: model(one[None])[0])(x)
@@ -198,7 +203,9 @@ def unbatched(model: nn.Module, x: Tensor) -> Any:
 
 
 @pytest.mark.parametrize(
-    "way", [by_name, under_autocast, compiled, exported, scripted, traced, mapped, unbatched], ids=lambda f: f.__name__
+    "way",
+    [by_name, under_autocast, compiled, exported, scripted, traced, recorded, mapped, unbatched],
+    ids=lambda f: f.__name__,
 )
 def test_where_somebody_looks_the_layers_run(way: Callable[[nn.Module, Tensor], Any], calls: list[int]) -> None:
     model, x = blocks.MultiScaleExtractor(3, 4, (1, 2, 4)), torch.randn(2, 3, 9, 8)

@@ -172,8 +172,8 @@ def test_auto_takes_what_was_measured_to_win(monkeypatch):
     for p, reason in (
         (block(16, 16, 64), "up to 12 channels of x and 75 products .* but got 16 and 144"),
         (block(12, 16, 64), "but got 12 and 108"),
-        (block(3, 12, 64, last=True), "16 channels or more that come in eights, but got 12"),
-        (block(3, 20, 64, last=True), "but got 20"),
+        (block(3, 12, 64, last=True), "32 channels or more that come in eights, but got 12"),
+        (block(3, 36, 64, last=True), "but got 36"),
         (block(64, 64, 14, groups=64), "two taps or more on 28 rows or more, but got 9 on 14"),
         (block(64, 64, 56, taps=1, groups=64), "but got 1 on 56"),
         (block(64, 64, 56, groups=32), "one filter for each channel, but got 32 groups of 64 channels to 64"),

@@ -17,7 +17,7 @@ from convext.functional.geometry import conv_geometry, look_up
 from convext.nn import _Convolution
 from convext.operators.autograd import reverse_mode
 from convext.operators.branches import branches
-from convext.operators.plain import is_plain
+from convext.operators.plain import is_plain, is_plain_state
 from convext.problem import Ints, layout
 from convext.problem.branches import BranchesProblem
 from convext.providers.cpu import branches as native
@@ -37,26 +37,27 @@ def maps_of(layers: Iterable[nn.Module], input: Tensor) -> list[Tensor]:
 def concatenated(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
     """`maps_of`, one after the other along channels, of images: [N, C, H, W] or [C, H, W]."""
     maps = maps_of(layers, input)
-    return torch.cat(maps, dim=-3) if len(maps) > 1 else maps[0]
+    return maps[0] if len(maps) == 1 else torch.cat(maps, dim=-3)
 
 
 def _may_be_one_call(layer: Any, input: Tensor) -> bool:
     """A few questions that cost no time: most blocks are told no by them."""
-    if not isinstance(layer, _Convolution) or type(input) is not Tensor or input.dim() != layer._rank + 2:
+    if not is_plain_state() or type(input) is not Tensor or not isinstance(layer, _Convolution):
         return False
     few = layer.in_channels * math.prod(layer.kernel_size) <= native.MOST_PRODUCTS
-    return (few or layer.groups > 1) and input.is_cpu and input.dtype is torch.float32 and settings.BACKEND == "auto"
+    ours = settings.BACKEND == "auto" and input.is_cpu and input.dtype is torch.float32
+    return ours and (few or layer.groups > 1) and input.dim() == layer._rank + 2
 
 
 def _in_one_call(layers: list[Any], input: Tensor) -> Tensor | None:
     if not all(map(_is_plain_layer, layers)):
         return None
     w, bias = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    if reverse_mode(input, *w, *bias) and not _is_worth_training(input, w):
+        return None
     described = input.shape, layout.is_channels_last(input), tuple(map(_described, layers))
     geometry = look_up(_worth_one_call, described)
     if geometry is None or not _are_plain(input, *w, *bias):
-        return None
-    if reverse_mode(input, *w, *bias) and not _is_worth_training(input, w):
         return None
     return branches(input, w, bias, *geometry)
 

@@ -120,22 +120,13 @@ class _Branches(torch.autograd.Function):
         for i, (own, geometry) in enumerate(zip(grad.split(channels, 1), _geometries(len(w), ctx.tail), strict=True)):
             wanted = by_x, needs[i], False
             term, by_weight, _ = by_operands("fprop", own, x, w[i], (of_x, shapes[i]), geometry, wanted)
-            total = _plus(total, term)
+            total = term if total is None or term is None else total.add_(term)  # which is nobody else's
             by_w.append(by_weight)
         by_bias: Sequence[Tensor | None] = [None] * len(w)
         if any(needs[len(w) :]):  # in one sum
             sums = grad.sum([0, *range(2, grad.dim())]).split(channels)
             by_bias = [own if needed else None for own, needed in zip(sums, needs[len(w) :], strict=True)]
         return (None, None, None, total, *by_w, *by_bias)
-
-
-def _plus(total: Tensor | None, term: Tensor | None) -> Tensor | None:
-    """Their sum, written over `total`, which is nobody else's, where nobody asks what it was."""
-    if total is None or term is None:
-        return total if term is None else term
-    if is_plain(total, term) and not reverse_mode(total, term):
-        return total.add_(term)
-    return total + term
 
 
 def _autograd(keyset: Any, x: Tensor, w: Tensors, bias: Biases, *tail: Any) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import convext
 from convext import blocks
+from convext.blocks import parallel
 from convext.choice import remembered
 from convext.layers import DilatedConv2d
 from convext.providers.cpu import branches, library
@@ -35,6 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     run = branches.run
     monkeypatch.setattr(branches, "run", lambda *arguments: (made.append(1), run(*arguments))[1])
     monkeypatch.setattr(branches, "slower", lambda problem: None)
+    monkeypatch.setattr(parallel, "_TRAINED", 0)
     remembered.forget()
     yield made
     remembered.forget()
@@ -153,6 +155,24 @@ def test_a_parametrized_weight_is_what_is_used(calls: list[int]) -> None:
     agree(model(x).detach(), model, x)
 
 
+def test_small_layers_are_trained_one_by_one(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those whose input is channels last: the way back in Python would cost more than one call saves."""
+    model, x = blocks.MultiScaleExtractor(3, 4, (1, 2)), torch.randn(2, 3, 9, 8)
+    model(x.contiguous(memory_format=torch.channels_last))
+    products = 2 * 9 * 8 * 2 * 4 * 3 * 3 * 3
+    monkeypatch.setattr(parallel, "_TRAINED", products + 1)
+    model(x)
+    assert not calls
+    monkeypatch.setattr(parallel, "_TRAINED", products)
+    model(x)
+    assert len(calls) == 1
+
+
+def test_layers_without_a_branch(calls: list[int]) -> None:
+    with pytest.raises((RuntimeError, ValueError), match=r"non-empty"):
+        blocks.MultiScaleExtractor(3, 4, ())(torch.randn(2, 3, 9, 8))
+
+
 def by_name(model: nn.Module, x: Tensor) -> Any:
     with torch.no_grad(), convext.backend("aten"):
         return model(x)
@@ -189,7 +209,7 @@ def traced(model: nn.Module, x: Tensor) -> Any:
 
 def recorded(model: nn.Module, x: Tensor) -> Any:
     with torch.no_grad():
-        return torch.jit.trace(model, x)(x)
+        return torch.jit.trace(model, x, check_trace=False)(x)
 
 
 def mapped(model: nn.Module, x: Tensor) -> Any:

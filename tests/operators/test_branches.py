@@ -122,6 +122,19 @@ def test_first_derivatives_are_torchs(case, kernel):
         )
 
 
+def test_many_gradients_at_once_and_their_derivatives():
+    case = CASES["2d"]
+    x, w, bias = operands(case, requires_grad=True)
+    wanted, results = flat(x, w, bias), []
+    seeds = torch.randn(3, 2, 12, 7, 6, dtype=torch.float64)
+    for call in (ours, torchs):
+        y = call(case, x, w, bias)
+        batched = torch.autograd.grad(y, wanted, seeds, is_grads_batched=True, retain_graph=True)
+        first = torch.autograd.grad(y.square().sum(), wanted, create_graph=True)
+        results.append((batched, first, torch.autograd.grad(sum(g.square().sum() for g in first), wanted)))
+    torch.testing.assert_close(*results)
+
+
 def test_one_derivative_at_a_time():
     """By each operand alone; kept is what that needs: the weights for x, x for a weight, nothing for a bias."""
     case = CASES["2d"]
@@ -273,3 +286,6 @@ def test_a_kernel_of_all_refuses_by_its_name():
     x, w, bias = operands(case, batch=0)
     with pytest.raises(ValueError, match=r"does not take this problem\n.*\n  cpu.branches: a tensor .* no elements"):
         ours(case, x, w, bias, "cpu.branches")
+    x, w, bias = operands(case)
+    with pytest.raises(RuntimeError, match="expected bias to be 1-dimensional with 4 elements"):
+        ours(case, x, w, [bias[0][1:], *bias[1:]], "cpu.branches")

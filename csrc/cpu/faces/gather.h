@@ -120,9 +120,9 @@ void gather_prepare(const Call& call, int64_t first_group, int64_t last_group) {
     const Phase &d = f.axis[0], &h = f.axis[1], &v = f.axis[2];
     const int64_t taps = g.in * f.taps();
     A* to = prepared + before * p.groups * g.lines * g.in;
-    for (int64_t i = first_group * g.lines; i < last_group * g.lines; ++i) {
-      const int64_t group = i / g.lines;
-      const Line line = line_of<A>(g, i % g.lines, taps);
+    for (int64_t at = first_group * g.lines; at < last_group * g.lines; ++at) {
+      const int64_t group = at / g.lines;
+      const Line line = line_of<A>(g, at % g.lines, taps);
       A* tap = to + group * g.lines * taps + line.first;
       for (int64_t in = 0; in < g.in; ++in) {
         const T* from = w + group * (p.k / p.groups) * s[0] + line.channel * out_step + in * in_step;

@@ -103,7 +103,7 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
   return result;
 }
 
-// What `count` branches are given, of `rank` axes each.
+// What each branch is given of paddings and dilations: a value for each of `rank` axes.
 void check_branches(const std::vector<Tensor>& w, const Ints& pad, const Ints& dilation, size_t rank) {
   check(!w.empty(), "a branch or more");
   for (const auto& [name, values] : {std::pair("pad", &pad), std::pair("dilation", &dilation)})

@@ -1,5 +1,5 @@
 // Several pixels of a result whose channels are innermost, from a few planes of an operand: the products of a
-// convolution of one group that has fewer channels of the operand than of the result.
+// convolution of one group.
 //
 // A tile is PIXELS neighbours of a row x VECTORS vectors of channels. Each vector of weights is loaded once for all
 // pixels, each element of the operand once for all vectors; results go to the tensor as they lie there.

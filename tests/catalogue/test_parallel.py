@@ -37,6 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setattr(branches, "run", lambda *arguments: (made.append(1), run(*arguments))[1])
     monkeypatch.setattr(branches, "slower", lambda problem: None)
     monkeypatch.setattr(parallel, "_TRAINED", 0)
+    monkeypatch.setattr(branches, "LEAST_CHANNELS", 1)
     remembered.forget()
     yield made
     remembered.forget()
@@ -116,11 +117,17 @@ def of_my_own(model: Any) -> None:
     model.branches[1] = Mine(3, 4, 3, 2)
 
 
+def pruned(model: Any) -> None:
+    """Its weight is not what the layer says."""
+    layer = model.branches[1]
+    layer.weight, layer.bias = nn.Parameter(layer.weight[:3].detach()), nn.Parameter(layer.bias[:3].detach())
+
+
 @pytest.mark.parametrize(
     ("change", "taken"),
     [
         (None, 1), (hooked, 0), (hooked_before, 0), (patched, 0), (wrapped, 0), (torchs_own, 0), (circular, 0),
-        (of_my_own, 0),
+        (of_my_own, 0), (pruned, 0),
     ],
 )  # fmt: skip
 def test_layers_that_run_as_modules(change: Callable[[Any], None] | None, taken: int, calls: list[int]) -> None:

@@ -142,9 +142,10 @@ def test_layers_that_run_as_modules(change: Callable[[Any], None] | None, taken:
 
 def test_a_hook_sees_what_its_layer_makes(calls: list[int]) -> None:
     model, x, seen = blocks.MultiScaleExtractor(3, 4, (1, 2)), torch.randn(2, 3, 9, 8), []
-    model.branches[1].register_forward_hook(lambda layer, arguments, result: seen.append(result))
+    handle = model.branches[1].register_forward_hook(lambda layer, arguments, result: seen.append(result))
     y = model(x)
     torch.testing.assert_close(y[:, 4:], seen[0])
+    handle.remove()
     handle = nn.modules.module.register_module_forward_hook(lambda layer, *_: seen.append(layer))
     try:
         model(x)

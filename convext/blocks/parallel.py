@@ -73,7 +73,6 @@ def _is_plain_layer(layer: Any) -> bool:
         and kind.forward is _Convolution.forward
         and kind._conv_forward is _Convolution._conv_forward
         and layer.padding_mode == "zeros"
-        and layer._parameters.get("weight") is not None  # no parametrization has it
         and not is_observed(layer)
     )
 

@@ -161,6 +161,7 @@ def test_a_parametrized_weight_is_what_is_used(calls: list[int]) -> None:
     with torch.no_grad():
         model.branches[0].parametrizations.weight.original0.mul_(3)
     agree(model(x).detach(), model, x)
+    assert len(calls) == 1
 
 
 def test_small_layers_are_trained_one_by_one(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

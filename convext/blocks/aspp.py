@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting
 
+from convext.blocks.parallel import concatenated, maps_of
 from convext.layers import DilatedConv2d, PointwiseConv2d
 
 
@@ -40,8 +42,8 @@ class ASPP(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         pooled = self.pooled(input.mean((-2, -1), keepdim=True))
-        maps = [branch(input) for branch in self.branches]
-        return torch.cat([*maps, pooled.expand_as(maps[0])], dim=-3)
+        maps = maps_of(self.branches, input)
+        return torch.cat([*maps, pooled.expand(pooled.shape[:-2] + maps[0].shape[-2:])], dim=-3)
 
 
 class EfficientASPP(nn.Module):
@@ -65,4 +67,7 @@ class EfficientASPP(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         reduced = self.reduce(input)
-        return self.expand(torch.cat([branch(reduced) for branch in self.branches], dim=-3))
+        if is_scripting():
+            return self.expand(torch.cat([branch(reduced) for branch in self.branches], dim=-3))
+        else:
+            return self.expand(concatenated(self.branches, reduced))

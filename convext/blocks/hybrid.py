@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting
 
+from convext.blocks.parallel import concatenated
 from convext.layers import DilatedConv2d
 from convext.nn import Conv2d
 
@@ -23,4 +25,7 @@ class HybridBlock(nn.Module):
         self.dilated = DilatedConv2d(channels, channels - channels // 2, 3, dilation)
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.cat([self.dense(input), self.dilated(input)], dim=-3)
+        if is_scripting():
+            return torch.cat([self.dense(input), self.dilated(input)], dim=-3)
+        else:
+            return concatenated([self.dense, self.dilated], input)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting
 
+from convext.blocks.parallel import concatenated
 from convext.layers import DilatedConv2d
 
 
@@ -14,7 +16,7 @@ class MultiScaleExtractor(nn.Module):
     """One 3x3 convolution for each dilation, concatenated.
 
     [N, C, H, W] -> [N, len(dilations) * K, H, W], `out_channels` of them; len(dilations) * (9CK + K) parameters; branch
-    i has receptive field 2 dilations[i] + 1.
+    i has receptive field 2 dilations[i] + 1. On a CPU they are one call where that is faster.
     """
 
     def __init__(
@@ -25,4 +27,7 @@ class MultiScaleExtractor(nn.Module):
         self.out_channels = len(dilations) * branch_channels
 
     def forward(self, input: Tensor) -> Tensor:
-        return torch.cat([branch(input) for branch in self.branches], dim=-3)
+        if is_scripting():
+            return torch.cat([branch(input) for branch in self.branches], dim=-3)
+        else:
+            return concatenated(self.branches, input)

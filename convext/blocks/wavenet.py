@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.jit import is_scripting
-from torch.nn.modules.module import _has_any_global_hook
 
+from convext.blocks.observed import is_observed
 from convext.choice import settings
 from convext.layers import CausalConv1d, PointwiseConv1d
 from convext.operators.autograd import reverse_mode
@@ -64,15 +64,10 @@ def _in_one_pass(first: nn.Module, second: nn.Module, input: Tensor, total: Tens
     if type(first) is not CausalConv1d or type(second) is not PointwiseConv1d:
         return False
     for layer in (first, second):
-        if layer.stride != (1,) or layer.groups != 1 or layer.padding_mode != "zeros" or _is_observed(layer):
+        if layer.stride != (1,) or layer.groups != 1 or layer.padding_mode != "zeros" or is_observed(layer):
             return False
     tensors = input, first.weight, first.bias, second.weight, second.bias, total
     return is_plain(*tensors) and not reverse_mode(*tensors) and native.why_not(tensors) is None
-
-
-def _is_observed(layer: nn.Module) -> bool:
-    patched = not vars(layer).keys().isdisjoint(("forward", "_conv_forward"))
-    return patched or bool(layer._forward_hooks or layer._forward_pre_hooks) or _has_any_global_hook()
 
 
 class WaveNetStack(nn.Module):

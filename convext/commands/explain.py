@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from convext import nn
-from convext.choice import gpu_table, registry, separable, settings
+from convext.choice import branches, gpu_table, registry, separable, settings
 from convext.commands import arguments
 from convext.conversion.fusion import Fused, Separable, chosen, onednn
 from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
+from convext.problem.branches import BranchesProblem
 from convext.problem.epilogue import IDENTITY
 from convext.problem.layout import is_channels_last
 from convext.problem.separable import SeparableProblem
@@ -28,7 +29,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     """Says which kernel computes a convolution and its gradients under the current backend, and why.
 
     Args:
-        what: one face of a convolution, or a layer (torch's or convext's), or one that `convext.fuse` made.
+        what: one face of a convolution, or a layer (torch's or convext's), or one that `convext.fuse` made, or a
+            ModuleList of parallel layers of one input, such as a block's `branches`.
         input: the layer's input, or its shape. For a DTensor: what its ranks exchange, and the largest problem of one.
         arch: explain as on a CUDA device of this compute capability times ten (90: Hopper), present or not.
 
@@ -36,7 +38,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         For the forward and each gradient: the sizes, the ideal bytes, FLOPs and time, which kernels take it and which
         of them `convext.backend` chooses, with the hidden copies they would make, and why the others do not. For a
         layer also whether a backward pass computes both gradients in one call; for a fused one, which is for inference,
-        the forward alone, and the passes over its result that its epilogue saves.
+        the forward alone, and the passes over its result that its epilogue saves; for parallel layers the forward of
+        each, and what computes them in one call.
 
     Raises:
         ValueError: a layer without its input, or an input that it does not take.
@@ -49,6 +52,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
         return _explain_fused(what, input, arch)
     if isinstance(what, Separable):
         return _explain_separable(what, input, arch)
+    if isinstance(what, torch.nn.ModuleList):
+        return _explain_branches(what, input, arch)
     if type(input) in PLACED:
         return _explain_placed(what, input)
     problems = problems_of(what, input, arch)
@@ -78,6 +83,19 @@ def _explain_separable(pair: Any, input: Tensor | Ints, arch: int | None) -> str
     problem = SeparableProblem(first, second, pair.first.epilogue, pair.second.epilogue, pair.second.adds)
     layers = _explain_fused(pair.first, input, arch), _explain_fused(pair.second, first.open_shape, arch)
     return "\n\n".join([*layers, f"in one pass or two: {pair.way}, as was timed\n{separable.told(problem)}"])
+
+
+def _explain_branches(layers: torch.nn.ModuleList, input: Tensor | Ints, arch: int | None) -> str:
+    """The forward of each layer, and what each kernel that computes them in one call says to that."""
+    parts = tuple(problems_of(layer, input, arch)[0] for layer in layers)
+    if len({(part.output, part.stride, part.groups) for part in parts}) != 1:
+        raise ValueError(
+            "expected parallel layers of one stride, number of groups and size of the result, "
+            f"but got sizes {', '.join(_sizes(part.output) for part in parts)}"
+        )
+    last = any(part.channels_last for part in parts)
+    problem = BranchesProblem(tuple(replace(part, channels_last=last) for part in parts))
+    return "\n\n".join([*map(_explain, problem.parts), f"in one call, or one by one\n{branches.told(problem)}"])
 
 
 def _finished_by(layer: Any, forward: ConvProblem) -> str | None:

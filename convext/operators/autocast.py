@@ -14,7 +14,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convext.operators.plain import PLAIN_TYPES
-from convext.operators.schema import ACTIVATED, BOTH, GATED, LIBRARY, OPS, SEPARABLE
+from convext.operators.schema import ACTIVATED, BOTH, BRANCHES, GATED, LIBRARY, OPS, SEPARABLE
 
 
 class _Token:
@@ -77,6 +77,8 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
     dtype = torch.get_autocast_dtype(device)
 
     def cast_operand(t: Any) -> Any:
+        if isinstance(t, list | tuple):
+            return [cast_operand(one) for one in t]
         eligible = (
             isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 and t.device.type == device
         )
@@ -89,7 +91,9 @@ def _autocast(op: Any, device: str, *arguments: Any) -> Any:
         return op(*operands)
 
 
-_OTHERS = {"dgrad_wgrad": BOTH, "activated": ACTIVATED, "separable": SEPARABLE, "gated": GATED}
+_OTHERS = {
+    "dgrad_wgrad": BOTH, "activated": ACTIVATED, "separable": SEPARABLE, "branches": BRANCHES, "gated": GATED,
+}  # fmt: skip
 for _name, _op in (OPS | _OTHERS).items():
     for _device in ("cpu", "cuda"):
         LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")

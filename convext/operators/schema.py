@@ -17,6 +17,11 @@ without storing what is between them:
 
     convext::separable(x, w, bias, v, second_bias, residual, size, .., kernel, first, .., second, ..) -> y
 
+and parallel fprops of one x, concatenated along channels, which some kernels do in one call; `pad` and `dilation` are
+the first branch's, then the second's, and so on:
+
+    convext::branches(x, w[], bias[], size, stride, pad, dilation, groups, kernel) -> y
+
 A WaveNet's block is one more, two convolutions with a gate between them:
 
     convext::gated(x, weight, bias, mix, mix_bias, total, dilation, kernel) -> x + z, total + z
@@ -53,6 +58,8 @@ LIBRARY.define(
     "float[] second_scalars) -> Tensor"
 )
 SEPARABLE = torch.ops.convext.separable.default
+LIBRARY.define(f"branches(Tensor x, Tensor[] w, Tensor?[] bias, {GEOMETRY}) -> Tensor")
+BRANCHES = torch.ops.convext.branches.default
 LIBRARY.define(
     "gated(Tensor x, Tensor weight, Tensor? bias, Tensor mix, Tensor? mix_bias, Tensor? total, SymInt dilation, "
     "str kernel) -> (Tensor, Tensor)"

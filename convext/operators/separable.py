@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from convext.choice import remembered
+from convext.choice import remembered, together
 from convext.choice import separable as records
 from convext.operators import forward
 from convext.operators.activated import activated, check_residual, mapped
@@ -60,7 +60,9 @@ def composed(
 
 
 @lru_cache(maxsize=8192)
-def _chosen(kernel: str, first: Any, second: Any, *described: Any) -> tuple[records.Kernel | None, SeparableProblem]:
+def _chosen(
+    kernel: str, first: Any, second: Any, *described: Any
+) -> tuple[together.Kernel[SeparableProblem] | None, SeparableProblem]:
     problem = SeparableProblem.of(Epilogue(*first), Epilogue(*second), *described)
     return records.choose(problem, kernel), problem
 

@@ -7,6 +7,7 @@ Later would be too late, for a counter copies the formulas when it is made.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,11 @@ def _flops_of_separable(x: Ints, w: Ints, bias: Any, v: Ints, *args: Any, out_sh
     """Those of both halves."""
     between = (out_shape[0], w[0], *out_shape[2:])
     return _flops("fprop", x, w, out_shape=between) + _flops("fprop", between, v, out_shape=out_shape)
+
+
+def _flops_of_branches(x: Ints, w: Sequence[Ints], *args: Any, out_shape: Ints, **kwargs: Any) -> int:
+    """Those of all branches."""
+    return sum(_flops("fprop", x, one, out_shape=out_shape) for one in w)
 
 
 def _flops_of_gated(x: Ints, weight: Ints, bias: Ints | None, mix: Ints, *args: Any, **kwargs: Any) -> int:
@@ -66,6 +72,7 @@ def register() -> None:
     register_flop_formula(torch.ops.convext.dgrad_wgrad)(_flops_of_both)
     register_flop_formula(torch.ops.convext.activated)(_flops_of_activated)
     register_flop_formula(torch.ops.convext.separable)(_flops_of_separable)
+    register_flop_formula(torch.ops.convext.branches)(_flops_of_branches)
     register_flop_formula(torch.ops.convext.gated)(_flops_of_gated)
     register_flop_formula(torch.ops.convext.causal_conv1d)(_flops_of_taps)
     register_flop_formula(torch.ops.convext.causal_conv1d_backward)(_flops_of_taps_backward)

@@ -18,6 +18,10 @@
 namespace convext {
 namespace cpu {
 
+inline int64_t bytes_of(Number number) {
+  return number == Number::float64 ? 8 : number == Number::float32 ? 4 : 2;
+}
+
 // What one of the convolutions has of an axis.
 struct Residue {
   int64_t x_first, x_size, x_step;
@@ -58,7 +62,7 @@ inline void restrict_to(Call& call, int axis, int64_t index) {
   View* const ofs[] = {&call.a, &call.b, &call.result};
   View* const x = p.face == Face::dgrad ? ofs[2] : ofs[0];
   View* const y = p.face == Face::fprop ? ofs[2] : p.face == Face::dgrad ? ofs[0] : ofs[1];
-  const int64_t bytes = p.number == Number::float64 ? 8 : p.number == Number::float32 ? 4 : 2;
+  const int64_t bytes = bytes_of(p.number);
   const auto every = [&](View* view, int64_t first, int64_t step) {
     const int64_t offset = first * view->stride[2 + axis] * bytes;
     view->data = static_cast<char*>(view->data) + offset;

@@ -5,6 +5,7 @@
 #pragma once
 #include "cpu/faces/channels.h"
 #include "cpu/faces/finish.h"
+#include "cpu/faces/pixels.h"
 #include "cpu/faces/stencil.h"
 #include "cpu/shared/pack.h"
 
@@ -17,6 +18,8 @@ struct Gather {
   int64_t bundle, bundles;  // groups of a bundle, bundles of an image
   bool depthwise;           // one channel of the operand
   bool direct;              // results go to the tensor, not to a staging buffer
+  bool pixels;              // they do, a vector of channels at a time
+  int64_t lines;            // of weights of a group, one for each channel of the result; for pixels whole vectors
   Blocks blocks;
   int64_t operand_size[AXES], result_size[AXES];
   int64_t operand_length, staging_length, places, offsets;  // of the parts of the scratch, in elements
@@ -40,7 +43,9 @@ inline Gather gather_of(const Problem& p, const View& a, const View& result) {
   const int64_t out_width = adjoint ? p.stride[2] : 1;
   g.direct = sizeof(T) == sizeof(A) && out_width == 1 && (result.stride[4] == 1 || g.result_size[2] == 1) &&
              (result.stride[1] != 1 || g.bundle * g.out == 1);
-  const int64_t planes = g.bundle * g.in, staging = g.direct ? 0 : g.bundle * g.out;
+  g.pixels = p.groups == 1 && !g.depthwise && result.stride[1] == 1 && g.out >= Lanes<A>::count;
+  g.lines = g.pixels ? up(g.out, Lanes<A>::count) : g.out;
+  const int64_t planes = g.bundle * g.in, staging = g.direct || g.pixels ? 0 : g.bundle * g.out;
   const int64_t limit = g.depthwise && g.bundle == 1 ? 128 * 1024 / 4 : SCRATCH;
   g.blocks = blocks_of<A>(p, planes, staging, limit, p.n * g.bundles);
   const Blocks& b = g.blocks;
@@ -55,7 +60,7 @@ inline Work gather_work(const Problem& p, const View& a, const View& result) {
   using A = typename Sum<T>::type;
   const Gather g = gather_of<T>(p, a, result);
   const int64_t floats = (g.operand_length + g.staging_length) * sizeof(A);
-  const int64_t weights = p.k * (p.c / p.groups) * product(p.kernel);
+  const int64_t weights = p.groups * g.lines * g.in * product(p.kernel);
   return {p.n * g.bundles * product(g.blocks.count), floats + g.places * int64_t(sizeof(Place)) + g.offsets * 4 + 128,
           (weights + p.groups * g.out) * int64_t(sizeof(A)),
           p.n * g.bundles * product(g.blocks.count) * g.operand_length};
@@ -87,7 +92,21 @@ CONVEXT_INLINE void each_phase(const Problem& p, const Axis (&axis)[AXES], const
   }
 }
 
-// Weights as [phase][channel of the result][channel of the operand's group][depth][width][height], then the bias.
+// The channel of the result, of a group, that a line of weights is for, and where its taps lie: one after the other, or
+// for pixels beside those of a vector's other channels, the last vector being shifted back to end with the channels.
+struct Line {
+  int64_t channel, first, step;
+};
+
+template <class A>
+inline Line line_of(const Gather& g, int64_t line, int64_t taps) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  if (!g.pixels) return {line, line * taps, 1};
+  const int64_t vector = line / lanes, lane = line % lanes;
+  return {least(vector * lanes, g.out - lanes) + lane, vector * lanes * taps + lane, lanes};
+}
+
+// Weights as [phase][line][channel of the operand's group][depth][width][height], then the bias.
 template <class T>
 void gather_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   using A = typename Sum<T>::type;
@@ -99,19 +118,23 @@ void gather_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   A* prepared = static_cast<A*>(call.prepared);
   each_phase(p, g.blocks.axis, [&](const Phases& f, int64_t before) {
     const Phase &d = f.axis[0], &h = f.axis[1], &v = f.axis[2];
-    A* to = prepared + (before * p.groups + f.taps() * first_group) * g.out * g.in;
-    for (int64_t group = first_group; group < last_group; ++group)
-      for (int64_t out = 0; out < g.out; ++out)
-        for (int64_t in = 0; in < g.in; ++in) {
-          const T* from = w + group * (p.k / p.groups) * s[0] + out * out_step + in * in_step;
-          for (int64_t i = 0; i < d.taps; ++i)
-            for (int64_t j = 0; j < v.taps; ++j)
-              for (int64_t l = 0; l < h.taps; ++l)
-                *to++ = number(from + (d.first + i * d.step) * s[2] + (h.first + l * h.step) * s[3] +
-                               (v.first + j * v.step) * s[4]);
-        }
+    const int64_t taps = g.in * f.taps();
+    A* to = prepared + before * p.groups * g.lines * g.in;
+    for (int64_t at = first_group * g.lines; at < last_group * g.lines; ++at) {
+      const int64_t group = at / g.lines;
+      const Line line = line_of<A>(g, at % g.lines, taps);
+      A* tap = to + group * g.lines * taps + line.first;
+      for (int64_t in = 0; in < g.in; ++in) {
+        const T* from = w + group * (p.k / p.groups) * s[0] + line.channel * out_step + in * in_step;
+        for (int64_t i = 0; i < d.taps; ++i)
+          for (int64_t j = 0; j < v.taps; ++j)
+            for (int64_t l = 0; l < h.taps; ++l, tap += line.step)
+              *tap = number(from + (d.first + i * d.step) * s[2] + (h.first + l * h.step) * s[3] +
+                            (v.first + j * v.step) * s[4]);
+      }
+    }
   });
-  A* bias = prepared + p.k * (p.c / p.groups) * product(p.kernel);
+  A* bias = prepared + p.groups * g.lines * g.in * product(p.kernel);
   for (int64_t i = first_group * g.out; i < last_group * g.out; ++i)
     bias[i] = call.bias ? number(static_cast<const T*>(call.bias) + i) : A(0);
 }
@@ -205,10 +228,11 @@ struct GatherJob {
       to.data += (block.first[i] * b.axis[i].out + f.at[i]) * r.stride[2 + i];
       to.step[i] = b.axis[i].out * r.stride[2 + i];
     }
-    const int64_t taps = f.taps(), weights = g.out * g.in * taps;
-    const A* w = static_cast<const A*>(call.prepared) + before * p.groups * g.out * g.in + group * weights;
-    const A* bias = static_cast<const A*>(call.prepared) + p.k * (p.c / p.groups) * product(p.kernel) + group * g.out;
+    const int64_t taps = f.taps(), weights = g.lines * g.in * taps, all = p.groups * g.lines * g.in;
+    const A* w = static_cast<const A*>(call.prepared) + before * all + group * weights;
+    const A* bias = static_cast<const A*>(call.prepared) + all * product(p.kernel) + group * g.out;
     fill_offsets(f);
+    if (g.pixels) return sum_rows_of_pixels(source, to, count, g.in * taps, w, bias);
     A* sums = g.direct ? reinterpret_cast<A*>(to.data) : staging;
     const int64_t plane = g.direct ? to.between : b.staged, row = g.direct ? to.step[1] : b.pitch;
     const int64_t depth = g.direct ? to.step[0] : b.pitch * count[1];
@@ -226,6 +250,20 @@ struct GatherJob {
                         g.out);
     }
     if (!g.direct) unpack(staging, b.pitch, b.staged, count, to, finish);
+  }
+
+  // Weights of a few vectors of channels stay in the first-level cache for all rows of a block.
+  void sum_rows_of_pixels(const A* source, const Planes<T>& to, const int64_t (&count)[AXES], int64_t taps, const A* w,
+                          const A* bias) const {
+    const Axis* axis = g.blocks.axis;
+    const Window& window = g.blocks.window;
+    for (int64_t vector = 0, done = 0; vector * lanes < g.out; vector += done)
+      for (int64_t z = 0; z < count[0]; ++z)
+        for (int64_t y = 0; y < count[1]; ++y) {
+          const A* x = source + z * axis[0].in * window.depth + y * axis[1].in * window.row;
+          T* row = to.data + z * to.step[0] + y * to.step[1];
+          done = sum_pixels<T>({x, row, count[2], to.step[2], offsets, taps, w, bias, finish}, g.out, vector);
+        }
   }
 
   Plane<A> plane_of(const A* x, A* result, const int64_t (&count)[AXES], int64_t depth, int64_t row, const Phases& f,

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/faces/atrous.h"
+#include "cpu/faces/branches.h"
 #include "cpu/faces/kernels.h"
 #include "cpu/shared/arguments.h"
 
@@ -47,13 +48,17 @@ int64_t weights_of(const Problem& p) {
   return p.k * (p.c / p.groups) * p.kernel[0] * p.kernel[1] * p.kernel[2];
 }
 
+void prepare(const Kernels& kernels, const Call& call) {
+  const int64_t groups = call.problem.groups;
+  torch::stable::parallel_for(0, groups, grain(groups, weights_of(call.problem)),
+                              [&](int64_t first, int64_t last) { kernels.prepare(call, first, last); });
+}
+
 // All of a face, or one part of it; partial sums are left.
 void compute(const Kernels& kernels, const Call& call) {
   const Problem& p = call.problem;
   const int64_t weights = weights_of(p);
-  if (p.face != Face::wgrad && !call.continues)
-    torch::stable::parallel_for(0, p.groups, grain(p.groups, weights),
-                                [&](int64_t first, int64_t last) { kernels.prepare(call, first, last); });
+  if (p.face != Face::wgrad && !call.continues) prepare(kernels, call);
   const Work work = kernels.work(call);
   const int64_t products = weights * p.n * p.output[0] * p.output[1] * p.output[2];
   torch::stable::parallel_for(0, work.jobs, grain(work.jobs, products / 8), [&](int64_t first, int64_t last) {
@@ -62,11 +67,16 @@ void compute(const Kernels& kernels, const Call& call) {
   });
 }
 
+const Kernels& checked_kernels(const std::string& isa) {
+  const Kernels* kernels = kernels_for(isa);
+  check(kernels != nullptr, "an instruction set of this machine and library, but got ", isa);
+  return *kernels;
+}
+
 Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::optional<Tensor> bias, Ints size,
                 Ints stride, Ints pad, Ints dilation, int64_t groups, bool channels_last,
                 std::optional<Tensor> residual, int64_t activation, double first_scalar, double second_scalar) {
-  const Kernels* kernels = kernels_for(isa);
-  check(kernels != nullptr, "an instruction set of this machine and library, but got ", isa);
+  const Kernels& kernels = checked_kernels(isa);
   const Arguments arguments{face, a, b, bias, residual, size, stride, pad, dilation, groups, channels_last};
   Call call{};
   call.problem = checked_problem(arguments);
@@ -80,16 +90,70 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
   call.epilogue = epilogue_of(p, activation, first_scalar, second_scalar);
   call.residual = residual ? checked_residual(arguments, result) : nullptr;
 
-  std::vector<Call> parts = parts_of(call, *kernels);
-  const Memory prepared = allocate(kernels->work(parts[0]).prepared_bytes);
+  std::vector<Call> parts = parts_of(call, kernels);
+  const Memory prepared = allocate(kernels.work(parts[0]).prepared_bytes);
   for (Call& part : parts) {
     part.prepared = prepared.get();
     part.continues = &part != &parts[0];
-    compute(*kernels, part);
+    compute(kernels, part);
   }
   if (p.face == Face::wgrad)
     torch::stable::parallel_for(0, p.k, grain(p.k, weights_of(p)),
-                                [&](int64_t first, int64_t last) { kernels->finish(parts[0], first, last); });
+                                [&](int64_t first, int64_t last) { kernels.finish(parts[0], first, last); });
+  return result;
+}
+
+// What each branch is given of paddings and dilations: a value for each of `rank` axes.
+void check_branches(const std::vector<Tensor>& w, const Ints& pad, const Ints& dilation, size_t rank) {
+  check(!w.empty(), "a branch or more");
+  for (const auto& [name, values] : {std::pair("pad", &pad), std::pair("dilation", &dilation)})
+    check(values->size() == w.size() * rank, name, " to be a list of ", rank, " values for each of ", w.size(),
+          " branches, but got ", list(*values));
+}
+
+Tensor branches(std::string isa, Tensor x, std::vector<Tensor> w, std::optional<Tensor> bias, Ints size, Ints stride,
+                Ints pad, Ints dilation, int64_t groups, bool channels_last) {
+  const Kernels& kernels = checked_kernels(isa);
+  const size_t rank = size.size();
+  check_branches(w, pad, dilation, rank);
+  const std::string face = "fprop";
+  const std::optional<Tensor> none;
+  std::vector<Call> calls(w.size());
+  Problem all{};  // of the concatenation
+  for (size_t i = 0; i < w.size(); ++i) {
+    const auto own = [&](const Ints& of) { return Ints(of.begin() + i * rank, of.begin() + (i + 1) * rank); };
+    const Ints pads = own(pad), dilations = own(dilation);
+    const Arguments arguments{face, x, w[i], none, none, size, stride, pads, dilations, groups, channels_last};
+    calls[i].problem = checked_problem(arguments);
+    const int64_t before = all.k;
+    all = calls[i].problem, all.k += before;
+  }
+  const Arguments arguments{face, x, w[0], bias, none, size, stride, pad, dilation, groups, channels_last};
+  if (bias) check_bias(arguments, all.k);
+  Tensor result = empty_result(all, arguments);
+  if (result.numel() == 0) return result;
+
+  const int64_t bytes = bytes_of(all.number);
+  View slice = view(result);
+  const char* bias_of = bias ? static_cast<const char*>(bias->const_data_ptr()) : nullptr;
+  std::vector<Branch> branches;
+  int64_t products = 0;
+  for (size_t i = 0; i < w.size(); ++i) {
+    Call& call = calls[i];
+    check(x.numel() > 0 && w[i].numel() > 0, "operands with elements");
+    call.a = view(x), call.b = view(w[i]), call.result = slice, call.bias = bias_of;
+    branches.push_back(branch_of(call, kernels));
+    prepare(kernels, branches.back().parts[0]);
+    slice.data = static_cast<char*>(slice.data) + call.problem.k * slice.stride[1] * bytes;
+    if (bias) bias_of += call.problem.k * bytes;
+    products += weights_of(call.problem) * all.n * all.output[0] * all.output[1] * all.output[2];
+  }
+  const std::vector<Step> steps = side_by_side(branches, kernels);
+  const int64_t scratch_bytes = scratch_of(branches, kernels), count = static_cast<int64_t>(steps.size());
+  torch::stable::parallel_for(0, count, grain(count, products / 8), [&](int64_t first, int64_t last) {
+    const Memory scratch = allocate(scratch_bytes);
+    for (int64_t i = first; i < last; ++i) kernels.run(*steps[i].part, steps[i].job, steps[i].job + 1, scratch.get());
+  });
   return result;
 }
 
@@ -103,12 +167,17 @@ STABLE_TORCH_LIBRARY(convext_cpu, m) {
       "convolve(str isa, str face, Tensor a, Tensor b, Tensor? bias, int[] size, int[] stride, int[] pad, "
       "int[] dilation, int groups, bool channels_last, Tensor? residual, int activation, float first_scalar, "
       "float second_scalar) -> Tensor");
+  // `w`: one of each branch, whose `pad` and `dilation` follow one another; `bias`: of all channels of the result.
+  m.def(
+      "branches(str isa, Tensor x, Tensor[] w, Tensor? bias, int[] size, int[] stride, int[] pad, int[] dilation, "
+      "int groups, bool channels_last) -> Tensor");
   m.def("supports(str isa) -> bool");
   m.def("vendor() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CPU, m) {
   m.impl("convolve", TORCH_BOX(&convolve));
+  m.impl("branches", TORCH_BOX(&branches));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CompositeExplicitAutograd, m) {

@@ -32,6 +32,12 @@ inline void check_list(const char* name, const Ints& values, size_t length, int6
           list(values));
 }
 
+inline void check_bias(const Arguments& g, int64_t channels) {
+  check_tensor(g, "bias", *g.bias, 1);
+  check(g.bias->size(0) == channels && (channels < 2 || g.bias->stride(0) == 1), "bias of shape [", channels,
+        "] and stride 1, but got shape ", list(shape(*g.bias)), " and stride ", g.bias->stride(0));
+}
+
 inline Problem checked_problem(const Arguments& g) {
   const size_t rank = g.size.size();
   check(rank >= 1 && rank <= AXES, "size to be a list of 1 to 3 values, but got ", list(g.size));
@@ -65,10 +71,7 @@ inline Problem checked_problem(const Arguments& g) {
   }
   if (g.bias) {
     check(!weights, "no bias for wgrad");
-    check_tensor(g, "bias", *g.bias, 1);
-    const int64_t channels = p.face == Face::fprop ? p.k : p.c;
-    check(g.bias->size(0) == channels && (channels < 2 || g.bias->stride(0) == 1), "bias of shape [", channels,
-          "] and stride 1, but got shape ", list(shape(*g.bias)), " and stride ", g.bias->stride(0));
+    check_bias(g, p.face == Face::fprop ? p.k : p.c);
   }
   return p;
 }

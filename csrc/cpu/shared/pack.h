@@ -8,7 +8,7 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-// Up to a vector of planes that lie side by side in the tensor (channels last), or any number that do not.
+// Planes that lie side by side in the tensor (channels last), or do not. To be unpacked, up to a vector of the former.
 template <class T>
 struct Planes {
   T* data;
@@ -58,7 +58,7 @@ template <class A, class T>
 inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], const Window& w, int64_t remainders,
                  A* scratch) {
   constexpr int64_t lanes = Lanes<A>::count;
-  const bool pixels = from.between == 1 && from.count > 1 && from.count <= lanes;
+  const bool pixels = from.between == 1 && from.count > 1;
   for (int64_t z = 0; z < w.size[0]; ++z)
     for (int64_t y = 0; y < w.size[1]; ++y) {
       const int64_t depth = origin[0] + z, height = origin[1] + y;
@@ -76,7 +76,8 @@ inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], con
           clear(rows + i * w.plane, lead);
           if (!pixels && count) pack_row(rows + i * w.plane + lead, first + i * from.between, step, count);
         }
-        if (pixels && count) pack_pixels(rows + lead, w.plane, from.count, first, step, count);
+        for (int64_t i = 0; pixels && count && i < from.count; i += lanes)
+          pack_pixels(rows + i * w.plane + lead, w.plane, least(lanes, from.count - i), first + i, step, count);
         for (int64_t i = 0; i < from.count; ++i) clear(rows + i * w.plane + after, w.columns - after);
       }
     }

@@ -105,7 +105,7 @@ def _described(layer: Any) -> tuple[Any, ...] | None:
 def _worth_one_call(x: Ints, strides: Ints, dtype: torch.dtype, layers: tuple[Any, ...]) -> Any:
     """What `branches` takes from the size to the groups; None where the layers do not take x, which torch tells better,
     or do not fit together, or were not measured to be faster in one call."""
-    if None in layers or len({len(kernel) for _, kernel, *_ in layers} | {len(x) - 2}) != 1:
+    if None in layers:
         return None
     w = [(k, c // groups, *kernel) for (c, k), kernel, *_, groups in layers]
     arguments: Any = ((x, shape, None, *own, len(x) - 2) for shape, (_, _, *own) in zip(w, layers, strict=True))

@@ -156,8 +156,10 @@ void note_write(Warp& warp, const Instruction& I, int lane, uint32_t grain, bool
            text(LANES_RACE, "writes", grain * GRAIN, rewrites ? writer : reader, rewrites ? "wrote" : "read"));
     }
     std::fill(writes, writes + shared.agents(), 0);
-    shared.write_lane(grain) = I.collective ? SharedMemory::ANY_LANE : uint8_t(lane);
   }
+  // Of lanes that write the same, the first since a barrier: who wrote before that is over.
+  if (!(same && shared.written(grain)) || writes[warp.id] != warp.now())
+    shared.write_lane(grain) = I.collective ? SharedMemory::ANY_LANE : uint8_t(lane);
   writes[agent] = now;
   shared.set_written(grain);
 }

@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 
-# AddressSanitizer finds what the last three would, whose checks take long to compile; and the kernels step pointers back
-# from rows that they do not read.
+# AddressSanitizer finds what the last three would, whose checks take long to compile; and the kernels step pointers
+# back from rows that they do not read.
 SANITIZED = [
     "-O1",
     "-fsanitize=address,undefined",

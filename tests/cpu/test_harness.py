@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CSRC, CACHE = ROOT / "csrc", ROOT / "build" / "cpu"
 NUMBERS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
-WIDE = ["-O2", "-DCONVEXT_VECTOR_BYTES=64", *(["-mavx2", "-mfma"] if platform.machine() == "x86_64" else [])]
+WIDE = ["-O1", "-DCONVEXT_VECTOR_BYTES=64", *(["-mavx2", "-mfma"] if platform.machine() == "x86_64" else [])]
 
 
 def build(flags: list[str]) -> Path:

@@ -50,17 +50,11 @@ inline Innermost innermost_of(const Problem& p) {
   return g;
 }
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr int64_t WIDEST = 2;  // more is the same code, and takes a compiler minutes there
-#else
-constexpr int64_t WIDEST = 8;
-#endif
-
 // The most channels of a group: these numbers come in groups more than others.
 template <class T>
-constexpr int64_t widest_group = sizeof(T) == 4 ? WIDEST : 1;
+constexpr int64_t widest_group = sizeof(T) == 4 ? 8 : 1;
 template <>
-constexpr int64_t widest_group<bfloat16> = WIDEST;
+constexpr int64_t widest_group<bfloat16> = 8;
 
 // Whether groups of so many channels are compiled: those that divide a vector.
 template <class T>
@@ -337,11 +331,10 @@ struct InnermostJob {
 // Calls `body` with the Int of a group's channels.
 template <class T, int GROUP = 1, class Body>
 CONVEXT_INLINE void for_group(const Problem& p, const Body& body) {
-  if constexpr (GROUP <= 8)
-    if constexpr (is_compiled<T>(GROUP)) {
-      if (p.c / p.groups == GROUP) return body(Int<GROUP>{});
-      for_group<T, GROUP * 2>(p, body);
-    }
+  if constexpr (is_compiled<T>(GROUP)) {
+    if (p.c / p.groups == GROUP) return body(Int<GROUP>{});
+    for_group<T, GROUP * 2>(p, body);
+  }
 }
 
 template <class T>

@@ -79,13 +79,19 @@ def sources() -> list[str]:
     return [str(source.relative_to(CSRC)) for source in CSRC.rglob("*.cu")]
 
 
-def _patched_sources(patch: Patch) -> Path:
+def planted(patch: Patch) -> str:
+    """The patched file's text. Raises RuntimeError where what is replaced isn't there exactly once."""
     text = (CSRC / patch.file).read_text()
     if text.count(patch.old) != 1:
         raise RuntimeError(f"{patch.file} has {text.count(patch.old)} times, not once:\n{patch.old}")
+    return text.replace(patch.old, patch.new)
+
+
+def _patched_sources(patch: Patch) -> Path:
+    text = planted(patch)
     folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.rglob("*")) if s.is_file()))
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
-    (folder / patch.file).write_text(text.replace(patch.old, patch.new))
+    (folder / patch.file).write_text(text)
     return folder
 
 

@@ -69,14 +69,14 @@ def float64(case: Case, operands: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def units(case: Case, operands: dict[str, Tensor], oracle: dict[str, Tensor], draws: int = 4) -> dict[str, float]:
-    """How far each result is moved by operands that are a unit of float16 off, up or down; a unit of itself at least.
+    """How far operands that are half a unit of float16 off, as rounding may leave them, move each result.
 
-    A sum whose terms cancel moves by many units of itself. torch's own error of a single number doesn't tell: by
+    At least a unit of the result. A sum whose terms cancel moves by many of them. torch's own error of a single number doesn't tell: by
     chance it is next to nothing once in a while.
     """
     eps = torch.finfo(torch.float16).eps
     moved = [
-        float64(case, {role: t * (1 + eps * torch.randn_like(t).sign()) for role, t in operands.items()})
+        float64(case, {role: t * (1 + eps / 2 * torch.randn_like(t).sign()) for role, t in operands.items()})
         for _ in range(draws)
     ]
     return {

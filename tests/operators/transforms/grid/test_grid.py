@@ -71,8 +71,8 @@ def float64(case: Case, operands: dict[str, Tensor]) -> dict[str, Tensor]:
 def units(case: Case, operands: dict[str, Tensor], oracle: dict[str, Tensor], draws: int = 4) -> dict[str, float]:
     """How far operands that are half a unit of float16 off, as rounding may leave them, move each result.
 
-    At least a unit of the result. A sum whose terms cancel moves by many of them. torch's own error of a single number doesn't tell: by
-    chance it is next to nothing once in a while.
+    At least a unit of the result. A sum whose terms cancel moves by many of them; torch's own error of one number
+    doesn't tell, since by chance it is next to nothing once in a while.
     """
     eps = torch.finfo(torch.float16).eps
     moved = [

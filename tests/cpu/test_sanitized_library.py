@@ -16,7 +16,7 @@ CPU, CACHE, TORCH = ROOT / "csrc" / "cpu", ROOT / "build" / "cpu", Path(torch.__
 FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 ISA = ["-DCONVEXT_ISA=generic", "-DCONVEXT_VECTOR_BYTES=16"]
 STABLE = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{TORCH}/include", "-O1"]
-ROOMS = "causal", "gated", "separable", "streams"
+ROOMS = "causal", "gated", "pointwise", "separable", "streams"
 # What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
 SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ROOMS}
 SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ROOMS}
@@ -51,7 +51,7 @@ def build() -> Path:
 
 TESTS = {
     "causal": ["test_values.py", "test_update.py"],
-    "cpu": ["test_separable_kernel.py"],
+    "cpu": ["test_pointwise_kernel.py", "test_separable_kernel.py"],
     "operators": ["test_gated.py"],
     "streaming": ["test_native_steps.py"],
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from convext.conversion.fusion.layer import Fused
+from convext.conversion.fusion.layer import OURS, Fused
 from convext.conversion.fusion.rewriting import Taken, rewrite
 from convext.conversion.fusion.separable import APART, TOGETHER, WAYS, Separable
 from convext.conversion.fusion.tracing import CONTAINERS, is_a_part, noting_arguments, traced
@@ -146,10 +146,10 @@ def _choose_ways(fused: nn.Module, arguments: tuple[Any, ...]) -> None:
 
     each_its_own = faster(fused, arguments, layers, ways)
     first = {name: layers[name].ways[0] for name in each_its_own}
-    torchs = {name: first[name] if way == "stencil" else way for name, way in each_its_own.items()}
+    torchs = {name: first[name] if way in OURS else way for name, way in each_its_own.items()}
     plans = {"each": each_its_own, "each of torch's": torchs, "onednn": first, "conv": dict.fromkeys(first, "conv")}
-    ours = {name: "stencil" for name in each_its_own if "stencil" in layers[name].ways}
-    plans.update({f"{way} and stencil": {**plans[way], **ours} for way in ("onednn", "conv")})
+    ours = {name: way for name in each_its_own for way in layers[name].ways if way in OURS}
+    plans.update({f"{way} and ours": {**plans[way], **ours} for way in ("onednn", "conv")})
 
     def follow(plan: str) -> None:
         for name, way in plans[plan].items():

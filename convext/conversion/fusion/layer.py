@@ -8,28 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from convext.choice import settings
-from convext.conversion.fusion import chosen, onednn, stencil
+from convext.conversion.fusion import chosen, onednn, pointwise, stencil
 from convext.operators.autograd import reverse_mode
 from convext.operators.plain import is_plain
 from convext.problem.epilogue import Epilogue
 
 PACKED = "_packed"
+Packed = onednn.Packed | stencil.Packed | pointwise.Packed
+_LAID_OUT: dict[str, type[Packed]] = {
+    "onednn": onednn.Packed,
+    "stencil": stencil.Packed,
+    "pointwise": pointwise.Packed,
+}
+OURS = ("stencil", "pointwise")
 
 
 class Fused(nn.Module):
     """epilogue(conv(x)) or epilogue(conv(x) + residual): a convolution of an inference, with what follows it.
 
-    x and the result as of `conv`; `residual` of the result's shape, or of one that broadcasts with it. Three ways lead
+    x and the result as of `conv`; `residual` of the result's shape, or of one that broadcasts with it. Four ways lead
     there, which agree within the tolerance rule:
 
     - "onednn", torch's fused operator for CPUs: one pass, the result is channels last. In float32 or bfloat16. To the
       results of several groups it adds a residual in a second pass, and in float32 alone.
     - "stencil", our own kernel of depthwise convolutions for CPUs: one pass, the result has the format of x.
+    - "pointwise", our own of one tap, in float32: one pass, the result is channels last.
     - "conv", `conv` and torch's activation, in place where no gradient is asked for. `conv` runs whichever kernel is
       chosen for it.
 
-    The first two are for plain eager code on a CPU, where no gradient is asked for and "auto" chooses. On GPUs, and by
-    kernels that are asked for by name, such code goes by `convext::activated`: what follows `conv` is computed at the
+    All but the last are for plain eager code on a CPU, where no gradient is asked for and "auto" chooses. On GPUs, and
+    by kernels that are asked for by name, such code goes by `convext::activated`: what follows `conv` is computed at the
     store of the kernel that is chosen, if it can. Everywhere else it is the last: under torch.compile and torch.export
     too, where Inductor fuses the two.
 
@@ -48,7 +56,8 @@ class Fused(nn.Module):
         self.epilogue = epilogue
         self.adds = adds
         first = ("onednn", "conv") if onednn.takes(conv, epilogue, adds) else ("conv",)
-        self.ways = (*first, "stencil") if stencil.takes(conv, epilogue, adds) else first
+        ours = {"stencil": stencil.takes(conv, epilogue, adds), "pointwise": pointwise.takes(conv)}
+        self.ways = (*first, *(way for way, takes in ours.items() if takes))
         self.way = self.ways[0]
         self.takes_chosen = chosen.takes(conv, epilogue, adds)
 
@@ -62,22 +71,21 @@ class Fused(nn.Module):
         elif plain and self.way != "conv" and settings.BACKEND == "auto" and x.is_cpu:
             weight, bias = self.conv.weight, self.conv.bias
             if weight.dtype is x.dtype and not reverse_mode(x, residual, weight, bias):
-                packed = self._packed_for(weight)
-                if packed.takes(x, residual):
-                    return packed.run(x, bias, residual)
+                laid_out = self._packed_for(weight)
+                if laid_out.takes(x, residual):
+                    return laid_out.run(x, bias, residual)
         y: Tensor = self.conv(x)
         in_place = plain and not reverse_mode(y, residual)
         if residual is not None:
             y = y.add_(residual) if in_place and _fits(residual, y.shape, y.dtype) else y + residual
         return self.epilogue.in_place(y) if in_place else self.epilogue(y)
 
-    def _packed_for(self, weight: Tensor) -> onednn.Packed | stencil.Packed:
-        kept: dict[str, onednn.Packed | stencil.Packed] = self.__dict__.setdefault(PACKED, {})
-        packed = kept.get(self.way)
-        if packed is None or not packed.is_of(weight):
-            kind = onednn.Packed if self.way == "onednn" else stencil.Packed
-            kept[self.way] = packed = kind(self.conv, self.epilogue)
-        return packed
+    def _packed_for(self, weight: Tensor) -> Packed:
+        kept: dict[str, Packed] = self.__dict__.setdefault(PACKED, {})
+        laid_out = kept.get(self.way)
+        if laid_out is None or not laid_out.is_of(weight):
+            kept[self.way] = laid_out = _LAID_OUT[self.way](self.conv, self.epilogue)
+        return laid_out
 
     def forget(self) -> None:
         """Frees the weights that are laid out, for each way that was gone: the next call makes its own anew."""

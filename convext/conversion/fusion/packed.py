@@ -21,7 +21,8 @@ class Packed:
     def __init__(self, conv: Any) -> None:
         self.weight = conv.weight.detach()  # kept, so that no other weight can lie where this one does
         self._version = _version(conv.weight)
-        self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        padding = [0] * len(conv.stride) if conv.padding == "valid" else list(conv.padding)
+        self.geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
         self._results: dict[torch.Size, torch.Size | None] = {}
 
     def is_of(self, weight: Tensor) -> bool:

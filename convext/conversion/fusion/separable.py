@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convext.choice import settings
-from convext.conversion.fusion import packed, stencil
+from convext.conversion.fusion import packed, pointwise, stencil
 from convext.conversion.fusion.epilogues import is_watched
 from convext.conversion.fusion.layer import PACKED, Fused
 from convext.operators.autograd import reverse_mode
@@ -33,13 +33,10 @@ def takes(first: Fused, second: Fused) -> bool:
     conv = second.conv
     return (
         stencil.takes(first.conv, first.epilogue, first.adds)
-        and not (first.adds or conv.transposed or nn.utils.parametrize.is_parametrized(conv))
-        and conv.weight[0, 0].numel() == 1
-        and conv.groups == max(conv.stride) == 1
-        and conv.padding in ("valid", (0,) * len(conv.stride))
+        and not first.adds
+        and pointwise.is_pointwise(conv)
+        and max(conv.stride) == 1
         and not (second.adds and second.epilogue.name != IDENTITY)
-        and conv.weight.is_cpu
-        and conv.weight.dtype is torch.float32
         and min(conv.in_channels, conv.out_channels) >= separable.lanes()
     )
 

@@ -16,6 +16,7 @@ from convext.problem import layout
 from convext.problem.separable import SeparableProblem
 from convext.providers.cpu import library
 from convext.providers.cpu.native import NUMBER
+from convext.providers.cpu.pointwise import lanes, pack
 
 # Measured: 25 layers of MobileNets, EfficientNet-B0 and Xception at batches 1, 2 and 4, one thread, AMD EPYC (Zen 4),
 # against the halves one after the other: the depthwise one by our kernel or oneDNN's, whichever was faster, the
@@ -66,13 +67,6 @@ def expected_gain(problem: SeparableProblem) -> float:
     return 1 + (CALL + ELEMENT * elements) / takes
 
 
-def pack(v: Tensor) -> Tensor:
-    """The pointwise weight [K, C, 1, ..] as the kernel reads it: vectors of K, each [C][lanes]."""
-    if v.shape[1] > 1 and v.stride(1) != 1:
-        v = v.contiguous()
-    return cast(Tensor, torch.ops.convext_cpu.pack_pointwise.default(library.isa(), v))
-
-
 def run(
     problem: SeparableProblem, x: Tensor, w: Tensor, bias: Tensor | None,
     v: Tensor, second_bias: Tensor | None, residual: Tensor | None,
@@ -108,8 +102,3 @@ def convolve(
 
 def _pixels(problem: SeparableProblem) -> int:
     return problem.pointwise.n * math.prod(problem.pointwise.output)
-
-
-def lanes() -> int:
-    """Of a vector: the least number of channels."""
-    return {"avx512": 16, "avx2": 8}.get(library.isa(), 4)

@@ -4,7 +4,7 @@
 //     x ─read─> depthwise, first ─> t, in scratch ─> product with v, second, + residual ─write─> y
 #pragma once
 #include "cpu/faces/innermost.h"
-#include "cpu/separable/product.h"
+#include "cpu/pointwise/multiply.h"
 #include "cpu/separable/separable.h"
 
 namespace convext {
@@ -23,7 +23,7 @@ struct SeparableBlocks {
 inline SeparableBlocks separable_blocks_of(const Problem& p) {
   const int64_t width = p.output[2], height = p.output[0] * p.output[1];
   SeparableBlocks b;
-  b.pitch = up(p.c, Product::lanes) + 16;
+  b.pitch = up(p.c, Lanes<float>::count) + 16;
   const int64_t pixels = most(BLOCK_BYTES / (b.pitch * int64_t(sizeof(float))), BLOCK_PIXELS);
   b.across = over(width, pixels);
   b.columns = over(width, b.across);
@@ -47,7 +47,6 @@ inline void separable_run(const SeparableCall& call, int64_t first, int64_t last
   Call depthwise = call.depthwise;
   depthwise.result.stride[4] = b.pitch;
   InnermostJob<float> thread(depthwise);
-  const Product product(call.pointwise, b.pitch);
   for (int64_t job = first; job < last; ++job) {
     const int64_t n = job / b.across / b.down, row = job / b.across % b.down * b.rows, c = job % b.across * b.columns;
     const int64_t rows = least(b.rows, p.output[0] * p.output[1] - row), columns = least(b.columns, p.output[2] - c);
@@ -56,7 +55,7 @@ inline void separable_run(const SeparableCall& call, int64_t first, int64_t last
       thread.part(n, z, h, 0, c, c + columns, t + (i * columns - c) * b.pitch);
     }
     float* const image = static_cast<float*>(y.data) + n * y.stride[0];
-    product.run(t, image + (row * p.output[2] + c) * y.stride[4], rows * columns);
+    multiply(call.pointwise, t, b.pitch, image + (row * p.output[2] + c) * y.stride[4], rows * columns);
   }
 }
 

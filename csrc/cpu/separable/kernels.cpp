@@ -14,9 +14,8 @@ void separable_prepare(const SeparableCall& call, int64_t first, int64_t last) {
 
 }  // namespace CONVEXT_ISA
 
-extern const SeparableKernels CONVEXT_TABLE(CONVEXT_ISA){CONVEXT_ISA::Product::lanes, CONVEXT_ISA::Product::pack,
-                                                         CONVEXT_ISA::separable_work, CONVEXT_ISA::separable_prepare,
-                                                         CONVEXT_ISA::separable_run};
+extern const SeparableKernels CONVEXT_TABLE(CONVEXT_ISA){CONVEXT_ISA::Lanes<float>::count, CONVEXT_ISA::separable_work,
+                                                         CONVEXT_ISA::separable_prepare, CONVEXT_ISA::separable_run};
 
 }  // namespace cpu
 }  // namespace convext

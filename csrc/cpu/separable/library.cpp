@@ -1,14 +1,12 @@
-// Where separable convolutions meet torch: an operator, and one that lays out the pointwise weight for it.
+// Where separable convolutions meet torch: an operator.
 #include <torch/csrc/stable/library.h>
 
+#include "cpu/pointwise/arguments.h"
 #include "cpu/separable/separable.h"
-#include "cpu/shared/arguments.h"
 
 namespace convext {
 namespace cpu {
 namespace {
-
-using Optional = std::optional<Tensor>;
 
 // The kernels for `isa`. Whether the machine has it, convext_cpu::supports tells.
 const SeparableKernels& kernels_for(const std::string& isa) {
@@ -18,26 +16,6 @@ const SeparableKernels& kernels_for(const std::string& isa) {
 #endif
   check(isa == "generic", "an instruction set of this library, but got ", isa);
   return separable_generic;
-}
-
-void check_channels(const char* name, int64_t channels, int64_t lanes) {
-  check(channels >= lanes, "at least a vector of ", lanes, " channels of ", name, ", but got ", channels);
-}
-
-int64_t vectors(int64_t k, int64_t lanes) {
-  return (k + lanes - 1) / lanes;
-}
-
-Tensor pack_pointwise(std::string isa, Tensor v) {
-  const SeparableKernels& kernels = kernels_for(isa);
-  check(v.is_cpu() && v.scalar_type() == ScalarType::Float, "a pointwise weight in float32 on the CPU, but got ",
-        torch::headeronly::toString(v.scalar_type()));
-  check(v.dim() >= 2 && v.numel() == v.size(0) * v.size(1), "a weight of one tap, but got shape ", list(shape(v)));
-  check_channels("y", v.size(0), kernels.lanes);
-  check(v.size(1) == 1 || v.stride(1) == 1, "channels of x side by side, but they are ", v.stride(1), " apart");
-  Tensor packed = torch::stable::new_empty(v, {vectors(v.size(0), kernels.lanes), v.size(1), kernels.lanes});
-  kernels.pack(view(v), v.size(0), v.size(1), static_cast<float*>(packed.mutable_data_ptr()));
-  return packed;
 }
 
 // The depthwise half of a call.
@@ -62,18 +40,7 @@ Call pointwise_of(const Problem& depthwise, const Tensor& packed, const Optional
   Call call{};
   call.problem = depthwise;
   call.problem.k = k;
-  check_channels("y", k, lanes);
-  const Ints expected{vectors(k, lanes), depthwise.c, lanes};
-  check(packed.is_cpu() && packed.scalar_type() == ScalarType::Float && shape(packed) == expected &&
-            packed.is_contiguous(),
-        "a weight that pack_pointwise made for ", k, " channels of y and ", depthwise.c, " of x, of shape ",
-        list(expected), ", but got ", list(shape(packed)));
-  call.b.data = const_cast<void*>(packed.const_data_ptr());
-  if (bias) {
-    check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && shape(*bias) == Ints{k} && bias->stride(0) == 1,
-          "a second bias in float32 of shape [", k, "] and stride 1, but got shape ", list(shape(*bias)));
-    call.bias = bias->const_data_ptr();
-  }
+  give_packed(call, packed, bias, "second bias", lanes);
   call.epilogue = epilogue_of(depthwise, activation, first, second);
   return call;
 }
@@ -118,12 +85,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(convext_cpu, m) {
       "separable(str isa, Tensor x, Tensor w, Tensor? bias, Tensor packed, Tensor? second_bias, int k, "
       "Tensor? residual, int[] size, int[] stride, int[] pad, int[] dilation, int first, float first_scalar, "
       "float its_second, int second, float second_scalar, float seconds_second) -> Tensor");
-  m.def("pack_pointwise(str isa, Tensor v) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CPU, m) {
   m.impl("separable", TORCH_BOX(&separable));
-  m.impl("pack_pointwise", TORCH_BOX(&pack_pointwise));
 }
 
 }  // namespace cpu

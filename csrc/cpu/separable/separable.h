@@ -11,12 +11,11 @@ namespace cpu {
 
 struct SeparableCall {
   Call depthwise;  // its result has no data: a block of t at a time lies in scratch
-  Call pointwise;  // b: v as `pack` lays it out
+  Call pointwise;  // b: v as the pointwise kernels' `pack` lays it out
 };
 
 struct SeparableKernels {
   int64_t lanes;                                                   // of a vector: the least number of channels
-  void (*pack)(const View& v, int64_t k, int64_t c, float* to);    // [vectors of k][c][lanes]
   Work (*work)(const SeparableCall&);                              // prepared: what `prepare` writes
   void (*prepare)(const SeparableCall&, int64_t c, int64_t last);  // of the depthwise convolution
   void (*run)(const SeparableCall&, int64_t first_job, int64_t last_job, void* scratch);

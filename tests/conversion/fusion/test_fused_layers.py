@@ -11,7 +11,7 @@ from torch import nn
 
 import convext
 from convext.choice import remembered
-from convext.conversion.fusion import Fused, Separable, epilogues, onednn
+from convext.conversion.fusion import Fused, Separable, epilogues, onednn, pointwise
 from convext.conversion.fusion.separable import TOGETHER
 from convext.providers.cpu import library
 
@@ -282,7 +282,7 @@ def test_a_sum_is_before_an_activation_or_after_it(order, kind, dtype):
     assert taken == ("conv + residual + relu" if order.startswith("sum") else "conv + relu")
     with torch.no_grad():
         oracle, torchs = twin(x.double()), net(x)
-        for way in ("onednn", "conv", "stencil"):
+        for way in ("onednn", "conv", "stencil", "pointwise"):
             for layer in layers(fused):
                 layer.way = way if way in layer.ways else layer.way
             assert_by_the_rule(fused(x), torchs, oracle)
@@ -381,6 +381,67 @@ def test_the_way_of_our_own_kernel(rank, adds, dtype):
     check(layer, lies_last, residual)
     with pytest.raises(RuntimeError, match="40 channels"):
         layer(torch.randn(2, 39, *[9] * rank).to(dtype), residual if adds else None)
+
+
+@pytest.mark.skipif(library.unavailable() is not None, reason="the way is that of the compiled kernels for CPUs")
+@pytest.mark.parametrize("name", ["identity", "relu", "silu"])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize(("rank", "stride"), [(2, 1), (2, 2), (3, 1)])
+def test_the_way_of_our_own_kernel_of_one_tap(rank, stride, adds, name, ran_pointwise):
+    """In both formats; then with other weights, as a copy, with a residual that broadcasts and an input refused."""
+    conv = getattr(convext, f"Conv{rank}d")(24, 40, 1, stride=stride).requires_grad_(False)
+    layer = Fused(conv, epilogues.Epilogue(name), adds).eval()
+    layer.way = "pointwise"
+    assert "pointwise" in layer.ways
+
+    def check(layer, x, *residual):
+        for given in (x, x.contiguous(memory_format=torch.channels_last if rank == 2 else torch.channels_last_3d)):
+            z = getattr(F, f"conv{rank}d")(given, layer.conv.weight, layer.conv.bias, stride)
+            torchs = layer.epilogue(z + residual[0] if residual else z)
+            of_all = exact(layer.conv, given, residual[0] if residual else None, layer.epilogue)
+            assert_by_the_rule(layer(given, *residual), torchs, of_all)
+
+    x, residual = torch.randn(2, 24, *[7] * rank), torch.randn(2, 40, *[(7 - 1) // stride + 1] * rank)
+    given = [residual] if adds else []
+    check(layer, x, *given)
+    conv.weight.mul_(2)
+    check(layer, x, *given)
+    twin = copy.deepcopy(layer)
+    twin.conv.weight.mul_(2)
+    check(twin, x, *given)
+    check(layer, x, *given)
+    assert len(ran_pointwise) == 8
+    if adds:
+        check(layer, x, residual[:1])
+    with convext.backend("aten"):
+        check(layer, x, *given)
+    layer(x.requires_grad_(), *given)
+    assert len(ran_pointwise) == 8
+    with pytest.raises(RuntimeError, match="24 channels"):
+        layer(torch.randn(2, 23, *[7] * rank), *given)
+
+
+@pytest.fixture
+def ran_pointwise(monkeypatch):
+    """How often our own kernel of one tap ran."""
+    runs, run = [], pointwise.Packed.run
+    monkeypatch.setattr(pointwise.Packed, "run", lambda self, *call: (runs.append(1), run(self, *call))[1])
+    return runs
+
+
+def test_our_own_kernel_of_one_tap_is_no_way_for_what_it_does_not_compute():
+    of = [
+        convext.Conv2d(24, 40, 1, groups=2),
+        convext.Conv2d(24, 40, 1, padding=1),
+        convext.Conv2d(24, 40, (1, 2)),
+        convext.Conv2d(24, 3, 1),
+        convext.Conv2d(24, 40, 1).double(),
+        convext.Conv1d(24, 40, 1),
+        convext.ConvTranspose2d(24, 40, 1),
+        nn.utils.parametrizations.weight_norm(convext.Conv2d(24, 40, 1)),
+    ]
+    assert all("pointwise" not in Fused(conv, epilogues.Epilogue("relu"), False).ways for conv in of)
+    assert "pointwise" in Fused(convext.Conv2d(24, 40, 1, padding="valid"), epilogues.Epilogue("relu"), True).ways
 
 
 def test_our_own_kernel_is_no_way_for_what_it_does_not_compute():

@@ -71,7 +71,7 @@ def test_gradients_reach_the_input(fused_block):
         *((way, "onednn", "onednn") for way in ("conv", "stencil")),
         ("conv", "each of torch's", "conv"),
         ("stencil", "each of torch's", "onednn"),
-        ("conv", "onednn and stencil", "stencil"),
+        ("conv", "onednn and ours", "stencil"),
     ],
 )
 def test_layers_go_the_way_that_was_faster(of_a_layer, of_the_model, chosen, monkeypatch):

@@ -1,4 +1,6 @@
-// The product of a block of pixels of t, which lie in scratch with their channels innermost, and v.
+// The product of a row of pixels, whose channels are innermost, and v.
+//
+//     y[m, k] = epilogue(sum over c of  t[m, c] * v[k, c] + bias[k] + added[m, k]) + residual[m, k]
 //
 //     a tile      pixels x vectors of k, in registers; each channel of a pixel is multiplied by as many vectors of v
 //     a column    the tiles of a few vectors of k, one below the other: their part of v, [c][lanes] a vector, stays in
@@ -23,8 +25,9 @@ class Product {
  public:
   static constexpr int64_t lanes = Lanes<float>::count;
 
-  // `pitch`: from pixel to pixel in scratch.
-  Product(const Call& given, int64_t pitch) : call(given), pitch(pitch) {}
+  // `pitch`: from pixel to pixel of t. `added`: lies as the result does, or null.
+  Product(const Call& given, int64_t pitch, const void* added)
+      : call(given), pitch(pitch), added(static_cast<const float*>(added)) {}
 
   // v, as the product reads it.
   static void pack(const View& v, int64_t k, int64_t c, float* to) {
@@ -35,22 +38,26 @@ class Product {
                            from + least(first, k - lanes) * v.stride[0] + at, v.stride[0], lanes);
   }
 
-  // Of `count` pixels from `t` on; `to` is where the first one's results go.
-  void run(const float* t, float* to, int64_t count) const {
-    const int64_t whole = k / lanes;
-    for (int64_t vector = 0, left = over(whole, PRODUCT_VECTORS); left > 0; --left) {
-      const int64_t now = over(whole - vector, left);
+  // Columns of vectors of k, as even as can be. The last has what is no whole vector, too.
+  static int64_t columns(int64_t k) { return over(k / lanes, PRODUCT_VECTORS); }
+
+  // Of `count` pixels from `t` on, columns `first` to `last` - 1; `to` is where the first pixel's results go.
+  void run(const float* t, float* to, int64_t count, int64_t first, int64_t last) const {
+    const int64_t whole = k / lanes, all = columns(k);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t vector = whole * i / all, now = whole * (i + 1) / all - vector;
       unrolled<PRODUCT_VECTORS>(CONVEXT_EACH(i) {
         if (now == i.value + 1) column<i.value + 1>(t, to, count, vector, vector * lanes);
       });
-      vector += now;
     }
-    if (k % lanes) column<1>(t, to, count, whole, k - lanes);
+    if (last == all && k % lanes) column<1>(t, to, count, whole, k - lanes);
   }
 
  private:
   const Call& call;
   const int64_t pitch, c = call.problem.c, k = call.problem.k, step = call.result.stride[4];
+  const float* const added;
+  const float* const result = static_cast<const float*>(call.result.data);
   const Finish<float> finish{call};
   const float *packed = static_cast<const float*>(call.b.data), *bias = static_cast<const float*>(call.bias);
 
@@ -73,6 +80,10 @@ class Product {
     sums.each(CONVEXT_EACH2(m, i) {
       sums.now[m.value][i.value] = bias ? load(bias + first + i.value * lanes) : Vector<float>{};
     });
+    if (added)
+      sums.each(CONVEXT_EACH2(m, i) {
+        sums.now[m.value][i.value] += load(added + (to - result) + m.value * step + i.value * lanes);
+      });
     for (int64_t at = 0; at < c;) {
       if (at > 0) sums.next();
       for (const int64_t end = least(at + PRODUCT_TERMS, c); at < end; ++at) {

@@ -21,6 +21,10 @@ PROBLEMS = {
     "rows of 7": (2, 40, 24, (7, 7), 1),
     "k of many columns": (1, 19, 181, (9, 13), 1),
     "k of a vector": (1, 17, 16, (2, 31), 1),
+    "k of a few": (2, 20, 3, (9, 11), 1),
+    "k of a few, one pixel": (1, 300, 14, (1, 1), 1),
+    "k of a few, stride 2": (1, 19, 7, (9, 11), 2),
+    "k of one": (2, 40, 1, (5, 6), 1),
     "blocks of a long line": (1, 33, 40, (41, 43), 1),
     "sums in parts": (1, 700, 37, (3, 5), 1),
     "one pixel": (1, 96, 150, (1, 1), 1),
@@ -148,7 +152,7 @@ def test_nothing_of_nothing(isa):
 def test_what_it_refuses(isa):
     x, v, bias, residual, stride = operands("stride 2")
     for given, reason in (
-        ((x, v[:3], bias, residual, stride), "at least a vector of .* channels of y, but got 3"),
+        ((x, v[:0], bias, residual, stride), r"a weight with elements, but got shape \[0, 24, 1, 1\]"),
         ((x, v.double(), bias, residual, stride), "a pointwise weight in float32 on the CPU, but got Double"),
         ((x.double(), v, bias, residual, stride), "x in float32 on the CPU, but got Double"),
         ((x, v.expand(40, 24, 1, 2), bias, residual, stride), r"a weight of one tap, but got shape \[40, 24, 1, 2\]"),

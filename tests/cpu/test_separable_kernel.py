@@ -37,6 +37,7 @@ PROBLEMS = {
     "1d": (2, 20, 24, (61,), (5,), 1, 4, 2),
     "3d": (1, 17, 33, (4, 5, 6), (3, 2, 3), (1, 1, 2), (1, 0, 1), 1),
     "no padding": (1, 16, 16, (6, 9), (3, 3), 1, 0, 1),
+    "k of a few": (2, 20, 3, (6, 9), (3, 3), 1, 1, 1),
 }
 
 
@@ -144,13 +145,12 @@ def test_any_number_of_threads_gives_the_same_bits(isa, name, threads):
 
 def test_what_it_refuses(isa):
     p = problem("stride 2")
-    d, y = p.depthwise, p.pointwise
-    lanes = 16  # at most
+    d = p.depthwise
     for changed, reason in (
         ({"depthwise": replace(d, dtype=torch.float64)}, "computes float32, not torch.float64"),
         ({"depthwise": replace(d, k=48)}, "takes one filter for each channel of x, but got 48 for 24"),
         ({"depthwise": replace(d, channels_last=False)}, "channels are innermost, but these are outermost"),
-        ({"pointwise": replace(y, k=3)}, f"at least (4|8|{lanes}) channels of x and of y, but got 24 and 3"),
+        ({"depthwise": replace(d, c=3, k=3, groups=3)}, "at least (4|8|16) channels of x, but got 3"),
         ({"depthwise": replace(d, n=0)}, "a tensor of the problem has no elements"),
     ):
         assert re.search(reason, separable.why_not(replace(p, **changed)))
@@ -158,7 +158,7 @@ def test_what_it_refuses(isa):
     x, w, bias, v, second_bias, _ = operands(p)
     for given, reason in (
         ((x.contiguous(), w, bias, v, second_bias, None), None),  # copied
-        ((x, w, bias, v[:3], second_bias, None), "at least a vector of .* channels of y, but got 3"),
+        ((x[:, :3], w[:3], bias[:3], v[:, :3], second_bias, None), "at least a vector of .* channels of x, but got 3"),
         ((x, w, bias, v, second_bias[1:], None), r"second bias in float32 of shape \[40\]"),
         ((x[:, :2], w[:2], bias, v, second_bias, None), "bias of shape"),
         ((x, w, bias, v, second_bias, x), "residual that lies as the result does|residual to have"),

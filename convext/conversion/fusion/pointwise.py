@@ -27,13 +27,8 @@ def is_pointwise(conv: Any) -> bool:
 
 
 def takes(conv: Any) -> bool:
-    """Whether the kernel computes `conv`, with whatever follows it: at least a vector of channels of its result."""
-    return (
-        is_pointwise(conv)
-        and conv.weight.dim() in (4, 5)
-        and library.unavailable() is None
-        and conv.out_channels >= pointwise.lanes()
-    )
+    """Whether the kernel computes `conv`, with whatever follows it."""
+    return is_pointwise(conv) and conv.weight.dim() in (4, 5) and library.unavailable() is None
 
 
 class Packed(packed.Packed):
@@ -41,15 +36,17 @@ class Packed(packed.Packed):
 
     def __init__(self, conv: Any, epilogue: Epilogue) -> None:
         super().__init__(conv)
-        self._packed = pointwise.pack(self.weight)
+        can = self.weight.is_cpu and self.weight.dtype is torch.float32  # or it was moved since
+        self._packed = pointwise.pack(self.weight) if can else None
         self._epilogue = epilogue
 
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether `run` computes it. Not what is empty, nor what torch refuses, and no residual that broadcasts."""
         shape = self.result_of(x.shape)
         fits = residual is None or (residual.shape == shape and residual.dtype is x.dtype)
-        return x.dtype is torch.float32 and shape is not None and fits
+        return self._packed is not None and shape is not None and fits
 
     def run(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """epilogue(conv(x) + bias + residual)."""
-        return pointwise.run(self._epilogue, x, self._packed, bias, self.weight.shape[0], self.geometry[1], residual)
+        k, stride = self.weight.shape[0], self.geometry[1]
+        return pointwise.run(self._epilogue, x, self._packed, bias, k, stride, residual)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def takes(first: Fused, second: Fused) -> bool:
         and pointwise.is_pointwise(conv)
         and max(conv.stride) == 1
         and not (second.adds and second.epilogue.name != IDENTITY)
-        and min(conv.in_channels, conv.out_channels) >= separable.lanes()
+        and conv.in_channels >= separable.lanes()
     )
 
 

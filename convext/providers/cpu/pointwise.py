@@ -50,5 +50,5 @@ def convolve(
 
 
 def lanes() -> int:
-    """Of a vector: the least number of channels of the result."""
+    """Of a vector."""
     return {"avx512": 16, "avx2": 8}.get(library.isa(), 4)

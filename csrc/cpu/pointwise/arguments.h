@@ -8,10 +8,6 @@ namespace cpu {
 
 using Optional = std::optional<Tensor>;
 
-inline void check_channels(const char* name, int64_t channels, int64_t lanes) {
-  check(channels >= lanes, "at least a vector of ", lanes, " channels of ", name, ", but got ", channels);
-}
-
 // The shape of a packed weight.
 inline Ints packed_shape(int64_t k, int64_t c, int64_t lanes) {
   return {(k + lanes - 1) / lanes, c, lanes};
@@ -20,7 +16,6 @@ inline Ints packed_shape(int64_t k, int64_t c, int64_t lanes) {
 // Gives `call`, whose problem is known, its weight and its bias; `name` is the bias's.
 inline void give_packed(Call& call, const Tensor& packed, const Optional& bias, const char* name, int64_t lanes) {
   const int64_t c = call.problem.c, k = call.problem.k;
-  check_channels("y", k, lanes);
   const Ints expected = packed_shape(k, c, lanes);
   check(packed.is_cpu() && packed.scalar_type() == ScalarType::Float && shape(packed) == expected &&
             packed.is_contiguous(),

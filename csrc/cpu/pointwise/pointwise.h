@@ -14,7 +14,7 @@ struct PointwiseCall {
 };
 
 struct PointwiseKernels {
-  int64_t lanes;                                                 // of a vector: the least number of channels of y
+  int64_t lanes;                                                 // of a vector
   void (*pack)(const View& v, int64_t k, int64_t c, float* to);  // [vectors of k][c][lanes]
   int64_t (*jobs)(const PointwiseCall&);                         // they need no scratch
   void (*run)(const PointwiseCall&, int64_t first_job, int64_t last_job);

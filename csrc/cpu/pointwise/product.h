@@ -6,7 +6,8 @@
 //     a column    the tiles of a few vectors of k, one below the other: their part of v, [c][lanes] a vector, stays in
 //                 the first-level cache
 //
-// Where k is no multiple of a vector, the last one is shifted back over channels of y that are already there.
+// Where k is no multiple of a vector, the last one is shifted back over channels of y that are already there; of a k
+// that is less than a vector, the lanes beyond it are not stored.
 #pragma once
 #include "cpu/faces/finish.h"
 #include "cpu/shared/geometry.h"
@@ -19,7 +20,7 @@ namespace CONVEXT_ISA {
 
 constexpr bool WIDE_VECTORS = VECTOR_BYTES == 64;  // which come with 32 registers instead of 16
 constexpr int PRODUCT_VECTORS = WIDE_VECTORS ? 3 : 2, PRODUCT_PIXELS = WIDE_VECTORS ? 8 : 6;
-constexpr int64_t PRODUCT_TERMS = 256;  // that are added one after the other
+constexpr int64_t PRODUCT_TERMS = 64;  // that are added one after the other
 
 class Product {
  public:
@@ -35,14 +36,15 @@ class Product {
     for (int64_t first = 0; first < k; first += lanes, to += c * lanes)
       for (int64_t at = 0; at < c; at += lanes)
         pack_pixels<float>(to + at * lanes, lanes, least(lanes, c - at),
-                           from + least(first, k - lanes) * v.stride[0] + at, v.stride[0], lanes);
+                           from + most(least(first, k - lanes), 0) * v.stride[0] + at, v.stride[0], least(k, lanes));
   }
 
   // Columns of vectors of k, as even as can be. The last has what is no whole vector, too.
-  static int64_t columns(int64_t k) { return over(k / lanes, PRODUCT_VECTORS); }
+  static int64_t columns(int64_t k) { return most(over(k / lanes, PRODUCT_VECTORS), 1); }
 
   // Of `count` pixels from `t` on, columns `first` to `last` - 1; `to` is where the first pixel's results go.
   void run(const float* t, float* to, int64_t count, int64_t first, int64_t last) const {
+    if (k < lanes) return column<1>(t, to, count, 0, 0);
     const int64_t whole = k / lanes, all = columns(k);
     for (int64_t i = first; i < last; ++i) {
       const int64_t vector = whole * i / all, now = whole * (i + 1) / all - vector;
@@ -77,13 +79,7 @@ class Product {
   void tile(const float* t, const float* v, int64_t first, float* to) const {
     float parts[Sums<float, PIXELS, VECTORS>::size];
     Sums<float, PIXELS, VECTORS> sums(parts);
-    sums.each(CONVEXT_EACH2(m, i) {
-      sums.now[m.value][i.value] = bias ? load(bias + first + i.value * lanes) : Vector<float>{};
-    });
-    if (added)
-      sums.each(CONVEXT_EACH2(m, i) {
-        sums.now[m.value][i.value] += load(added + (to - result) + m.value * step + i.value * lanes);
-      });
+    sums.begin(0);
     for (int64_t at = 0; at < c;) {
       if (at > 0) sums.next();
       for (const int64_t end = least(at + PRODUCT_TERMS, c); at < end; ++at) {
@@ -95,7 +91,17 @@ class Product {
         });
       }
     }
-    finish.tile(sums, parts, to, step);
+    // Last: a large bias would take digits from all that is added to it.
+    if (bias)
+      sums.each(CONVEXT_EACH2(m, i) { sums.now[m.value][i.value] += load_first(bias + first + i.value * lanes, k); });
+    if (added)
+      sums.each(CONVEXT_EACH2(m, i) {
+        sums.now[m.value][i.value] += load_first(added + (to - result) + m.value * step + i.value * lanes, k);
+      });
+    if (k >= lanes) return finish.tile(sums, parts, to, step);
+    sums.finish();
+    sums.each(CONVEXT_EACH2(m, i) { store<float>(parts + m.value * lanes, finish.bound(sums.now[m.value][i.value])); });
+    finish.rest(parts, lanes, to, step, PIXELS, k);
   }
 };
 

@@ -26,7 +26,7 @@ Call depthwise_of(const Arguments& g, int64_t lanes, int64_t activation, double 
   check(p.number == Number::float32, "float32, but got ", torch::headeronly::toString(g.a.scalar_type()));
   check(p.groups == p.c && p.k == p.c, "one filter for each of the ", p.c, " channels of x, but got w of shape ",
         list(shape(g.b)));
-  check_channels("x", p.c, lanes);
+  check(p.c >= lanes, "at least a vector of ", lanes, " channels of x, but got ", p.c);
   check(g.a.stride(1) == 1, "channels of x side by side, but they are ", g.a.stride(1), " apart");
   call.a = view(g.a), call.b = view(g.b);
   call.bias = g.bias ? g.bias->const_data_ptr() : nullptr;

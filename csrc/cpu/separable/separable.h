@@ -15,7 +15,7 @@ struct SeparableCall {
 };
 
 struct SeparableKernels {
-  int64_t lanes;                                                   // of a vector: the least number of channels
+  int64_t lanes;                                                   // of a vector: the least number of channels of x
   Work (*work)(const SeparableCall&);                              // prepared: what `prepare` writes
   void (*prepare)(const SeparableCall&, int64_t c, int64_t last);  // of the depthwise convolution
   void (*run)(const SeparableCall&, int64_t first_job, int64_t last_job, void* scratch);

@@ -434,7 +434,6 @@ def test_our_own_kernel_of_one_tap_is_no_way_for_what_it_does_not_compute():
         convext.Conv2d(24, 40, 1, groups=2),
         convext.Conv2d(24, 40, 1, padding=1),
         convext.Conv2d(24, 40, (1, 2)),
-        convext.Conv2d(24, 3, 1),
         convext.Conv2d(24, 40, 1).double(),
         convext.Conv1d(24, 40, 1),
         convext.ConvTranspose2d(24, 40, 1),

@@ -66,12 +66,13 @@ def test_gradients_reach_the_input(fused_block):
 @pytest.mark.parametrize(
     ("of_a_layer", "of_the_model", "chosen"),
     [
-        *((way, "each", way) for way in ("onednn", "conv", "stencil")),
+        *((way, "each", way) for way in ("onednn", "conv", "stencil", "pointwise")),
         ("onednn", "conv", "conv"),
-        *((way, "onednn", "onednn") for way in ("conv", "stencil")),
+        *((way, "onednn", "onednn") for way in ("conv", "stencil", "pointwise")),
         ("conv", "each of torch's", "conv"),
         ("stencil", "each of torch's", "onednn"),
-        ("conv", "onednn and ours", "stencil"),
+        ("pointwise", "each of torch's", "onednn"),
+        ("conv", "onednn and ours", "ours"),
     ],
 )
 def test_layers_go_the_way_that_was_faster(of_a_layer, of_the_model, chosen, monkeypatch):
@@ -88,7 +89,9 @@ def test_layers_go_the_way_that_was_faster(of_a_layer, of_the_model, chosen, mon
     monkeypatch.setattr(worth, "interleaved", charged)
     fused = convext.fuse(Block().eval(), torch.randn(1, 6, 4, 4))
     layers = [m for m in fused.modules() if isinstance(m, Fused)]
-    ways = [("onednn", "conv"), ("onednn", "conv", "stencil"), ("onednn", "conv")]  # the second is depthwise
+    ours = ["pointwise", "stencil", "pointwise"]
+    ways = [("onednn", "conv", way) for way in ours]
     assert [m.ways for m in layers] == ways
-    assert [m.way for m in layers] == [chosen if chosen in m.ways else "onednn" for m in layers]
-    assert told[:7] == [way for each in ways for way in each]
+    expected = ours if chosen == "ours" else [chosen if chosen in each else "onednn" for each in ways]
+    assert [m.way for m in layers] == expected
+    assert told[:9] == [way for each in ways for way in each]

@@ -32,6 +32,15 @@ def test_agrees_with_float64(isa, face, name, channels_last):
         assert_agrees(isa, p, *check.operands(p), bias_of(p))
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("face", ["fprop", "dgrad"])
+def test_a_large_bias_takes_no_digits_from_the_sums(isa, face, name, channels_last):
+    """Each term that is added to it is rounded to its last place: it has to be the last one."""
+    p = problem(face, name, torch.float32, channels_last)
+    assert_agrees(isa, p, *check.operands(p), 100 * bias_of(p))
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("face", FACES)
 def test_float64_is_exact_on_integers(isa, face, name):

@@ -79,6 +79,13 @@ def test_agrees_with_float64(isa, name):
             assert_right(RELU, run(isa, RELU, *tensors, stride), *tensors, stride=stride)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_is_added_takes_no_digits_from_the_sums(isa, name):
+    x, v, bias, residual, stride = operands(name)
+    for tensors in ((x, v, 100 * bias, None), (x, v, bias, 100 * residual)):
+        assert_right(RELU, run(isa, RELU, *tensors, stride), *tensors, stride=stride)
+
+
 @pytest.mark.parametrize("epilogue", TORCHS, ids=str)
 def test_every_activation(isa, epilogue):
     for adds in (False, True):

@@ -61,6 +61,16 @@ def test_results_of_each_instruction_set(case, isa, monkeypatch):
         agree(native.run(tensors, case[-1]), tensors, case[-1])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@each_case
+def test_a_large_bias_takes_no_digits_from_the_sums(case, isa, monkeypatch):
+    """Each term that is added to it is rounded to its last place: it has to be the last one."""
+    monkeypatch.setattr(library, "isa", lambda: isa)
+    x, weight, bias, mix, mix_bias, total = operands(case, torch.float32)
+    tensors = x, weight, bias, mix, 100 * mix_bias, total
+    agree(native.run(tensors, case[-1]), tensors, case[-1])
+
+
 @pytest.mark.parametrize("kernel", ["auto", "aten"])
 @each_case
 def test_results_of_the_operator(case, kernel):

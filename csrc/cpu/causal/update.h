@@ -90,10 +90,10 @@ struct CausalUpdate {
   void add_taps(const A* weights, const A* before, const A* x, A* z, int64_t valid) const {
     const int64_t taps = TAPS ? TAPS : p.taps, dilation = TAPS ? 1 : p.dilation;
     for (int64_t i = 0; i < valid; ++i) {
-      A total = z[i] + weights[i * taps + taps - 1] * x[i];
+      A total = weights[i * taps + taps - 1] * x[i];
       for (int64_t t = 0; t < taps - 1; ++t)
         total += weights[i * taps + t] * before[i * call.state_length + t * dilation];
-      z[i] = total;
+      z[i] += total;
     }
   }
 
@@ -101,15 +101,14 @@ struct CausalUpdate {
 
   Vector<A> sums(int64_t b, int64_t c, int64_t i, int64_t valid) const {
     const Weights& w = call.weights;
-    Vector<A> z =
-        w.bias ? widen_number<A>(w.bias, w.bias_number, c * w.bias_stride, w.bias_stride, valid) : Vector<A>{};
+    Vector<A> z{};
     for (int64_t t = 0; t < p.taps; ++t) {
       const int64_t source = i - (p.taps - 1 - t) * p.dilation;
       const Vector<A> weight = widen_number<A>(w.data, w.number, c * w.stride[0] + t * w.stride[1], w.stride[0], valid);
       const T* from = source >= 0 ? at(call.x, b, c) + source * call.x.stride[2] : state(b, c, source);
       z += weight * read(from, source >= 0 ? call.x.stride[1] : call.state.stride[1], valid);
     }
-    return z;
+    return w.bias ? z + widen_number<A>(w.bias, w.bias_number, c * w.bias_stride, w.bias_stride, valid) : z;
   }
 
   // The state moves on by the elements of x.

@@ -46,9 +46,9 @@ struct Weighted<A, 0> {
 
 template <class A, int TAPS>
 CONVEXT_INLINE Vector<A> sum_of_taps(const Weighted<A, TAPS>& w, const A* x, int64_t reach) {
-  Vector<A> z = w[w.count];
+  Vector<A> z{};
   for (int64_t t = 0; t < w.count; ++t) z += w[t] * load(x - (w.count - 1 - t) * reach);
-  return z;
+  return z + w[w.count];
 }
 
 template <class A, class T>
@@ -93,12 +93,12 @@ inline void walk_row(Activation activation, const Weighted<A, TAPS> weights, int
   for_activation(activation, [&](Activation known) __attribute__((always_inline)) {
     const auto vector = [&](int64_t at, int64_t valid) __attribute__((always_inline)) {
       const Vector<A> here = widen_valid<A>(x + at, valid);
-      Vector<A> z = weights[TAPS];
+      Vector<A> z{};
       unrolled<TAPS>(CONVEXT_EACH(t) {
         constexpr int back = TAPS - 1 - decltype(t)::value;
         z += weights[t.value] * reach_back<back>(before, here, typename IndicesTo<lanes>::type{});
       });
-      Vector<A> value = activated<A, T>(known, z);
+      Vector<A> value = activated<A, T>(known, z + weights[TAPS]);
       if (residual) value += widen_valid<A>(residual + at, valid);
       narrow_valid<A>(y + at, value, valid);
       before = here;

@@ -35,7 +35,7 @@ template <class A, int CHANNELS, int VECTORS>
 CONVEXT_INLINE void channel_tile(const Channels<A>& p, int64_t channel, int64_t place) {
   A parts[Sums<A, CHANNELS, VECTORS>::size];
   Sums<A, CHANNELS, VECTORS> sums(parts);
-  sums.each(CONVEXT_EACH2(c, v) { sums.now[c.value][v.value] = broadcast(p.bias[channel + c.value]); });
+  sums.begin();
   const A* lines[VECTORS];
   unrolled<VECTORS>(CONVEXT_EACH(v) { lines[v.value] = p.x + p.places[place + v.value].x; });
   const A* w = p.w + channel * p.taps;
@@ -51,7 +51,7 @@ CONVEXT_INLINE void channel_tile(const Channels<A>& p, int64_t channel, int64_t 
       });
     }
   }
-  sums.finish();
+  sums.finish(CONVEXT_EACH2(c, ) { return broadcast(p.bias[channel + c.value]); });
   sums.each(CONVEXT_EACH2(c, v) {
     const Place& here = p.places[place + v.value];
     store_first<A>(p.result + (channel + c.value) * p.plane + here.result, p.finish.bound(sums.now[c.value][v.value]),

@@ -68,10 +68,17 @@ struct Finish {
     return activated<A, T>(Epilogue{known.value, {curve.scalars[0], curve.scalars[1]}}, z);
   }
 
-  // All that is to do to a tile, PIXELS results `step` apart of VECTORS vectors of channels each.
+  // All that is to do to a tile, PIXELS results `step` apart of VECTORS vectors of channels each, whose biases `bias`
+  // points to.
   template <int PIXELS, int VECTORS>
-  CONVEXT_INLINE void tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step) const {
-    sums.finish();
+  CONVEXT_INLINE void tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step, const A* bias) const {
+    sums.finish(CONVEXT_EACH2(, v) { return load(bias + v.value * lanes); });
+    finished(sums, parts, to, step);
+  }
+
+  // The same of sums that are complete.
+  template <int PIXELS, int VECTORS>
+  CONVEXT_INLINE void finished(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step) const {
     const auto each = [&](const auto& write) __attribute__((always_inline)) {
       sums.each(CONVEXT_EACH2(m, v) {
         write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes, (m.value * VECTORS + v.value) * lanes);

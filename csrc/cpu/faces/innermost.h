@@ -255,7 +255,7 @@ struct InnermostJob {
     const int64_t step = call.a.stride[4];
     A parts[Sums<A, PIXELS, 1>::size];
     Sums<A, PIXELS, 1> sums(parts);
-    unrolled<PIXELS>(CONVEXT_EACH(m) { sums.now[m.value][0] = load(bias); });
+    sums.begin();
     int64_t room = TERMS;
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
@@ -278,7 +278,7 @@ struct InnermostJob {
           });
         });
       }
-    finish.tile(sums, parts, to, next);
+    finish.tile(sums, parts, to, next, bias);
   }
 
   // All channels of PIXELS results from `m` on. The last vector is shifted back over channels that are already there.
@@ -301,7 +301,7 @@ struct InnermostJob {
     const int64_t step = g.in[2] * call.a.stride[4];
     A parts[Sums<A, PIXELS, VECTORS>::size];
     Sums<A, PIXELS, VECTORS> sums(parts);
-    sums.each(CONVEXT_EACH2(m, v) { sums.now[m.value][v.value] = load(bias + v.value * lanes); });
+    sums.begin();
     int64_t room = TERMS / GROUP;  // taps
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
@@ -324,7 +324,7 @@ struct InnermostJob {
             });
         }
       }
-    finish.tile(sums, parts, to, next);
+    finish.tile(sums, parts, to, next, bias);
   }
 };
 

@@ -39,7 +39,7 @@ CONVEXT_INLINE void pixel_tile(const Pixels<T>& p, int64_t pixel, int64_t vector
   constexpr int64_t lanes = Lanes<A>::count;
   A parts[Sums<A, PIXELS, VECTORS>::size];
   Sums<A, PIXELS, VECTORS> sums(parts);
-  sums.each(CONVEXT_EACH2(m, v) { sums.now[m.value][v.value] = load(p.bias + channel + v.value * lanes); });
+  sums.begin();
   const A *x = p.x + pixel, *w = p.w + vector * p.taps * lanes;
   for (int64_t t = 0; t < p.taps;) {
     if (t) sums.next();
@@ -53,7 +53,7 @@ CONVEXT_INLINE void pixel_tile(const Pixels<T>& p, int64_t pixel, int64_t vector
       });
     }
   }
-  p.finish.tile(sums, parts, p.result + pixel * p.step + channel, p.step);
+  p.finish.tile(sums, parts, p.result + pixel * p.step + channel, p.step, p.bias + channel);
 }
 
 // A row in whole tiles, the last of which is shifted back over results that are already there.

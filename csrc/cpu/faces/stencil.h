@@ -98,12 +98,13 @@ CONVEXT_INLINE void tile(const Plane<A>& p, const A* x, A* result, int64_t step,
   constexpr int64_t lanes = Lanes<A>::count;
   A parts[Sums<A, ROWS, VECTORS>::size];
   Sums<A, ROWS, VECTORS> sums(parts);
-  sums.begin(p.bias);
+  sums.begin();
   if constexpr (HEIGHT < 0)
     sum_taps(x, p.x_row * step, p.offsets, p.w, product(p.taps.count), sums);
   else
     sum_rows<A, HEIGHT>(x + p.offsets[0], p.taps, p.w, sums);
-  sums.finish();
+  const Vector<A> bias = broadcast(p.bias);
+  sums.finish(CONVEXT_EACH2(, ) { return bias; });
   sums.each(CONVEXT_EACH2(r, v) {
     store_first<A>(result + r.value * step * p.row + v.value * lanes, p.finish.bound(sums.now[r.value][v.value]),
                    columns - v.value * lanes);

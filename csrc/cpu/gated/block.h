@@ -23,7 +23,7 @@ template <int N>
 CONVEXT_INLINE void multiply(const float* const (&rows)[N], const float (&bias)[N], const float* values, int64_t depth,
                              float* results) {
   Sums<float, N, VECTORS> sums(results);
-  sums.each(CONVEXT_EACH2(r, v) { sums.now[r.value][v.value] = broadcast(bias[r.value]); });
+  sums.begin();
   for (int64_t i = 0; i < depth;) {
     if (i) sums.next();
     for (const int64_t end = least(depth, i + TERMS); i < end; ++i) {
@@ -35,7 +35,7 @@ CONVEXT_INLINE void multiply(const float* const (&rows)[N], const float (&bias)[
       });
     }
   }
-  sums.finish();
+  sums.finish(CONVEXT_EACH2(r, ) { return broadcast(bias[r.value]); });
   sums.each(
       CONVEXT_EACH2(r, v) { store<float>(results + r.value * SAMPLES + v.value * LANES, sums.now[r.value][v.value]); });
 }

@@ -79,7 +79,7 @@ class Product {
   void tile(const float* t, const float* v, int64_t first, float* to) const {
     float parts[Sums<float, PIXELS, VECTORS>::size];
     Sums<float, PIXELS, VECTORS> sums(parts);
-    sums.begin(0);
+    sums.begin();
     for (int64_t at = 0; at < c;) {
       if (at > 0) sums.next();
       for (const int64_t end = least(at + PRODUCT_TERMS, c); at < end; ++at) {
@@ -91,15 +91,12 @@ class Product {
         });
       }
     }
-    // Last: a large bias would take digits from all that is added to it.
-    if (bias)
-      sums.each(CONVEXT_EACH2(m, i) { sums.now[m.value][i.value] += load_first(bias + first + i.value * lanes, k); });
-    if (added)
-      sums.each(CONVEXT_EACH2(m, i) {
-        sums.now[m.value][i.value] += load_first(added + (to - result) + m.value * step + i.value * lanes, k);
-      });
-    if (k >= lanes) return finish.tile(sums, parts, to, step);
-    sums.finish();
+    sums.finish(CONVEXT_EACH2(m, i) {
+      const int64_t at = i.value * lanes;
+      const Vector<float> last = bias ? load_first(bias + first + at, k) : Vector<float>{};
+      return added ? last + load_first(added + (to - result) + m.value * step + at, k) : last;
+    });
+    if (k >= lanes) return finish.finished(sums, parts, to, step);
     sums.each(CONVEXT_EACH2(m, i) { store<float>(parts + m.value * lanes, finish.bound(sums.now[m.value][i.value])); });
     finish.rest(parts, lanes, to, step, PIXELS, k);
   }

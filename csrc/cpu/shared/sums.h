@@ -32,8 +32,8 @@ struct Sums {
     unrolled<ROWS>(CONVEXT_EACH(r) { unrolled<VECTORS>(CONVEXT_EACH(v) { body(r, v); }); });
   }
 
-  CONVEXT_INLINE void begin(A value) {
-    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] = broadcast(value); });
+  CONVEXT_INLINE void begin() {
+    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] = Vector<A>{}; });
   }
 
   // Ends a part of the sum.
@@ -46,10 +46,13 @@ struct Sums {
     split = true;
   }
 
-  // The sum is complete in `now`.
-  CONVEXT_INLINE void finish() {
-    if (!split) return;
-    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += load(before + (r.value * VECTORS + v.value) * lanes); });
+  // The sum is complete in `now`, with `last(row, vector)`: a bias is the last term, since a large one would take
+  // digits from each that is added to it.
+  template <class Last>
+  CONVEXT_INLINE void finish(const Last& last) {
+    if (split)
+      each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += load(before + (r.value * VECTORS + v.value) * lanes); });
+    each(CONVEXT_EACH2(r, v) { now[r.value][v.value] += last(r, v); });
   }
 };
 

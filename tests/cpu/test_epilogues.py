@@ -42,13 +42,16 @@ def assert_right(isa, p, epilogue, a, b, bias, residual):
     """By the tolerance rule: twice the error of torch's composition in the dtype, and two units in the last place."""
     y = native.convolve(isa, p, a, b, bias, epilogue, residual)
     check.assert_described(p, y)
-    exact = TORCHS[epilogue](reference.compute(p, a, b, bias))
-    torchs = TORCHS[epilogue](aten.run(p, a, b, bias))
+    sums, torchs_sums = reference.compute(p, a, b, bias), aten.run(p, a, b, bias)
+    exact, torchs = TORCHS[epilogue](sums), TORCHS[epilogue](torchs_sums)
     if residual is not None:
         exact, torchs = exact + residual.double(), torchs + residual
     if p.dtype is torch.float64:  # whose error the oracle has itself
         return torch.testing.assert_close(y, exact, rtol=1e-13, atol=1e-13)
-    allowed = 2 * (torchs - exact).abs().max() + 2 * torch.finfo(p.dtype).eps * exact.abs().max()
+    torchs_error = (torchs - exact).abs().max()
+    if epilogue.name == "clamp":  # few results are between the bounds: how torch rounds is seen in all sums
+        torchs_error = torch.maximum(torchs_error, (torchs_sums - sums).abs().max())
+    allowed = 2 * torchs_error + 2 * torch.finfo(p.dtype).eps * exact.abs().max()
     assert (y - exact).abs().max() <= allowed, f"{p}, {epilogue}, {'no ' * (residual is None)}residual"
 
 

@@ -5,5 +5,5 @@ from __future__ import annotations
 from convext.choice.together import Family
 from convext.problem.branches import BranchesProblem
 
-FAMILY: Family[BranchesProblem] = Family(["cpu.branches"], lambda problem: problem.parts[0])
+FAMILY: Family[BranchesProblem] = Family(["cpu.branches", "triton.branches"], lambda problem: problem.parts[0])
 names, choose, told = FAMILY.names, FAMILY.choose, FAMILY.told

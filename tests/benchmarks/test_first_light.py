@@ -79,3 +79,16 @@ def test_one_launch_is_compared_with_two_on_any_device(device):
     assert line.startswith("[1, 8, 5, 5] 3x3 stride 1 to 6 NHWC: one ")
     assert "x, predicted " in line
     assert 0 < error <= 2 or device == "cpu"  # as above
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_branches_are_compared_with_their_concatenation_on_any_device(groups, device):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from convext.benchmarks.first_light.branches import Block, compare, predicted
+
+    block = Block(1, 4, 4, 6, groups, (1, 2))
+    line, error = compare(block, (device, 0, "ieee"), 0.01)
+    assert line.startswith(f"[1, 4, 6, 6] to 2 x 4, {groups} groups, dilations [1, 2]: one call ")
+    assert predicted(block) == (4 + 3 * 8) / (4 + 8)
+    assert line.endswith("x, predicted 2.33x")
+    assert error > 0 or device == "cpu"  # of products of bfloat16 Triton's interpreter makes none

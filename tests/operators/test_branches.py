@@ -108,7 +108,7 @@ def test_values(case, dtype, kernel):
     assert_right(ours(case, x, w, [None] * len(w), kernel), case, x, w, [None] * len(w))
 
 
-@each_kernel
+@pytest.mark.parametrize("kernel", [*KERNELS, "triton.branches"])
 @each_case
 def test_first_derivatives_are_torchs(case, kernel):
     """By a gradient that is dense, by a slice of one, and by one of stride 0."""

@@ -102,18 +102,37 @@ def _computed(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, a
     if problem.empty or math.prod(problem.open_shape) == 0:  # a sum over no terms, or no sums
         result = layout.empty(problem.open_shape, problem.channels_last, a).zero_()
         return result if bias is None else result.add_(bias.view(-1, *[1] * problem.rank))
-    aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
     beside = after.residual is not None and not problem.channels_last
+    a, b, plan = _planned(problem, a, b, beside)
+    if plan is None:
+        result = _computed(replace(problem, channels_last=True), a, b, bias, after.lying(channels_last=True))
+        return dense(result, channels_last=False)
+    result = layout.empty(problem.open_shape, problem.channels_last, a)
+    return compute(problem, a, b, bias, result, plan, after)
+
+
+def run_into(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor) -> None:
+    """`run` of a problem that is not empty, written into `result`, which has any strides."""
+    a, b, plan = _planned(problem, a, b, beside=False)
+    if plan is None:
+        result.copy_(_computed(replace(problem, channels_last=True), a, b, bias, NOTHING))
+    elif plan.parts > 1:  # partial sums lie as a dense result does
+        result.copy_(compute(problem, a, b, bias, layout.empty(result.shape, problem.channels_last, a), plan))
+    else:
+        compute(problem, a, b, bias, result, plan)
+
+
+def _planned(problem: ConvProblem, a: Tensor, b: Tensor, beside: bool) -> tuple[Tensor, Tensor, Plan | None]:
+    """The operands as they are read, copied where that pays, and the plan for them; none where the result, too, is
+    better written in the other memory format."""
+    aligned = a.data_ptr() % 16 == 0 and b.data_ptr() % 16 == 0
     plan = _decide(problem, a.stride(), b.stride(), aligned, beside)
     if plan is None:
         a, b = dense(a, channels_last=True), dense(b, channels_last=True)
-        if _stores_scattered(problem):
-            result = _computed(replace(problem, channels_last=True), a, b, bias, after.lying(channels_last=True))
-            return dense(result, channels_last=False)
-        plan = _decide(problem, a.stride(), b.stride(), True, beside)
-    assert plan is not None
-    result = layout.empty(problem.open_shape, problem.channels_last, a)
-    return compute(problem, a, b, bias, result, plan, after)
+        if not _stores_scattered(problem):
+            plan = _decide(problem, a.stride(), b.stride(), True, beside)
+            assert plan is not None
+    return a, b, plan
 
 
 def _stores_scattered(problem: ConvProblem) -> bool:

@@ -70,6 +70,11 @@ def run_activated(
     return after.applied(run(problem, a, b, bias)) if problem.empty else _gathered(problem, a, b, bias, after)
 
 
+def run_into(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, result: Tensor) -> None:
+    """`run` of an fprop or dgrad that is not empty, written into `result`, which has any strides."""
+    launch_gather(problem, a, b, bias, result)()
+
+
 def _gathered(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None, after: Ending) -> Tensor:
     result = layout.empty(problem.open_shape, problem.channels_last, a)
     launch_gather(problem, a, b, bias, result, after)()

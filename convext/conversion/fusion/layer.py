@@ -37,9 +37,9 @@ class Fused(nn.Module):
       chosen for it.
 
     All but the last are for plain eager code on a CPU, where no gradient is asked for and "auto" chooses. On GPUs, and
-    by kernels that are asked for by name, such code goes by `convext::activated`: what follows `conv` is computed at the
-    store of the kernel that is chosen, if it can. Everywhere else it is the last: under torch.compile and torch.export
-    too, where Inductor fuses the two.
+    by kernels that are asked for by name, such code goes by `convext::activated`: what follows `conv` is computed at
+    the store of the kernel that is chosen, if it can. Everywhere else it is the last: under torch.compile and
+    torch.export too, where Inductor fuses the two.
 
     Attributes:
         conv: with the norm beside it folded into its weight.

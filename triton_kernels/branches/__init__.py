@@ -1,0 +1,1 @@
+"""Parallel convolutions of one input, each into its channels of the concatenation."""

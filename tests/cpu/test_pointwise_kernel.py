@@ -106,6 +106,13 @@ def test_operands_of_any_strides(isa, change, name):
     assert torch.equal(pointwise.pack(change(v)), pointwise.pack(v.contiguous()))
 
 
+def test_a_bias_of_one_element_has_any_stride(isa):
+    x, v, bias, residual, stride = operands("k of one")
+    tensors = x, v, bias.repeat(3)[1::5], residual
+    assert tensors[2].stride() == (5,)
+    assert_right(SILU, run(isa, SILU, *tensors, stride), *tensors, stride=stride)
+
+
 @pytest.mark.parametrize("name", ["rows of 7", "one pixel", "3d"])
 def test_images_that_lie_apart_or_backwards_in_memory(isa, name):
     """Dense images with gaps between them, one image seen several times, and rows that are cut out of wider ones."""

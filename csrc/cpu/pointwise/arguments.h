@@ -23,7 +23,8 @@ inline void give_packed(Call& call, const Tensor& packed, const Optional& bias, 
         ", but got ", list(shape(packed)));
   call.b.data = const_cast<void*>(packed.const_data_ptr());
   if (!bias) return;
-  check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && shape(*bias) == Ints{k} && bias->stride(0) == 1,
+  check(bias->is_cpu() && bias->scalar_type() == ScalarType::Float && shape(*bias) == Ints{k} &&
+            (k == 1 || bias->stride(0) == 1),
         "a ", name, " in float32 of shape [", k, "] and stride 1, but got shape ", list(shape(*bias)));
   call.bias = bias->const_data_ptr();
 }

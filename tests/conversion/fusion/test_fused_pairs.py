@@ -92,6 +92,15 @@ def test_a_block(always, ran):
     assert convext.revert(fused) is model
 
 
+def test_a_pointwise_layer_says_in_words_that_it_pads_nothing(always, ran):
+    model, x = Inverted(project=nn.Conv2d(40, 16, 1, padding="valid")).eval(), image()
+    fused = convext.fuse(model, x)
+    ran.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+    assert len(ran) == 1
+
+
 def test_who_is_faster_is_timed(monkeypatch):
     """Layer by layer, then the whole model: where that is slower, nothing is in one pass."""
     model, x = Inverted().eval(), image()

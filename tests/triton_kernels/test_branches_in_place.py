@@ -121,6 +121,9 @@ def test_auto_takes_depthwise_branches(monkeypatch):
     assert record.slower(p) is None
     assert records.choose(p).name == records.choose(p, "triton").name == "triton.branches"
     assert records.choose(p, "aten") is None
+    interpreted = problem("depthwise", torch.bfloat16, True, "cpu")
+    assert record.slower(interpreted) == "is for GPUs: elsewhere Triton interprets it"
+    assert records.choose(interpreted) is None
     one = BranchesProblem(p.parts[:1])
     assert record.slower(one) == "is for two branches or more, but got 1"
     dense = problem("dense", torch.bfloat16, True, "cuda", 90)

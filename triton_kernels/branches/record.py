@@ -28,6 +28,8 @@ def why_not(problem: BranchesProblem) -> str | None:
 
 def slower(problem: BranchesProblem) -> str | None:
     """Where there is nothing to concatenate, and of dense branches, for which another kernel may be the faster one."""
+    if problem.parts[0].device != "cuda":
+        return "is for GPUs: elsewhere Triton interprets it"
     if len(problem.parts) < 2:
         return "is for two branches or more, but got 1"
     dense = [part for part in problem.parts if _kernel_of(part) is not stencil]

@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convext.benchmarks.first_light.rows import print_each
 from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, interleaved
 from convext.operators.branches import composed
 from convext.problem import layout
 from convext.problem.branches import BranchesProblem
 from convext.triton_kernels.branches import record
-
-SECONDS = 0.5  # of each row
 
 
 class Block(NamedTuple):
@@ -84,16 +83,7 @@ def compare(block: Block, machine: tuple[str, int, str], seconds: float) -> tupl
 
 def main() -> int:
     """Prints a line for each block; returns 1 where one call errs more than twice as much as the layers."""
-    if not torch.cuda.is_available():
-        print("torch sees no CUDA device: nothing is timed")
-        return 0
-    major, minor = torch.cuda.get_device_capability()
-    failed = False
-    for block in BLOCKS:
-        line, error = compare(block, ("cuda", 10 * major + minor, "ieee"), SECONDS)
-        print(line, flush=True)
-        failed |= error > 2
-    return int(failed)
+    return print_each(BLOCKS, compare)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convext.benchmarks.first_light.rows import print_each
 from convext.benchmarks.measuring.timing import cache_bytes, copies_past_cache, interleaved
 from convext.operators.activated import activated
 from convext.problem import layout
@@ -25,8 +26,6 @@ from convext.problem.separable import SeparableProblem
 from convext.triton_kernels.pixels import power_of_two
 from convext.triton_kernels.separable import record
 from convext.triton_kernels.separable.cost import predicted
-
-SECONDS = 0.5  # of each row
 
 
 class Layer(NamedTuple):
@@ -86,17 +85,8 @@ def compare(layer: Layer, last: bool, machine: tuple[str, int, str], seconds: fl
 
 def main() -> int:
     """Prints a line for each layer and format; returns 1 where one launch errs more than twice as much as two."""
-    if not torch.cuda.is_available():
-        print("torch sees no CUDA device: nothing is timed")
-        return 0
-    major, minor = torch.cuda.get_device_capability()
-    failed = False
-    for layer in LAYERS:
-        for last in (True, False):
-            line, error = compare(layer, last, ("cuda", 10 * major + minor, "ieee"), SECONDS)
-            print(line, flush=True)
-            failed |= error > 2
-    return int(failed)
+    cases = ((layer, last) for layer in LAYERS for last in (True, False))
+    return print_each(cases, lambda case, machine, seconds: compare(*case, machine, seconds))
 
 
 if __name__ == "__main__":

@@ -69,3 +69,13 @@ def assert_follows(
     assert error <= 2 * theirs + floor, (
         f"{epilogue}, residual {residual is not None}: {error:.3g}, torch's {theirs:.3g}"
     )
+
+
+def assert_added_last(found: Tensor, sums: Tensor, bias: Tensor) -> None:
+    """`found` is `sums`, in float64, plus a large bias, rounded once.
+
+    Sums that begin with the bias round each term to the last place of it, and are off by several units of that.
+    """
+    exact = sums + bias.double().view(-1, *[1] * (sums.dim() - 2))
+    eps = torch.finfo(found.dtype).eps
+    assert ((found - exact).abs() <= 0.6 * eps * exact.abs() + 30 * eps * sums.abs().max()).all()

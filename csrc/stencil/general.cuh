@@ -73,13 +73,15 @@ __device__ __forceinline__ bool find_output(const Problem& p, const int (&i)[AXE
   return true;
 }
 
-// What follows a sum, and its place in the result.
+// What follows a sum, and its place in the result. The bias is added last: each term that a large one is added to would
+// be rounded to its last place.
 template <class T>
-__device__ __forceinline__ void finish(const Ending& ending, const View& result, const Index& index, float sum) {
-  if (ending.any) {
-    const View& residual = ending.residual;
+__device__ __forceinline__ void finish(const GeneralArguments& a, const View& result, const Index& index, float sum) {
+  if (a.bias) sum += to_float(static_cast<const T*>(a.bias)[index.channel]);
+  if (a.ending.any) {
+    const View& residual = a.ending.residual;
     const T* from = static_cast<const T*>(residual.data);
-    sum = activated(ending.epilogue, sum);
+    sum = activated(a.ending.epilogue, sum);
     if (from) sum += to_float(from[offset(residual, index.n, index.channel, index.at)]);
   }
   static_cast<T*>(result.data)[offset(result, index.n, index.channel, index.at)] = from_float<T>(sum);
@@ -92,7 +94,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_fprop_general_kernel(
   if (result >= a.results) return;
   const Index y = unravel(result, p.output, p.k, a.channel_first);
   const int c = y.channel / (p.k / p.c), taps = p.kernel[0] * p.kernel[1] * p.kernel[2];
-  float sum = a.bias ? to_float(static_cast<const T*>(a.bias)[y.channel]) : 0;
+  float sum = 0;
   for (int tap = 0; tap < taps; ++tap) {
     int t[AXES], i[AXES];
     tap_position(p, tap, t);
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_fprop_general_kernel(
       sum += to_float(static_cast<const T*>(a.w.data)[offset(a.w, y.channel, 0, t)]) *
              to_float(static_cast<const T*>(a.x.data)[offset(a.x, y.n, c, i)]);
   }
-  finish<T>(a.ending, a.y, y, sum);
+  finish<T>(a, a.y, y, sum);
 }
 
 template <class T>
@@ -110,7 +112,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_dgrad_general_kernel(
   if (result >= a.results) return;
   const Index x = unravel(result, p.input, p.c, a.channel_first);
   const int multiplier = p.k / p.c, taps = p.kernel[0] * p.kernel[1] * p.kernel[2];
-  float sum = a.bias ? to_float(static_cast<const T*>(a.bias)[x.channel]) : 0;
+  float sum = 0;
   for (int tap = 0; tap < taps; ++tap) {
     int t[AXES], o[AXES];
     tap_position(p, tap, t);
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(GENERAL_THREADS) stencil_dgrad_general_kernel(
       sum += to_float(static_cast<const T*>(a.w.data)[offset(a.w, k, 0, t)]) *
              to_float(static_cast<const T*>(a.y.data)[offset(a.y, x.n, k, o)]);
   }
-  finish<T>(a.ending, a.x, x, sum);
+  finish<T>(a, a.x, x, sum);
 }
 
 // One weight [k, tap] a block, over one split of the outputs.

@@ -5,10 +5,11 @@ from pathlib import Path
 import host_build
 import pytest
 import torch
+from endings import assert_added_last
 from torch import Tensor
 
 from convext.commands import check
-from convext.problem import FACES, ConvProblem, output_size
+from convext.problem import FACES, ConvProblem, output_size, reference
 from convext.providers.cuda import stencil as cuda_stencil
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -74,6 +75,16 @@ def test_agrees_with_float64(host_library: Path, face, name, last, dtype) -> Non
     problem = depthwise(face, *PROBLEMS[name], dtype=dtype, last=last)
     host_build.set_schedule(host_library, "priority", seed=len(name))
     assert_agrees(problem, *check.operands(problem), with_bias(problem))
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("face", ["fprop", "dgrad"])
+def test_a_large_bias_is_added_last(host_library: Path, face, name, last) -> None:
+    problem = depthwise(face, *PROBLEMS[name], dtype=torch.float32, last=last)
+    (a, b), bias = check.operands(problem), 1000 * with_bias(problem)
+    sums = reference.compute(problem, a.double(), b.double(), None)
+    assert_added_last(cuda_stencil.run(problem, a, b, bias), sums, bias)
 
 
 @pytest.mark.parametrize("schedule", host_build.SCHEDULES)

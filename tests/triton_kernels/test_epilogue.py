@@ -18,7 +18,7 @@ import convext
 from convext.choice import remembered
 from convext.commands import check
 from convext.operators.activated import _runs, activated
-from convext.problem import ConvProblem, Face, layout
+from convext.problem import ConvProblem, Face, layout, reference
 from convext.problem.epilogue import NAMES, Epilogue
 from convext.triton_kernels.launch import collecting
 
@@ -106,6 +106,17 @@ def test_values(family, case, face, last, device, bordered, poisoned):
         assert record.why_not(problem) is None
         a, b, bias, residual = (bordered(t) for t in operands(problem))
         assert_follows(record, problem, epilogue, a, b, bias, residual if adds else None)
+
+
+@pytest.mark.parametrize(("family", "case"), [case for case in every_case if case.values[0] not in DTYPES])
+@each_face
+@each_layout
+def test_a_large_bias_is_added_last(family, case, face, last, device):
+    """In float32: float16 results have fewer digits than are lost."""
+    problem = case.problem(face, torch.float32, last, device)
+    a, b, bias, _ = operands(problem)
+    found = record_of(family).run(problem, a, b, 1000 * bias)
+    endings.assert_added_last(found, reference.compute(problem, a.double(), b.double(), None), 1000 * bias)
 
 
 @pytest.mark.parametrize("family", CASES)

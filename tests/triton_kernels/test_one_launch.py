@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from endings import assert_added_last
 from single_face import arch, far_apart
 from test_epilogue import TORCHS
 
@@ -105,6 +106,22 @@ def test_values(case, last, device, bordered):
     assert record.why_not(problem) is None
     tensors = x, w, bias, v, second_bias, residual
     assert_right(problem, case, record.run(problem, *tensors), *tensors)
+
+
+@each_layout
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_large_biases_are_added_last(case, last, device):
+    """The first one to t, of which y has channels, each multiplied by one; then the second."""
+    problem = case.problem(torch.float32, last, device, Epilogue("identity"), Epilogue("identity"), adds=False)
+    x, w, bias, v, second_bias, _ = operands(problem)
+    channel = torch.arange(case.k, device=device) % case.c
+    v = F.one_hot(channel, case.c).to(v.dtype).view_as(v)
+    none = torch.zeros_like(bias), torch.zeros_like(second_bias)
+    sums = torchs(problem, case, *(t.double() for t in (x, w, none[0], v, none[1])), None)
+    found = record.run(problem, x, w, 1000 * bias, v, none[1], None)
+    assert_added_last(found, sums, 1000 * bias[channel])
+    found = record.run(problem, x, w, none[0], v, 1000 * second_bias, None)
+    assert_added_last(found, sums, 1000 * second_bias)
 
 
 @pytest.mark.parametrize("epilogue", TORCHS, ids=str)

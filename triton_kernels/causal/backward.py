@@ -50,7 +50,7 @@ def backward(
         begins = load_begins(begin, n, first, live, length, REACH, SEQUENCES)
         gradients = ()
         for b in tl.static_range(REACH):
-            z = weights[TAPS]
+            z = 0.0
             sources = ()
             for t in tl.static_range(TAPS):
                 source = tap_source(
@@ -59,6 +59,8 @@ def backward(
                 )  # fmt: skip
                 z += weights[t] * source
                 sources += (source,)
+            if HAS_BIAS:
+                z += weights[TAPS]
             gradient = given[b] * slope(z, ACTIVATION)
             if SEQUENCES:
                 gradient = tl.where(begins[b] <= first + b, gradient, 0.0)

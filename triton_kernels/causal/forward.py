@@ -1,7 +1,7 @@
 """y of a causal convolution: x is read once, y written once.
 
 a lane:  | span | 0 1 .. WIDTH - 1 |   columns of x in registers
-                | 0 1 .. WIDTH - 1 |   z = bias + taps, activated, stored
+                | 0 1 .. WIDTH - 1 |   z = taps + bias, activated, stored
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ def forward(
         begins = load_begins(begin, n, first, live, length, WIDTH, SEQUENCES)
         results = ()
         for b in tl.static_range(WIDTH):
-            z = weights[TAPS]
+            z = 0.0
             for t in tl.static_range(TAPS):
                 z += weights[t] * tap_source(
                     columns, begins, states, owner, n, c, first, live, length, state_strides,
                     b, t, V, WIDTH, ROW, SEQUENCES, STATES, PACKED, ACC,
                 )  # fmt: skip
+            if HAS_BIAS:  # last: each term that a large one is added to would be rounded to its last place
+                z += weights[TAPS]
             value = activate(z, ACTIVATION)
             if SEQUENCES:
                 value = tl.where(begins[b] <= first + b, value, 0.0)

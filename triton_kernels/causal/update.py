@@ -36,7 +36,7 @@ def update(
     if RING:
         turn = (tl.load(seen + n).to(tl.int64) % state_length + state_length) % state_length
     for i in range(length):
-        z = tl.zeros((BC,), ACC) + weights[TAPS]
+        z = tl.zeros((BC,), ACC)
         for t in tl.static_range(TAPS):
             source = i - (TAPS - 1 - t) * DILATION
             slot = state_length + source
@@ -45,6 +45,8 @@ def update(
             value = tl.load(x + source * x_strides[2], mask=live & (source >= 0), other=0.0).to(ACC)
             value += tl.load(state + slot * state_strides[2], mask=live & (source < 0), other=0.0).to(ACC)
             z += weights[t] * value
+        if HAS_BIAS:
+            z += weights[TAPS]
         value = tl.where(live, activate(z, ACTIVATION), 0.0)
         tl.store(y + i * y_strides[2], value.to(y.dtype.element_ty), mask=here)
     if RING:

@@ -53,14 +53,12 @@ def offset(n, c, at, strides, UNIT: tl.constexpr, BC: tl.constexpr):
 def load_weights(
     w, bias, c, live, w_strides, bias_stride, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, ACC: tl.constexpr
 ):
-    """A tuple of the taps, and the bias behind them."""
+    """A tuple of the taps, and behind them the bias, if there is one."""
     weights = ()
     for t in tl.static_range(TAPS):
         weights += (tl.load(w + c * w_strides[0] + t * w_strides[1], mask=live, other=0.0).to(ACC),)
     if HAS_BIAS:
         weights += (tl.load(bias + c * bias_stride, mask=live, other=0.0).to(ACC),)
-    else:
-        weights += (0.0,)
     return weights
 
 

@@ -23,7 +23,7 @@ from convext.triton_kernels.epilogue import activate, plus
 from convext.triton_kernels.index import inside, unravel
 from convext.triton_kernels.pixels import channel_stride
 from convext.triton_kernels.products import add_product
-from convext.triton_kernels.stencil.image import repeat
+from convext.triton_kernels.stencil.image import plus_each, repeat
 from convext.triton_kernels.stencil.rows import load_row, source_column
 
 # Rows of taps that a step unrolls: with more, the loads of all are on their way at once, and registers spill.
@@ -131,6 +131,9 @@ def separable(
     v_depth = v_strides[1] if V_UNIT == 2 else tl.cast(v_strides[1], tl.int64) * V_V
     channels, rows, out_width = channels * CHANNELS, rows * ROWS, out_width * COLUMNS
     S, D, P = vertical
+    # Terms that a large bias is added to lose digits, which a t of 16 bits has not got: there it comes first, which
+    # takes fewer registers.
+    DIGITS: tl.constexpr = x.dtype.element_ty == tl.float32
     # Blocks of rows are neighbours: they read the same pixels at about the same time.
     block, row_block = unravel(tl.program_id(0), row_blocks)
 
@@ -154,7 +157,7 @@ def separable(
         has_channel = tl.full(c.shape, True, tl.int1) if WHOLE_STEPS else c < channels - begin
         in_depth = tl.full(d.shape, True, tl.int1) if WHOLE_STEPS else d < channels - begin
         start = tl.zeros(live.shape, tl.float32) + tl.zeros(c.shape, tl.float32)
-        if bias is not None:
+        if bias is not None and not DIGITS:
             start += tl.load(bias + begin + c, mask=has_channel, other=0.0).to(tl.float32)
         sums = repeat(start, WIDTH)
         if TAPS <= UNROLLED:
@@ -169,6 +172,8 @@ def separable(
                     sums, x_at + t * D * x_row, column, live & inside(i + t * D, height) & has_channel, width,
                     x_column, w_at + t * w_strides[1], w_strides[2], has_channel, CHUNK, WIDTH, ROW, WHOLE,
                 )  # fmt: skip
+        if bias is not None and DIGITS:
+            sums = plus_each(sums, tl.load(bias + begin + c, mask=has_channel, other=0.0), WIDTH)
         middle = middle_tile(sums, FIRST, x.dtype.element_ty, (BQ, BC, WIDTH), CHANNELS_LAST)
         v_tile = tl.load(v_at, mask=in_rows[:, None] & in_depth[None, :], other=0.0)
         acc = add_product(v_tile, middle, acc, PRECISION)

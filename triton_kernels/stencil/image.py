@@ -70,6 +70,14 @@ def repeat(value, COUNT: tl.constexpr):
 
 
 @triton.jit
+def plus_each(values, added, COUNT: tl.constexpr):
+    result = ()
+    for i in tl.static_range(COUNT):
+        result += (values[i] + added,)
+    return result
+
+
+@triton.jit
 def load_taps(
     pointers, mask, strides, loop_tap, LOOP_TAPS: tl.constexpr, ROLL_TAPS: tl.constexpr, ROW_TAPS: tl.constexpr,
     REVERSED: tl.constexpr, ACC: tl.constexpr,
@@ -232,10 +240,10 @@ def gather(
             held += load_taps(
                 weights + source * w_k, has_channel, w_strides, tap, LOOP_TAPS, ROLL_TAPS, ROW_TAPS, REVERSED, ACC
             )
-    start = tl.zeros(live.shape, ACC)
+    zero = tl.zeros(live.shape, ACC)
+    acc = repeat(zero, GROUPS * ROWS_OUT * WIDTH)
     if BIAS:
-        start += tl.load(bias + c * bias_stride, mask=has_channel, other=0.0).to(ACC)
-    acc = repeat(start, GROUPS * ROWS_OUT * WIDTH)
+        shift = tl.load(bias + c * bias_stride, mask=has_channel, other=0.0).to(ACC)
 
     for step in tl.range(0, rows + GROUPS - 1, num_stages=1):
         for slot in tl.static_range(ROWS_IN):
@@ -264,12 +272,15 @@ def gather(
             inputs += roll_d * x_roll
         for a in tl.static_range(ROWS_OUT):
             complete = live & (step >= GROUPS - 1) & inside(done, roll_out)
+            sums = acc[a * WIDTH : (a + 1) * WIDTH]
+            if BIAS:  # last: each term that a large one is added to would be rounded to its last place
+                sums = plus_each(sums, shift, WIDTH)
             store_row(
-                outputs, column_out, complete, row_out, y_row, acc[a * WIDTH : (a + 1) * WIDTH], added,
+                outputs, column_out, complete, row_out, y_row, sums, added,
                 Y_V, WIDTH, Y_WHOLE, ACTIVATION,
             )  # fmt: skip
             done += residues
             outputs += residues * y_roll
             if residual is not None:
                 added += residues * y_roll
-        acc = acc[ROWS_OUT * WIDTH :] + repeat(start, ROWS_OUT * WIDTH)
+        acc = acc[ROWS_OUT * WIDTH :] + repeat(zero, ROWS_OUT * WIDTH)

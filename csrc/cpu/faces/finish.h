@@ -71,17 +71,21 @@ struct Finish {
   // All that is to do to a tile, PIXELS results `step` apart of VECTORS vectors of channels each, whose biases `bias`
   // points to.
   template <int PIXELS, int VECTORS>
-  CONVEXT_INLINE void tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step, const A* bias) const {
+  CONVEXT_INLINE void tile(Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step, const A* bias,
+                           int64_t count = PIXELS) const {
     sums.finish(CONVEXT_EACH2(, v) { return load(bias + v.value * lanes); });
-    finished(sums, parts, to, step);
+    finished(sums, parts, to, step, count);
   }
 
   // The same of sums that are complete.
   template <int PIXELS, int VECTORS>
-  CONVEXT_INLINE void finished(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step) const {
+  CONVEXT_INLINE void finished(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step,
+                               int64_t count = PIXELS) const {
     const auto each = [&](const auto& write) __attribute__((always_inline)) {
       sums.each(CONVEXT_EACH2(m, v) {
-        write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes, (m.value * VECTORS + v.value) * lanes);
+        if (m.value < count)
+          write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes,
+                (m.value * VECTORS + v.value) * lanes);
       });
     };
     const bool done = in_registers([&](auto known) __attribute__((always_inline)) {
@@ -89,7 +93,7 @@ struct Finish {
     });
     if (done) return;
     each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, bound(z)); });
-    rest(parts, VECTORS * lanes, to, step, PIXELS, VECTORS * lanes);
+    rest(parts, VECTORS * lanes, to, step, count, VECTORS * lanes);
   }
 
   // What is left to do to `rows` of `count` bounded sums, rows `apart`: they are written to the tensor, rows `step`

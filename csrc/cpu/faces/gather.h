@@ -207,7 +207,7 @@ struct GatherJob {
       for (int i = 0; i < AXES; ++i) {
         planes.step[i] = call.a.stride[2 + i], planes.size[i] = g.operand_size[i];
         origin[i] = block.first[i] * b.axis[i].in + b.axis[i].low;
-        part.size[i] = (block.count[i] - 1) * b.axis[i].in + b.axis[i].high - b.axis[i].low + 1;
+        part.size[i] = reach_of(b.axis[i], block.count[i]);
       }
       pack<A>(planes, origin, part, b.axis[2].in, operand);
     }

@@ -10,14 +10,14 @@
 //                b b b b | f f f f | ..          ..
 //
 // A job is a row of results, or a part of a long one; of an input gradient with a stride, of those of one phase
-// (geometry.h), whose neighbours are a stride apart. A tile is PIXELS of it x one vector of channels, or several.
-// Where taps are neighbours along the row, each pixel of x is loaded once for all the results that it is part of:
+// (geometry.h), whose neighbours are a stride apart. A tile is MANY of its results x one vector of channels. Each pixel
+// of x is loaded once for all the results that it is part of:
 //
 //     3 taps, stride 1      pixel    0: result 0
 //                                    1: 0 1
-//                                    2: 0 1 2       up to PIXELS + 1; those beyond an end of the row are left out
+//                                    2: 0 1 2       up to MANY + 1; those beyond an end of the row are left out
 //
-// Elsewhere each tap loads its own, and results whose taps would read beyond an end are tiles of one pixel.
+// Where taps are dilated, these are results as far apart as the taps. With other strides each tap loads its own.
 #pragma once
 #include "cpu/faces/finish.h"
 #include "cpu/shared/geometry.h"
@@ -28,7 +28,8 @@ namespace cpu {
 namespace CONVEXT_ISA {
 
 constexpr int64_t COLUMNS = 256;  // of a job
-constexpr int MANY = 8, FEW = 4;  // pixels of a tile
+constexpr int MANY = 8;           // results of a tile whose pixels are shared,
+constexpr int FEW = 4;            // and of one whose are not
 
 struct Innermost {
   int64_t in[AXES], out[AXES];  // how far a step along a phase of the result goes in the operand and in the result
@@ -60,13 +61,6 @@ constexpr int64_t widest_group<bfloat16> = 8;
 template <class T>
 constexpr bool is_compiled(int64_t group) {
   return group <= least(widest_group<T>, Lanes<typename Sum<T>::type>::count) && (group & (group - 1)) == 0;
-}
-
-// Channels of a group, on both sides; 0 where it is not for these kernels.
-template <class T>
-inline int64_t innermost_group(const Problem& p, const View& a, const View& result) {
-  const bool innermost = a.stride[1] == 1 && result.stride[1] == 1 && p.k >= Lanes<typename Sum<T>::type>::count;
-  return innermost && p.c == p.k && is_compiled<T>(p.c / p.groups) ? p.c / p.groups : 0;
 }
 
 // Whether weights are read where they lie.
@@ -185,21 +179,121 @@ struct InnermostJob {
 
   // Results `c` to `end` - 1 of a row; `x` and `to` are of its first.
   void row(const T* x, T* to, int64_t c, int64_t end) {
-    const Phase& f = taps[2];
-    if (f.spacing == 1 && end - c >= FEW) {
-      const auto run = [&](auto count, auto stride) {
-        neighbours<decltype(count)::value, decltype(stride)::value>(x, to, c, end);
-      };
-      const Int<1> one;
-      const Int<2> two;
-      if (f.taps == 3 && g.in[2] == 1) return run(Int<3>{}, one);
-      if (f.taps == 3 && g.in[2] == 2) return run(Int<3>{}, two);
-      if constexpr (GROUP == 1) {
-        if (f.taps == 5 && g.in[2] == 1) return run(Int<5>{}, one);
-        if (f.taps == 5 && g.in[2] == 2) return run(Int<5>{}, two);
-        if (f.taps == 7 && g.in[2] == 1) return run(Int<7>{}, one);
-      }
+    const int64_t apart = taps[2].spacing, count = taps[2].taps;
+    const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
+    if (count < 3 || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled))) return separately(x, to, c, end);
+    for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
+  }
+
+  // `count` results from `first` on, as far apart as the taps: these read neighbours.
+  void strand(const T* x, T* to, int64_t first, int64_t count) {
+    const auto run = [&](auto taps, auto stride) {
+      for (; count > 0; count -= MANY, first += MANY * this->taps[2].spacing)
+        neighbours<decltype(taps)::value, decltype(stride)::value>(x, to, first, least(count, MANY));
+    };
+    const Int<1> one;
+    const Int<2> two;
+    const int64_t of = taps[2].taps;
+    if (of == 3) return g.in[2] == 1 ? run(Int<3>{}, one) : run(Int<3>{}, two);
+    if constexpr (GROUP == 1) {
+      if (of == 5) return g.in[2] == 1 ? run(Int<5>{}, one) : run(Int<5>{}, two);
+      if (of == 7) return run(Int<7>{}, one);
     }
+    run(Int<0>{}, one);
+  }
+
+  // `count` results of a strand, at most MANY, from `m` on.
+  template <int TAPS, int STRIDE>
+  void neighbours(const T* x, T* to, int64_t m, int64_t count) {
+    const int64_t read = (MANY - 1) * STRIDE + taps[2].taps, apart = taps[2].spacing;
+    const int64_t column = m * STRIDE + taps[2].offset;  // of the first pixel of x
+    const int64_t first = over(most(-column, 0), apart);
+    const int64_t end = least(read, over(most(g.operand_size[2] - column, 0), apart));
+    const bool whole = first == 0 && end == read && count == MANY;
+    x += column * call.a.stride[4] + inside[0].first * x_tap[0] + inside[1].first * x_tap[1];
+    const A* w = weights + inside[0].first * w_tap[0] + inside[1].first * w_tap[1];
+    to += m * next;
+    for (int64_t c = 0; c < p.k; c += lanes) {
+      c = least(c, p.k - lanes);
+      if (TAPS > 0 && whole)
+        line_tile<TAPS, STRIDE, true>(x + c, w + c, bias + c, to + c, first, end, MANY);
+      else
+        line_tile<TAPS, STRIDE, false>(x + c, w + c, bias + c, to + c, first, end, count);
+    }
+  }
+
+  // Of the pixels that are read, those from `first` to `end` - 1 are there; all of them where WHOLE. TAPS: 0 for any
+  // number from 3 on.
+  template <int TAPS, int STRIDE, bool WHOLE>
+  CONVEXT_INLINE void line_tile(const T* x, const A* w, const A* bias, T* to, int64_t first, int64_t end,
+                                int64_t count) const {
+    A parts[Sums<A, MANY, 1>::size];
+    Sums<A, MANY, 1> sums(parts);
+    sums.begin();
+    int64_t room = TERMS;
+    for (int64_t d = 0; d < inside[0].count; ++d)
+      for (int64_t h = 0; h < inside[1].count; ++h) {
+        const T* line = x + d * x_tap[0] + h * x_tap[1];
+        const A* tap = w + d * w_tap[0] + h * w_tap[1];
+        if constexpr (TAPS > 0)
+          add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, room, sums);
+        else
+          add_long_line(line, tap, first, end, room, sums);
+      }
+    finish.tile(sums, parts, to, next * taps[2].spacing, bias, count);
+  }
+
+  // A line of any number of taps is threes, fours and fives of them; those that read beyond an end are left out.
+  CONVEXT_INLINE void add_long_line(const T* line, const A* tap, int64_t first, int64_t end, int64_t& room,
+                                    Sums<A, MANY, 1>& sums) const {
+    for (int64_t t = 0, now; t < taps[2].taps && t < end; t += now) {
+      const int64_t left = taps[2].taps - t;
+      now = left == 6 ? 3 : left == 7 ? 4 : least(left, 5);
+      if (t + now + MANY - 1 <= first) continue;
+      const auto add = [&](auto count) __attribute__((always_inline)) {
+        constexpr int some = decltype(count)::value;
+        const T* x = line + t * x_tap[2];
+        const A* w = tap + t * w_tap[2];
+        if (t >= first && t + some + MANY - 1 <= end)
+          add_taps<some, 1, true>(x, w, 0, 0, room, sums);
+        else
+          add_taps<some, 1, false>(x, w, first - t, end - t, room, sums);
+      };
+      if (now == 5)
+        add(Int<5>{});
+      else if (now == 4)
+        add(Int<4>{});
+      else
+        add(Int<3>{});
+    }
+  }
+
+  // TAPS neighbouring taps of a line. `room`: terms that may follow before a part of the sums ends.
+  template <int TAPS, int STRIDE, bool WHOLE>
+  CONVEXT_INLINE void add_taps(const T* line, const A* tap, int64_t first, int64_t end, int64_t& room,
+                               Sums<A, MANY, 1>& sums) const {
+    const int64_t step = x_tap[2];
+    if (room < TAPS * GROUP) sums.next(), room = TERMS;
+    room -= TAPS * GROUP;
+    unrolled<GROUP>(CONVEXT_EACH(in) {
+      constexpr int of = decltype(in)::value;
+      Vector<A> some[TAPS];
+      unrolled<TAPS>(CONVEXT_EACH(t) { some[t.value] = load(tap + t.value * w_tap[2] + of * p.k); });
+      unrolled<(MANY - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
+        constexpr int pixel = decltype(i)::value;
+        if (!WHOLE && (pixel < first || pixel >= end)) return;
+        const Vector<A> value = held(spread<A, GROUP, of>(widen(line + pixel * step)));
+        unrolled<MANY>(CONVEXT_EACH(m) {
+          constexpr int tap = pixel - decltype(m)::value * STRIDE;
+          if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][0] += some[tap] * value;
+        });
+      });
+    });
+  }
+
+  // Where taps share nothing, each loads its own; results of which some tap reads beyond an end are tiles of one pixel.
+  void separately(const T* x, T* to, int64_t c, int64_t end) {
+    const Phase& f = taps[2];
     const int64_t beyond = g.operand_size[2] - f.offset - (f.taps - 1) * f.spacing;
     const int64_t low = most(c, over(most(-f.offset, 0), g.in[2]));           // all taps of low to high - 1
     const int64_t high = least(end, beyond > 0 ? over(beyond, g.in[2]) : 0);  // read inside
@@ -213,72 +307,6 @@ struct InnermostJob {
         pixels<1, 4>(x, to, c++);
       }
     }
-  }
-
-  // The same where TAPS neighbours are read by each result, STRIDE from those of the next. What is left at the end is
-  // done by a tile that is shifted back over results that are already there. Depthwise tiles of MANY pixels read
-  // inside; in groups there are many weights to load for a tile, so that it has MANY pixels wherever a row has.
-  template <int TAPS, int STRIDE>
-  void neighbours(const T* x, T* to, int64_t c, int64_t end) {
-    const int64_t begin = c, last = end - MANY;
-    for (; c <= last; c += MANY) neighbours_of<TAPS, STRIDE, MANY>(x, to, c);
-    if (GROUP > 1 && last >= begin && c < end) return neighbours_of<TAPS, STRIDE, MANY>(x, to, last);
-    for (; c < end; c += FEW) neighbours_of<TAPS, STRIDE, FEW>(x, to, least(c, end - FEW));
-  }
-
-  template <int TAPS, int STRIDE, int PIXELS>
-  void neighbours_of(const T* x, T* to, int64_t m) {
-    constexpr int64_t read = (PIXELS - 1) * STRIDE + TAPS;
-    const int64_t column = m * STRIDE + taps[2].offset;  // of the first pixel
-    const int64_t first = most(-column, 0), end = least(read, g.operand_size[2] - column);
-    const bool whole = first == 0 && end == read;
-    if constexpr (PIXELS == MANY && GROUP == 1)
-      if (!whole) return neighbours_of<TAPS, STRIDE, FEW>(x, to, m), neighbours_of<TAPS, STRIDE, FEW>(x, to, m + FEW);
-    x += column * call.a.stride[4] + inside[0].first * x_tap[0] + inside[1].first * x_tap[1];
-    const A* w = weights + inside[0].first * w_tap[0] + inside[1].first * w_tap[1];
-    to += m * next;
-    for (int64_t c = 0; c < p.k; c += lanes) {
-      c = least(c, p.k - lanes);
-      if constexpr (PIXELS == MANY)
-        if (whole) {
-          line_tile<TAPS, STRIDE, PIXELS, true>(x + c, w + c, bias + c, to + c, first, end);
-          continue;
-        }
-      if constexpr (PIXELS == FEW || GROUP > 1)
-        line_tile<TAPS, STRIDE, PIXELS, false>(x + c, w + c, bias + c, to + c, first, end);
-    }
-  }
-
-  // Of the pixels that are read, those from `first` to `end` - 1 are there; all of them where WHOLE.
-  template <int TAPS, int STRIDE, int PIXELS, bool WHOLE>
-  CONVEXT_INLINE void line_tile(const T* x, const A* w, const A* bias, T* to, int64_t first, int64_t end) const {
-    const int64_t step = call.a.stride[4];
-    A parts[Sums<A, PIXELS, 1>::size];
-    Sums<A, PIXELS, 1> sums(parts);
-    sums.begin();
-    int64_t room = TERMS;
-    for (int64_t d = 0; d < inside[0].count; ++d)
-      for (int64_t h = 0; h < inside[1].count; ++h) {
-        const T* line = x + d * x_tap[0] + h * x_tap[1];
-        const A* tap = w + d * w_tap[0] + h * w_tap[1];
-        if (room < TAPS * GROUP) sums.next(), room = TERMS;
-        room -= TAPS * GROUP;
-        unrolled<GROUP>(CONVEXT_EACH(in) {
-          constexpr int of = decltype(in)::value;
-          Vector<A> some[TAPS];
-          unrolled<TAPS>(CONVEXT_EACH(t) { some[t.value] = load(tap + t.value * w_tap[2] + of * p.k); });
-          unrolled<(PIXELS - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
-            constexpr int pixel = decltype(i)::value;
-            if (!WHOLE && (pixel < first || pixel >= end)) return;
-            const Vector<A> value = spread<A, GROUP, of>(widen(line + pixel * step));
-            unrolled<PIXELS>(CONVEXT_EACH(m) {
-              constexpr int tap = pixel - decltype(m)::value * STRIDE;
-              if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][0] += some[tap] * value;
-            });
-          });
-        });
-      }
-    finish.tile(sums, parts, to, next, bias);
   }
 
   // All channels of PIXELS results from `m` on. The last vector is shifted back over channels that are already there.

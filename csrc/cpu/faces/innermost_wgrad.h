@@ -15,6 +15,8 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
+constexpr int64_t SUMMED = 256 * 1024;  // bytes of a job's sums: what the second-level cache has room for
+
 struct InnermostWgrad {
   int64_t vectors, blocks;           // of channels, and of vectors
   int64_t lines, shares;             // parts of a row of at most RUN places, and how they are shared
@@ -25,23 +27,15 @@ template <class A>
 inline InnermostWgrad innermost_wgrad_of(const Problem& p) {
   constexpr int64_t fewest = 16;  // jobs
   InnermostWgrad g;
+  g.taps = product(p.kernel);
+  g.of_vector = g.taps * (p.c / p.groups) * Lanes<A>::count;
   g.vectors = over(p.k, Lanes<A>::count);
-  g.blocks = least(g.vectors, fewest);
+  const int64_t bytes = g.vectors * g.of_vector * int64_t(sizeof(A) + sizeof(double));
+  g.blocks = least(g.vectors, most(fewest, over(bytes, SUMMED)));
   g.per_row = over(p.output[2], RUN);
   g.lines = p.n * p.output[0] * p.output[1] * g.per_row;
   g.shares = least(g.lines, over(fewest, g.blocks));
-  g.taps = product(p.kernel);
-  g.of_vector = g.taps * (p.c / p.groups) * Lanes<A>::count;
   return g;
-}
-
-// Rows of more taps are long enough for packed ones: wgrad.h.
-constexpr int64_t ROW = 7;
-
-template <class T>
-inline bool is_innermost_wgrad(const Problem& p, const View& x, const View& y) {
-  return x.stride[1] == 1 && y.stride[1] == 1 && p.k >= Lanes<typename Sum<T>::type>::count && p.c == p.k &&
-         p.kernel[2] <= ROW && is_compiled<T>(p.c / p.groups);
 }
 
 template <class T>
@@ -68,7 +62,8 @@ struct InnermostWgradJob {
   const View &x = call.a, &y = call.b;
   const InnermostWgrad g = innermost_wgrad_of<A>(p);
   double* totals;
-  A* sums;  // of each vector of channels: [tap][channel of x in its group][lane]
+  A* sums;             // of each vector of channels: [tap][channel of x in its group][lane]
+  int64_t places = 0;  // that `sums` are of
 
   InnermostWgradJob(const Call& c, void* scratch) : call(c) {
     totals = static_cast<double*>(scratch);
@@ -79,33 +74,40 @@ struct InnermostWgradJob {
     const int64_t block = job / g.shares, share = job % g.shares;
     const int64_t first = g.vectors * block / g.blocks, end = g.vectors * (block + 1) / g.blocks;
     const int64_t count = (end - first) * g.of_vector;
-    for (int64_t i = 0; i < count; ++i) totals[i] = 0, sums[i] = 0;
-    int64_t places = 0;
+    begin(count);
     for (int64_t l = g.lines * share / g.shares; l < g.lines * (share + 1) / g.shares; ++l) {
       const int64_t row = l / g.per_row, column = l % g.per_row * RUN, length = least(RUN, p.output[2] - column);
-      if (places + length > RUN) add_up(count), places = 0;
-      places += length;
+      count_places(length, count);
       for (int64_t v = first; v < end; ++v) line(row, column, column + length, channel(v), (v - first) * g.of_vector);
     }
     add_up(count);
     double* to = static_cast<double*>(call.prepared) + share * p.k * GROUP * g.taps;
-    for (int64_t v = first; v < end; ++v) hand_over(channel(v), v * lanes - channel(v), (v - first) * g.of_vector, to);
+    for (int64_t v = first; v < end; ++v)
+      hand_over(channel(v), v * lanes - channel(v), lanes, (v - first) * g.of_vector, to);
   }
 
- private:
-  // The first of a vector: the last one is shifted back over channels that the one before has.
-  int64_t channel(int64_t v) const { return least(v * lanes, p.k - lanes); }
+  // `count` sums begin.
+  void begin(int64_t count) {
+    for (int64_t i = 0; i < count; ++i) totals[i] = 0, sums[i] = 0;
+    places = 0;
+  }
+
+  // `length` places follow; those of RUN at most are summed in float32.
+  void count_places(int64_t length, int64_t count) {
+    if (places + length > RUN) add_up(count), places = 0;
+    places += length;
+  }
 
   void add_up(int64_t count) {
     for (int64_t i = 0; i < count; ++i) totals[i] += sums[i], sums[i] = 0;
   }
 
-  // Sums of the lanes from `fresh` on, as weights lie: [channel of y][channel of x in its group][tap].
-  void hand_over(int64_t channel, int64_t fresh, int64_t at, double* to) const {
+  // Sums of the lanes from `fresh` to `last` - 1, as weights lie: [channel of y][channel of x in its group][tap].
+  void hand_over(int64_t channel, int64_t fresh, int64_t last, int64_t at, double* to) const {
     const double* from = totals + at;
     for (int64_t t = 0; t < g.taps; ++t)
       for (int64_t in = 0; in < GROUP; ++in, from += lanes)
-        for (int64_t lane = fresh; lane < lanes; ++lane) {
+        for (int64_t lane = fresh; lane < last; ++lane) {
           double& sum = to[((channel + lane) * GROUP + in) * g.taps + t];
           sum = call.continues ? sum + from[lane] : from[lane];
         }
@@ -125,6 +127,10 @@ struct InnermostWgradJob {
         taps(from + depth * x.stride[2] + height * x.stride[3], gradient, c, end, to);
       }
   }
+
+ private:
+  // The first of a vector: the last one is shifted back over channels that the one before has.
+  int64_t channel(int64_t v) const { return least(v * lanes, p.k - lanes); }
 
   void taps(const T* from, const T* gradient, int64_t c, int64_t end, A* to) const {
     const bool neighbours = p.stride[2] == 1 && p.dilation[2] == 1;
@@ -190,11 +196,11 @@ struct InnermostWgradJob {
   CONVEXT_INLINE void line_tile(const T* from, const T* gradient, int64_t first, int64_t end,
                                 Registers<TAPS>& sums) const {
     Vector<A> ys[COUNT];
-    unrolled<COUNT>(CONVEXT_EACH(m) { ys[m.value] = widen(gradient + m.value * y.stride[4]); });
+    unrolled<COUNT>(CONVEXT_EACH(m) { ys[m.value] = held(widen(gradient + m.value * y.stride[4])); });
     unrolled<COUNT + TAPS - 1>(CONVEXT_EACH(i) {
       constexpr int pixel = decltype(i)::value;
       if (!WHOLE && (pixel < first || pixel >= end)) return;
-      const Vector<A> value = widen(from + pixel * x.stride[4]);
+      const Vector<A> value = held(widen(from + pixel * x.stride[4]));
       unrolled<TAPS>(CONVEXT_EACH(t) {
         constexpr int tap = decltype(t)::value, place = pixel - tap;
         if constexpr (place >= 0 && place < COUNT) sums.template add<place, tap>(ys[place], value);
@@ -235,7 +241,7 @@ struct InnermostWgradJob {
     const auto tile = [&](auto count) __attribute__((always_inline)) {
       constexpr int places = decltype(count)::value;
       unrolled<places>(CONVEXT_EACH(m) {
-        const Vector<A> value = widen(gradient + m.value * next);
+        const Vector<A> value = held(widen(gradient + m.value * next));
         unrolled<TAPS>(CONVEXT_EACH(tap) {
           sums.template add<decltype(m)::value, decltype(tap)::value>(value,
                                                                       widen(from + m.value * step + tap.value * apart));

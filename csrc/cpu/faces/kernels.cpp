@@ -3,7 +3,9 @@
 #include "cpu/faces/kernels.h"
 
 #include "cpu/faces/gather.h"
-#include "cpu/faces/innermost.h"
+#include "cpu/faces/reordered.h"
+#include "cpu/faces/reordered_wgrad.h"
+#include "cpu/faces/ways.h"
 #include "cpu/faces/wgrad.h"
 
 #define CONVEXT_JOIN(a, b) a##b
@@ -40,36 +42,58 @@ Work work(const Call& call) {
   return for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
     const Problem& p = call.problem;
-    if (p.face == Face::wgrad) return wgrad_work<T>(p, call.a, call.b);
-    if (innermost_group<T>(p, call.a, call.result)) return innermost_work<T>(p, call.b);
-    return gather_work<T>(p, call.a, call.result);
+    const bool wgrad = p.face == Face::wgrad;
+    switch (way_of<T>(call)) {
+      case Way::in_place:
+        return wgrad ? innermost_wgrad_work<T>(p) : innermost_work<T>(p, call.b);
+      case Way::reordered:
+        return wgrad ? reordered_wgrad_work<T>(p) : reordered_work<T>(p);
+      case Way::packed:
+        break;
+    }
+    return wgrad ? wgrad_work<T>(p, call.a, call.b) : gather_work<T>(p, call.a, call.result);
   });
 }
 
 void prepare(const Call& call, int64_t first, int64_t last) {
   for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
-    if (innermost_group<T>(call.problem, call.a, call.result))
-      innermost_prepare<T>(call, first, last);
-    else
-      gather_prepare<T>(call, first, last);
+    switch (way_of<T>(call)) {
+      case Way::in_place:
+        return innermost_prepare<T>(call, first, last);
+      case Way::reordered:
+        return reordered_prepare<T>(call, first, last);
+      case Way::packed:
+        return gather_prepare<T>(call, first, last);
+    }
   });
 }
 
 void run(const Call& call, int64_t first, int64_t last, void* scratch) {
   for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
-    if (call.problem.face == Face::wgrad)
-      wgrad_run<T>(call, first, last, scratch);
-    else if (innermost_group<T>(call.problem, call.a, call.result))
-      innermost_run<T>(call, first, last);
-    else
-      gather_run<T>(call, first, last, scratch);
+    const bool wgrad = call.problem.face == Face::wgrad;
+    switch (way_of<T>(call)) {
+      case Way::in_place:
+        return wgrad ? innermost_wgrad_run<T>(call, first, last, scratch) : innermost_run<T>(call, first, last);
+      case Way::reordered:
+        return (wgrad ? reordered_wgrad_run<T> : reordered_run<T>)(call, first, last, scratch);
+      case Way::packed:
+        return (wgrad ? wgrad_run<T> : gather_run<T>)(call, first, last, scratch);
+    }
   });
 }
 
 void finish(const Call& call, int64_t first, int64_t last) {
-  for_element(call, [&](auto element) { wgrad_finish<typename decltype(element)::type>(call, first, last); });
+  for_element(call, [&](auto element) {
+    using T = typename decltype(element)::type;
+    const Problem& p = call.problem;
+    const Way way = way_of<T>(call);
+    const int64_t shares = way == Way::in_place    ? innermost_wgrad_of<typename Sum<T>::type>(p).shares
+                           : way == Way::reordered ? reordered_wgrad_of<T>(p).shares
+                                                   : wgrad_of<T>(p, call.a, call.b).shares;
+    wgrad_finish<T>(call, shares, first, last);
+  });
 }
 
 }  // namespace CONVEXT_ISA

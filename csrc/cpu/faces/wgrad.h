@@ -6,7 +6,6 @@
 // vector that lie beyond it are cleared in both operands: an infinity there must not meet a zero.
 #pragma once
 #include "cpu/faces/grid.h"
-#include "cpu/faces/innermost_wgrad.h"
 #include "cpu/shared/pack.h"
 
 namespace convext {
@@ -43,7 +42,6 @@ inline Wgrad wgrad_of(const Problem& p, const View& a, const View& b) {
 
 template <class T>
 inline Work wgrad_work(const Problem& p, const View& a, const View& b) {
-  if (is_innermost_wgrad<T>(p, a, b)) return innermost_wgrad_work<T>(p);
   using A = typename Sum<T>::type;
   const Wgrad g = wgrad_of<T>(p, a, b);
   return {g.bundles * g.shares,
@@ -144,7 +142,7 @@ struct WgradJob {
       x_planes.step[i] = x.stride[2 + i], x_planes.size[i] = p.input[i];
       y_planes.step[i] = y.stride[2 + i], y_planes.size[i] = block.first[i] + block.count[i];
       origin[i] = block.first[i] * b.axis[i].in + b.axis[i].low;
-      x_window.size[i] = (block.count[i] - 1) * b.axis[i].in + b.axis[i].high - b.axis[i].low + 1;
+      x_window.size[i] = reach_of(b.axis[i], block.count[i]);
       y_window.size[i] = block.count[i];
     }
     y_window.columns = y_window.row = up(block.count[2], lanes);
@@ -243,18 +241,15 @@ struct WgradJob {
 
 template <class T>
 void wgrad_run(const Call& call, int64_t first, int64_t last, void* scratch) {
-  if (is_innermost_wgrad<T>(call.problem, call.a, call.b)) return innermost_wgrad_run<T>(call, first, last, scratch);
   WgradJob<T> thread(call, scratch);
   for (int64_t job = first; job < last; ++job) thread.run(job);
 }
 
-// Adds the shares, in order, of channels first to last - 1 of y.
+// Adds the `count` shares, in order, of channels first to last - 1 of y.
 template <class T>
-void wgrad_finish(const Call& call, int64_t first, int64_t last) {
+void wgrad_finish(const Call& call, int64_t count, int64_t first, int64_t last) {
   using A = typename Sum<T>::type;
   const Problem& p = call.problem;
-  const bool innermost = is_innermost_wgrad<T>(p, call.a, call.b);
-  const int64_t count = innermost ? innermost_wgrad_of<A>(p).shares : wgrad_of<T>(p, call.a, call.b).shares;
   const int64_t group = p.c / p.groups, taps = product(p.kernel), weights = p.k * group * taps;
   const int64_t* s = call.result.stride;
   const double* shares = static_cast<const double*>(call.prepared);

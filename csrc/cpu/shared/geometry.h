@@ -90,6 +90,11 @@ inline Axis axis_of(const Problem& p, int axis) {
   return a;
 }
 
+// How many elements of the operand `count` neighbouring m read.
+CONVEXT_INLINE int64_t reach_of(const Axis& axis, int64_t count) {
+  return (count - 1) * axis.in + axis.high - axis.low + 1;
+}
+
 // Planes of the operand, copied to scratch with zeros around them. A row's columns lie by their remainder modulo the
 // axis's `in`, so that the columns that one tap reads for neighbouring m are neighbours.
 struct Window {
@@ -110,7 +115,7 @@ template <class A>
 inline Window window_of(const Axis (&axis)[AXES], const int64_t (&size)[AXES], int64_t planes) {
   constexpr int64_t lanes = Lanes<A>::count;
   Window w;
-  for (int i = 0; i < AXES; ++i) w.size[i] = (size[i] - 1) * axis[i].in + axis[i].high - axis[i].low + 1;
+  for (int i = 0; i < AXES; ++i) w.size[i] = reach_of(axis[i], size[i]);
   w.columns = up(up(size[2], lanes) + (axis[2].high - axis[2].low) / axis[2].in + 1, lanes);
   w.row = w.columns * axis[2].in;
   w.depth = w.row * w.size[1];

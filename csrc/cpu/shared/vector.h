@@ -48,6 +48,19 @@ CONVEXT_INLINE Vector<A> broadcast(A value) {
   return value - Vector<A>{};
 }
 
+// A value that is used several times, in a register: left to itself, the compiler loads it anew for each of them, and
+// loads are what a loop of multiplications by what it has just loaded waits for.
+template <class V>
+CONVEXT_INLINE V held(V value) {
+#if defined(__AVX512F__) || (defined(__AVX__) && CONVEXT_VECTOR_BYTES <= 32) || \
+    (defined(__SSE2__) && CONVEXT_VECTOR_BYTES <= 16)
+  __asm__("" : "+v"(value));
+#elif defined(__aarch64__) && CONVEXT_VECTOR_BYTES <= 16
+  __asm__("" : "+w"(value));
+#endif
+  return value;
+}
+
 // Copies `count` elements, fewer than a vector of A has, in pieces of constant size.
 template <class A, class T>
 CONVEXT_INLINE void copy_few(T* to, const T* from, int64_t count) {

@@ -1,0 +1,40 @@
+// The ways to compute a face, by how its images lie.
+//
+//     in place    channels are innermost       innermost.h, innermost_wgrad.h    vectors of channels, read where they
+//     lie reordered   rows are innermost           reordered.h, reordered_wgrad.h    the same of scratch, transposed
+//     packed      anything, of any groups      gather.h, wgrad.h                 vectors of columns, from padded
+//     scratch
+#pragma once
+#include "cpu/faces/innermost.h"
+
+namespace convext {
+namespace cpu {
+namespace CONVEXT_ISA {
+
+enum class Way { in_place, reordered, packed };
+
+// Long rows of a few taps, which are read where they lie (gather.h), are over before they are transposed.
+template <class T>
+inline bool is_short_filter(const Problem& p) {
+  constexpr int64_t longest = 7, shortest_row = 1024;
+  const bool one_axis = p.input[0] * p.input[1] * p.kernel[0] * p.kernel[1] == 1;
+  return one_axis && sizeof(T) == sizeof(typename Sum<T>::type) && p.kernel[2] <= longest &&
+         p.output[2] >= shortest_row;
+}
+
+template <class T>
+inline Way way_of(const Call& call) {
+  using A = typename Sum<T>::type;
+  const Problem& p = call.problem;
+  const bool wgrad = p.face == Face::wgrad;
+  const View &first = call.a, &second = wgrad ? call.b : call.result;
+  const int64_t group = p.c / p.groups;
+  if (p.c != p.k || p.k < Lanes<A>::count || !is_compiled<A>(group)) return Way::packed;
+  if (first.stride[1] == 1 && second.stride[1] == 1) return is_compiled<T>(group) ? Way::in_place : Way::packed;
+  if (first.stride[1] == 1 || second.stride[1] == 1 || (!wgrad && is_short_filter<T>(p))) return Way::packed;
+  return Way::reordered;
+}
+
+}  // namespace CONVEXT_ISA
+}  // namespace cpu
+}  // namespace convext

@@ -31,7 +31,7 @@ from convext.providers.cpu import library
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
 SCATTERED = 2000  # problems beside the grid
-PLAN = Plan(sample=0.5e-3, fewest=5, most=9, enough=0.5)
+PLAN = Plan(sample=0.5e-3, fewest=5, most=15, enough=0.5)
 
 
 def grid() -> Iterator[ConvProblem]:
@@ -62,8 +62,8 @@ def grid() -> Iterator[ConvProblem]:
             yield _problem((length,), k, channels=channels)
         for map in (7, 14, 28):
             yield _problem((map, map, map), 3, channels=channels)
-    for map, d in product((8, 16, 32), (2, 4, 6)):
-        yield _problem((map, map, map), 3, channels=64, groups=1, dilation=d)
+    for map, d, channels in product((8, 12, 16, 20, 32), (2, 4, 6), (24, 64)):
+        yield _problem((map, map, map), 3, channels=channels, groups=1, dilation=d)
     for map, d in product((16, 33, 65), (6, 12, 18)):
         yield _problem((map, map), 3, channels=128, groups=1, dilation=d)
     for rank, map in ((2, 7), (2, 14), (2, 28), (2, 56), (3, 4), (3, 8), (3, 14)):

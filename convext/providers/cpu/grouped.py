@@ -5,14 +5,16 @@ from __future__ import annotations
 from convext.problem import ConvProblem
 from convext.providers.cpu import native
 
-MAX_CHANNELS = 8  # in a group: above, torch's matrix products are as good
+MAX_CHANNELS = 8  # in a group: above, torch's matrix products are as good,
+MAX_DILATED = 64  # unless there is one group, and its taps are dilated along three axes
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    """Groups of up to MAX_CHANNELS channels, more than one of x."""
+    """Groups of up to MAX_CHANNELS channels, more than one of x; one group of up to MAX_DILATED, dilated in 3-D."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
-    if c == 1 or max(c, k) > MAX_CHANNELS:
-        return f"takes groups of 2 to {MAX_CHANNELS} channels, but got {c} of x and {k} of y"
+    most = MAX_DILATED if problem.family == "dilated" and problem.rank == 3 else MAX_CHANNELS
+    if c == 1 or max(c, k) > most:
+        return f"takes groups of 2 to {most} channels, but got {c} of x and {k} of y"
     return native.why_not(problem)
 
 

@@ -1,8 +1,8 @@
 """What the compiled CPU kernels (csrc/cpu/) share: the problems that they take, and the call.
 
-They read operands of any strides where they lie, copy a window at a time into zero-bordered scratch in float32 (or
-float64), and sum there; depthwise ones and small groups whose channels are innermost they sum where they lie. Nothing
-of the size of a tensor is allocated but the result, and an epilogue is computed before that is stored.
+They read operands of any strides where they lie, copy a window at a time into scratch in float32 (or float64), and sum
+there; depthwise ones and small groups whose channels are innermost they sum where they lie. Nothing of the size of a
+tensor is allocated but the result, and an epilogue is computed before that is stored.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _NOTHING = Epilogue()
 NUMBER = {name: i for i, name in enumerate(NAMES)}  # as csrc/cpu/shared/problem.h counts them
 
-# Of what is not packed, as csrc/cpu/faces/innermost.h and innermost_wgrad.h have it:
-_SPREAD = {torch.float32: (1, 2, 4, 8), torch.bfloat16: (1, 2, 4, 8)}  # channels of a group; 1 in other dtypes
-_ROW = 7  # taps of a weight gradient's row
+# Channels of a group that are not packed (csrc/cpu/faces/ways.h); 1 in other dtypes.
+_SPREAD = {torch.float32: (1, 2, 4, 8), torch.bfloat16: (1, 2, 4, 8)}
 
 MAX_WINDOW = 1 << 20  # elements that one result reads from, of all channels of a group: they have to fit in scratch
 
@@ -56,10 +55,10 @@ def run_activated(
 
 
 def _isa(p: ConvProblem, a: Tensor, b: Tensor) -> str:
-    """The widest that is trusted also where channels are innermost, if nothing is packed: faces/innermost*.h."""
+    """The widest that is trusted also where channels are innermost, if nothing is packed."""
     unpacked = p.c == p.k and a.stride(1) == 1 and p.c // p.groups in _SPREAD.get(p.dtype, (1,))
     if p.face == "wgrad":
-        unpacked = unpacked and b.stride(1) == 1 and p.kernel[-1] <= _ROW
+        unpacked = unpacked and b.stride(1) == 1
     return library.isa(p.channels_last and not unpacked)
 
 

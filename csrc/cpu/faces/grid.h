@@ -33,12 +33,12 @@ CONVEXT_INLINE void grid_tile(const Operands<A>& p, const Grid& grid, int64_t of
   for (int64_t i = 0; i < p.place_count; ++i) {
     const A *x = p.x + p.places[i].x + offset, *y = p.y + p.places[i].result;
     Vector<A> ys[ROWS];
-    unrolled<ROWS>(CONVEXT_EACH(r) { ys[r.value] = load(y + r.value * grid.y_down); });
+    unrolled<ROWS>(CONVEXT_EACH(r) { ys[r.value] = held(load(y + r.value * grid.y_down)); });
     unrolled<ROWS + HEIGHT - 1>(CONVEXT_EACH(j) {
       constexpr int row = decltype(j)::value;
       unrolled<WIDTH>(CONVEXT_EACH(t) {
         constexpr int column = decltype(t)::value;
-        Vector<A> value = load(x + row * grid.down + column * grid.across);
+        Vector<A> value = held(load(x + row * grid.down + column * grid.across));
         if constexpr (MASKED) value = masked<A>(value, p.mask);
         unrolled<ROWS>(CONVEXT_EACH(r) {
           constexpr int tap = row - decltype(r)::value;

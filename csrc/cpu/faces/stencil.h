@@ -25,10 +25,10 @@ struct Taps {
 template <class A, int FIRST, int LAST, int ROWS, int VECTORS>
 CONVEXT_INLINE void add_row(const A* line, const A* w, Sums<A, ROWS, VECTORS>& sums) {
   Vector<A> values[VECTORS];
-  unrolled<VECTORS>(CONVEXT_EACH(v) { values[v.value] = load(line + v.value * Lanes<A>::count); });
+  unrolled<VECTORS>(CONVEXT_EACH(v) { values[v.value] = held(load(line + v.value * Lanes<A>::count)); });
   unrolled<LAST - FIRST + 1>(CONVEXT_EACH(i) {
     constexpr int row = FIRST + decltype(i)::value;
-    const Vector<A> tap = broadcast(w[-row]);
+    const Vector<A> tap = held(broadcast(w[-row]));
     unrolled<VECTORS>(CONVEXT_EACH(v) { sums.now[row][v.value] += tap * values[v.value]; });
   });
 }

@@ -19,7 +19,7 @@
 //
 // Where taps are dilated, these are results as far apart as the taps. With other strides each tap loads its own.
 #pragma once
-#include "cpu/faces/finish.h"
+#include "cpu/faces/reorder.h"
 #include "cpu/shared/geometry.h"
 #include "cpu/shared/sums.h"
 
@@ -77,34 +77,48 @@ inline Work innermost_work(const Problem& p, const View& w) {
           (weights + p.k) * int64_t(sizeof(typename Sum<T>::type)), 0};
 }
 
-// The bias, then weights as [depth][height][width][channel of x in its group][channel of the result], in the kernel's
-// own order.
+// Weights of channels `first` to `last` - 1 of the result, as [depth][height][width][channel of x in its
+// group][channel], in the kernel's own order: rows of channels, `pitch` apart.
+template <class A, class T>
+inline void prepare_weights(const Call& call, const T* w, int64_t first, int64_t last, A* to, int64_t pitch) {
+  constexpr int64_t lanes = Lanes<A>::count;  // channels at a time, whose weights the first-level cache holds
+  const Problem& p = call.problem;
+  const bool adjoint = p.face == Face::dgrad;
+  const int64_t group = p.c / p.groups, *s = call.b.stride, *kernel = p.kernel;
+  const int64_t out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
+  const bool joined =
+      group == 1 && s[4] == 1 && s[3] == kernel[2] && s[2] == kernel[1] * kernel[2];  // as a row's pixels
+  for (int64_t count = 0; first < last; first += count, to += count) {
+    count = least(lanes, last - first);
+    if (joined && count == lanes) {
+      reorder_in(Planes<const T>{w, count, s[0], {0, 0, 1}, {}}, w + first * s[0], product(kernel), to, pitch);
+      continue;
+    }
+    const T* from[lanes];  // of each channel
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t out = (first + i) % group;
+      from[i] = w + (first + i - out) * s[0] + out * out_step;
+    }
+    A* row = to;
+    for (int64_t d = 0; d < kernel[0]; ++d)
+      for (int64_t h = 0; h < kernel[1]; ++h)
+        for (int64_t v = 0; v < kernel[2]; ++v)
+          for (int64_t in = 0; in < group; ++in, row += pitch)
+            for (int64_t i = 0; i < count; ++i)
+              row[i] = number(from[i] + in * in_step + d * s[2] + h * s[3] + v * s[4]);
+  }
+}
+
+// The bias, then weights.
 template <class T>
 void innermost_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   using A = typename Sum<T>::type;
   const Problem& p = call.problem;
-  const bool adjoint = p.face == Face::dgrad;
   const int64_t group = p.c / p.groups, first = first_group * group, last = last_group * group;
-  const int64_t *s = call.b.stride, out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
   A* bias = static_cast<A*>(call.prepared);
   for (int64_t c = first; c < last; ++c) bias[c] = call.bias ? number(static_cast<const T*>(call.bias) + c) : A(0);
-  if (reads_weights<T>(p, call.b)) return;
-  const T* w = static_cast<const T*>(call.b.data);
-  constexpr int64_t some = 16;  // channels, whose weights the first-level cache holds for all taps
-  for (int64_t begin = first; begin < last; begin += some) {
-    const int64_t count = least(some, last - begin);
-    const T* from[some];  // of each channel
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t out = (begin + i) % group;
-      from[i] = w + (begin + i - out) * s[0] + out * out_step;
-    }
-    A* to = bias + p.k + begin;
-    for (int64_t d = 0; d < p.kernel[0]; ++d)
-      for (int64_t h = 0; h < p.kernel[1]; ++h)
-        for (int64_t v = 0; v < p.kernel[2]; ++v)
-          for (int64_t in = 0; in < group; ++in, to += p.k)
-            for (int64_t i = 0; i < count; ++i) to[i] = number(from[i] + in * in_step + d * s[2] + h * s[3] + v * s[4]);
-  }
+  if (!reads_weights<T>(p, call.b))
+    prepare_weights(call, static_cast<const T*>(call.b.data), first, last, bias + p.k + first, p.k);
 }
 
 template <class T, int GROUP = 1>

@@ -11,7 +11,7 @@
 // its format nChw16c.)
 #pragma once
 #include "cpu/faces/innermost.h"
-#include "cpu/shared/pack.h"
+#include "cpu/faces/reorder.h"
 
 namespace convext {
 namespace cpu {
@@ -57,45 +57,22 @@ inline Work reordered_work(const Problem& p) {
           g.vectors * g.of_vector * int64_t(sizeof(A)), 0};
 }
 
-// For each vector of channels: the bias, then weights as innermost_prepare() has them; zeros in the last one's rest.
+// For each vector of channels the bias, then weights; zeros for the channels that the last one has not got.
 template <class T>
 void reordered_prepare(const Call& call, int64_t first_group, int64_t last_group) {
   using A = typename Sum<T>::type;
   constexpr int64_t lanes = Lanes<A>::count;
   const Problem& p = call.problem;
   const Reordered g = reordered_of<T>(p);
-  const bool adjoint = p.face == Face::dgrad;
-  const int64_t *s = call.b.stride, out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
-  const int64_t end = last_group == p.groups ? g.vectors * lanes : last_group * g.group;
-  for (int64_t c = first_group * g.group; c < end; ++c) {
-    const bool exists = c < p.k;
-    A* to = static_cast<A*>(call.prepared) + c / lanes * g.of_vector + c % lanes;
-    *to = exists && call.bias ? number(static_cast<const T*>(call.bias) + c) : A(0);
-    const T* w = static_cast<const T*>(call.b.data) + c / g.group * g.group * s[0] + c % g.group * out_step;
-    for (int64_t d = 0; d < p.kernel[0]; ++d)
-      for (int64_t h = 0; h < p.kernel[1]; ++h)
-        for (int64_t v = 0; v < p.kernel[2]; ++v)
-          for (int64_t in = 0; in < g.group; ++in)
-            *(to += lanes) = exists ? number(w + in * in_step + d * s[2] + h * s[3] + v * s[4]) : A(0);
-  }
-}
-
-// `count` pixels of up to a vector of channels, `from.count` of them, to vectors of channels.
-template <class A, class T>
-inline void reorder_in(const Planes<const T>& from, const T* pixels, int64_t count, A* to) {
-  constexpr int64_t lanes = Lanes<A>::count;
-  const int64_t step = from.step[2];
-  for (int64_t j = 0; j < count; j += lanes) {
-    if (step == 1 && count >= lanes) j = least(j, count - lanes);  // over pixels that are already there
-    const int64_t left = least(lanes, count - j);
-    Vector<A> rows[lanes];
-    if (step == 1 && left == lanes && from.count == lanes)
-      unrolled<lanes>(CONVEXT_EACH(i) { rows[i.value] = widen(pixels + i.value * from.between + j); });
-    else
-      for (int64_t i = 0; i < lanes; ++i)
-        rows[i] = i < from.count ? widen_few<A>(pixels + i * from.between + j * step, step, left) : Vector<A>{};
-    transpose<A>(rows);
-    for (int64_t i = 0; i < left; ++i) store<A>(to + (j + i) * lanes, rows[i]);
+  const int64_t last = last_group * g.group;
+  for (int64_t c = first_group * g.group, end = 0; c < last; c = end) {
+    end = least(up(c + 1, lanes), last);  // of this vector
+    A* to = static_cast<A*>(call.prepared) + c / lanes * g.of_vector;
+    for (int64_t i = 0; end == p.k && end % lanes && i < g.of_vector; i += lanes)
+      for (int64_t lane = end % lanes; lane < lanes; ++lane) to[i + lane] = A(0);
+    to += c % lanes;
+    for (int64_t i = 0; i < end - c; ++i) to[i] = call.bias ? number(static_cast<const T*>(call.bias) + c + i) : A(0);
+    prepare_weights(call, static_cast<const T*>(call.b.data), c, end, to + lanes, lanes);
   }
 }
 
@@ -122,30 +99,9 @@ inline void reorder_block(const Planes<const T>& from, const Block& e, A* to, Vi
   const bool joined = step[1] == e.count[2] * step[2];  // rows follow one another
   const T* pixels = from.data + e.first[0] * step[0] + e.first[1] * step[1] + e.first[2] * step[2];
   for (int64_t z = 0; z < e.count[0]; ++z, pixels += step[0], to += plane) {
-    if (joined) reorder_in(from, pixels, e.count[1] * e.count[2], to);
+    if (joined) reorder_in(from, pixels, e.count[1] * e.count[2], to, lanes);
     for (int64_t y = 0; !joined && y < e.count[1]; ++y)
-      reorder_in(from, pixels + y * step[1], e.count[2], to + y * row);
-  }
-}
-
-// `count` vectors of channels to `pixels` of these, with what follows the sums.
-template <class T, class A>
-inline void reorder_out(const A* from, const Planes<T>& to, T* pixels, int64_t count, const Finish<T>& finish) {
-  constexpr int64_t lanes = Lanes<A>::count;
-  const int64_t step = to.step[2];
-  for (int64_t j = 0; j < count; j += lanes) {
-    if (step == 1 && count >= lanes) j = least(j, count - lanes);
-    const int64_t left = least(lanes, count - j);
-    Vector<A> rows[lanes];
-    for (int64_t i = 0; i < lanes; ++i) rows[i] = i < left ? load(from + (j + i) * lanes) : Vector<A>{};
-    transpose<A>(rows);
-    if (finish.is_done() && step == 1 && left == lanes && to.count == lanes)
-      unrolled<lanes>(CONVEXT_EACH(i) { narrow(pixels + i.value * to.between + j, finish.bound(rows[i.value])); });
-    else
-      for (int64_t i = 0; i < to.count; ++i) {
-        T* const at = pixels + i * to.between + j * step;
-        narrow_few<A>(at, step, finish.all(rows[i], at, step, left), left);
-      }
+      reorder_in(from, pixels + y * step[1], e.count[2], to + y * row, lanes);
   }
 }
 

@@ -55,8 +55,6 @@ CONVEXT_INLINE V held(V value) {
 #if defined(__AVX512F__) || (defined(__AVX__) && CONVEXT_VECTOR_BYTES <= 32) || \
     (defined(__SSE2__) && CONVEXT_VECTOR_BYTES <= 16)
   __asm__("" : "+v"(value));
-#elif defined(__aarch64__) && CONVEXT_VECTOR_BYTES <= 16
-  __asm__("" : "+w"(value));
 #endif
   return value;
 }

@@ -42,16 +42,16 @@ STRUCTURAL = 3.0  # the same on a machine, or with threads, that were not measur
 
 # The axes of `point`, and how far apart two problems may be on each to count as one apart. Sizes are in log2: twice the
 # planes matter little, and 3 and 5 taps are far from each other. Properties are 0 or 1: torch has other kernels where
-# one differs. Fitted to a thousand scattered problems (`tuning.cpu.scattered`), each left out in turn.
+# one differs, or our kernels another way. Fitted to all measured problems, each left out in turn.
 SCALES = {
-    "planes": 3.4, "groups": 4.5, "pixels": 2.5, "width": 1.8, "channels of x": 0.2, "channels of y": 0.54,
-    "taps of an axis": 0.75, "dilation": 1.5,
-    "bfloat16": 0.45, "channels last": 0.55, "strided": 0.5, "dilated": 0.24, "rank": 0.38, "pads one side": 1.4,
-    "groups not in eights": 1.26, "groups not in sixteens": 0.54, "stride beyond 2": 2.0,
+    "planes": 6.8, "groups": 14.0, "pixels": 2.4, "width": 2.7, "channels of x": 0.5, "channels of y": 0.86,
+    "taps of an axis": 0.75, "dilation": 1.9,
+    "bfloat16": 0.19, "channels last": 0.44, "strided": 0.62, "dilated": 0.6, "rank": 0.6, "pads one side": 0.32,
+    "groups not in eights": 0.94, "groups not in sixteens": 1.1, "stride beyond 2": 2.0, "packed": 0.3,
 }  # fmt: skip
 NEIGHBOURS = 4  # measured problems that are asked
 SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost counts there
-FAR = 4.0  # a problem whose nearest neighbour is so far away is torch's
+FAR = 5.0  # a problem whose nearest neighbour is so far away is torch's
 CAUTION, DOUBT = 0.03, 0.25
 
 
@@ -85,10 +85,15 @@ def point(problem: ConvProblem) -> tuple[float, ...]:
     depthwise = p.groups == p.c  # torch computes eight or sixteen channels at a time
     properties = (
         p.dtype == torch.bfloat16, p.channels_last, max(p.stride) > 1, dilated, p.rank, not p.symmetric,
-        depthwise and p.groups % 8 > 0, depthwise and p.groups % 16 > 0, max(p.stride) > 2,
+        depthwise and p.groups % 8 > 0, depthwise and p.groups % 16 > 0, max(p.stride) > 2, _is_packed(p),
     )  # fmt: skip
     logs = [math.log2(max(size, 1)) for size in (*sizes, p.taps ** (1 / p.rank), max(p.dilation))]
     return (*(round(size, 2) for size in logs), *map(float, properties))
+
+
+def _is_packed(p: ConvProblem) -> bool:
+    """Whether our kernels copy its windows: csrc/cpu/faces/ways.h, for vectors of sixteen."""
+    return p.c != p.k or p.c // p.groups not in (1, 2, 4, 8) or p.k < 16
 
 
 Ranking = tuple[tuple[str, tuple[Row, ...]], ...]

@@ -48,8 +48,7 @@ def test_the_fastest_that_is_worth_it(tables):
 
 FAR = [
     {"output": (1, 1), "n": 4096}, {"output": (9, 9)}, {"kernel": (63, 63)}, {"k": 1024},
-    {"stride": (3, 3), "dilation": (16, 16)},
-    {"dtype": torch.bfloat16, "channels_last": True, "n": 4096},
+    {"dtype": torch.bfloat16}, {"stride": (3, 3), "dilation": (16, 16), "n": 4096, "channels_last": True},
 ]  # fmt: skip
 
 
@@ -64,7 +63,7 @@ def test_the_nearer_weigh_more(tables):
     """Between one that wins and one that loses, it is the nearer whose word counts; in the middle, torch's."""
     wins, loses = problem(output=(64, 64)), problem(output=(16, 16))
     tables("here", 1, (wins, {"a": (4.0, 4.0)}), (loses, {"a": (0.25, 0.25)}))
-    assert [name(problem(output=(size, size))) for size in (64, 56, 32, 20, 16)] == ["a", "a", None, None, None]
+    assert [name(problem(output=(size, size))) for size in (64, 60, 32, 20, 16)] == ["a", "a", None, None, None]
 
 
 @pytest.mark.parametrize(("low", "taken"), [(1.09, False), (1.10, True)])

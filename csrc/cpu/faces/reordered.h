@@ -52,9 +52,9 @@ template <class T>
 inline Work reordered_work(const Problem& p) {
   using A = typename Sum<T>::type;
   const Reordered g = reordered_of<T>(p);
-  const int64_t scratch = (product(g.window) + g.rows * g.columns) * Lanes<A>::count;
-  return {p.n * g.vectors * product(g.blocks.count), scratch * int64_t(sizeof(A)),
-          g.vectors * g.of_vector * int64_t(sizeof(A)), 0};
+  const int64_t jobs = p.n * g.vectors * product(g.blocks.count), window = product(g.window) * Lanes<A>::count;
+  return {jobs, (window + g.rows * g.columns * Lanes<A>::count) * int64_t(sizeof(A)),
+          g.vectors * g.of_vector * int64_t(sizeof(A)), jobs * window};
 }
 
 // For each vector of channels the bias, then weights; zeros for the channels that the last one has not got.

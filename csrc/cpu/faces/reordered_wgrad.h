@@ -36,7 +36,7 @@ inline Work reordered_wgrad_work(const Problem& p) {
   const ReorderedWgrad g = reordered_wgrad_of<T>(p);
   const int64_t pixels = (g.x_size + g.y_size) * Lanes<A>::count;
   return {g.vectors * g.shares, g.of_vector * int64_t(sizeof(double)) + (g.of_vector + pixels) * int64_t(sizeof(A)),
-          g.shares * g.weights * int64_t(sizeof(double)), 0};
+          g.shares * g.weights * int64_t(sizeof(double)), p.n * g.vectors * product(g.blocks.count) * pixels};
 }
 
 template <class T, int GROUP>
@@ -53,7 +53,7 @@ struct ReorderedWgradJob {
 
   ReorderedWgradJob(const Call& c, void* scratch) : call(c), sums(scratch) {
     x = reinterpret_cast<A*>(static_cast<double*>(scratch) + g.of_vector) + g.of_vector, y = x + g.x_size * lanes;
-    inner.problem = for_vector(p, lanes);
+    inner.problem = for_vector(p, lanes), inner.continues = call.continues;
   }
 
   void run(int64_t job) {

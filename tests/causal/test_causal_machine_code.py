@@ -18,9 +18,9 @@ def test_nothing_spills():
     assert {key for key, row in ROWS.items() if row["spills"]} == set()
 
 
-@pytest.mark.parametrize(("layout", "most"), [("BLC", 20), ("BCL", 28)])
+@pytest.mark.parametrize(("layout", "most"), [("BLC", 19), ("BCL", 28)])
 def test_instructions_an_output(layout, most):
-    """Four taps, SiLU, which takes 8 of them, and a bias, which is one more since it is added last, in bfloat16."""
+    """Four taps with SiLU, which takes 8 of them, in bfloat16."""
     assert ROWS["sm_90", f"causal.forward bfloat16 {layout}"]["per_output"] <= most
 
 

@@ -27,6 +27,8 @@ def forward(
     SEQUENCES: tl.constexpr, STATES: tl.constexpr, PACKED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     TAPS: tl.constexpr = ROW[4]
+    # Terms that a large bias is added to lose digits. Results of 16 bits have not got these: there it comes first.
+    FIRST: tl.constexpr = HAS_BIAS and y.dtype.element_ty.primitive_bitwidth == 16
     STEP: tl.constexpr = 1 if BC == 1 else UNIT
     _, _, _, c = locate(0, blocks, lanes, channels, column_blocks, channel_blocks, BQ, BC, WIDE)
     weights = load_weights(w, bias, c, c < channels, w_strides, bias_stride, TAPS, HAS_BIAS, ACC)
@@ -38,13 +40,13 @@ def forward(
         begins = load_begins(begin, n, first, live, length, WIDTH, SEQUENCES)
         results = ()
         for b in tl.static_range(WIDTH):
-            z = 0.0
+            z = weights[TAPS] if FIRST else 0.0
             for t in tl.static_range(TAPS):
                 z += weights[t] * tap_source(
                     columns, begins, states, owner, n, c, first, live, length, state_strides,
                     b, t, V, WIDTH, ROW, SEQUENCES, STATES, PACKED, ACC,
                 )  # fmt: skip
-            if HAS_BIAS:  # last: each term that a large one is added to would be rounded to its last place
+            if HAS_BIAS and not FIRST:
                 z += weights[TAPS]
             value = activate(z, ACTIVATION)
             if SEQUENCES:

@@ -1,13 +1,19 @@
 // The weight gradient of tensors whose channels are innermost: lanes are channels of y, and nothing is copied. Sums of
-// some taps of a row stay in registers along a row of y, and each pixel of x is loaded once for all of them:
+// some taps of a row stay in registers along some rows of y, and each pixel of x is loaded once for all of them:
 //
 //     y                 pixel    0 1 2 3
 //     x, of 3 taps      pixel    0 1 2 3 4 5      2 is in tap 0 of y's 2, in tap 1 of its 1, in tap 2 of its 0
 //
 // In groups a vector of x is spread as in innermost.h, and each channel of a group has sums of its own.
 //
-// A job sums some vectors of channels over its share of the rows, into sums of its own: in float32 over RUN places, in
-// double over them all. How many shares there are depends on the problem alone.
+// A strip is as many rows of y as have RUN places, or a part of a long row. A job sums some vectors of channels over
+// its share of the strips: in registers over one, in double over them all. How many shares there are depends on the
+// problem alone. finish() adds them, and turns lanes to channels:
+//
+//     sums, of 4 lanes     tap 0  a b c d                weights    channel a  0 1 2 ..
+//                              1  a b c d    ─shares─>                      b  0 1 2 ..
+//                              2  a b c d                                   c  0 1 2 ..
+//                              ..                                           d  0 1 2 ..
 #pragma once
 #include "cpu/faces/innermost.h"
 
@@ -18,9 +24,10 @@ namespace CONVEXT_ISA {
 constexpr int64_t SUMMED = 256 * 1024;  // bytes of a job's sums: what the second-level cache has room for
 
 struct InnermostWgrad {
-  int64_t vectors, blocks;           // of channels, and of vectors
-  int64_t lines, shares;             // parts of a row of at most RUN places, and how they are shared
-  int64_t per_row, taps, of_vector;  // lines of a row; taps of a channel; sums of a vector of channels
+  int64_t taps, of_vector;  // taps of a channel; sums of a vector of channels: [tap][channel of x in its group][lane]
+  int64_t vectors, blocks;  // of channels, and of vectors
+  int64_t rows, per_row;    // of a strip, and strips of a row
+  int64_t per_plane, strips, shares;
 };
 
 template <class A>
@@ -30,23 +37,26 @@ inline InnermostWgrad innermost_wgrad_of(const Problem& p) {
   g.taps = product(p.kernel);
   g.of_vector = g.taps * (p.c / p.groups) * Lanes<A>::count;
   g.vectors = over(p.k, Lanes<A>::count);
-  const int64_t bytes = g.vectors * g.of_vector * int64_t(sizeof(A) + sizeof(double));
+  const int64_t bytes = g.vectors * g.of_vector * int64_t(sizeof(double));
   g.blocks = least(g.vectors, most(fewest, over(bytes, SUMMED)));
+  g.rows = most(RUN / p.output[2], 1);
   g.per_row = over(p.output[2], RUN);
-  g.lines = p.n * p.output[0] * p.output[1] * g.per_row;
-  g.shares = least(g.lines, over(fewest, g.blocks));
+  g.per_plane = over(p.output[1], g.rows) * g.per_row;
+  g.strips = p.n * p.output[0] * g.per_plane;
+  g.shares = least(g.strips, over(fewest, g.blocks));
   return g;
 }
 
 template <class T>
 inline Work innermost_wgrad_work(const Problem& p) {
-  using A = typename Sum<T>::type;
-  const InnermostWgrad g = innermost_wgrad_of<A>(p);
-  const int64_t sums = over(g.vectors, g.blocks) * g.of_vector;
-  const int64_t weights = p.k * (p.c / p.groups) * g.taps;
-  return {g.blocks * g.shares, sums * int64_t(sizeof(A) + sizeof(double)), g.shares * weights * int64_t(sizeof(double)),
-          0};
+  const InnermostWgrad g = innermost_wgrad_of<typename Sum<T>::type>(p);
+  return {g.blocks * g.shares, 0, g.shares * g.vectors * g.of_vector * int64_t(sizeof(double)), 0};
 }
+
+// Places `c` to `end` - 1 of `rows` rows of y from row `h` on.
+struct Strip {
+  int64_t n, d, h, rows, c, end;
+};
 
 template <class T, int GROUP>
 struct InnermostWgradJob {
@@ -61,78 +71,62 @@ struct InnermostWgradJob {
   const Problem& p = call.problem;
   const View &x = call.a, &y = call.b;
   const InnermostWgrad g = innermost_wgrad_of<A>(p);
-  double* totals;
-  A* sums;             // of each vector of channels: [tap][channel of x in its group][lane]
-  int64_t places = 0;  // that `sums` are of
 
-  InnermostWgradJob(const Call& c, void* scratch) : call(c) {
-    totals = static_cast<double*>(scratch);
-    sums = reinterpret_cast<A*>(totals + over(g.vectors, g.blocks) * g.of_vector);
-  }
+  explicit InnermostWgradJob(const Call& c) : call(c) {}
 
   void run(int64_t job) {
     const int64_t block = job / g.shares, share = job % g.shares;
     const int64_t first = g.vectors * block / g.blocks, end = g.vectors * (block + 1) / g.blocks;
-    const int64_t count = (end - first) * g.of_vector;
-    begin(count);
-    for (int64_t l = g.lines * share / g.shares; l < g.lines * (share + 1) / g.shares; ++l) {
-      const int64_t row = l / g.per_row, column = l % g.per_row * RUN, length = least(RUN, p.output[2] - column);
-      count_places(length, count);
-      for (int64_t v = first; v < end; ++v) line(row, column, column + length, channel(v), (v - first) * g.of_vector);
+    double* totals = static_cast<double*>(call.prepared) + share * g.vectors * g.of_vector;
+    for (int64_t i = first * g.of_vector; !call.continues && i < end * g.of_vector; ++i) totals[i] = 0;
+    for (int64_t s = g.strips * share / g.shares; s < g.strips * (share + 1) / g.shares; ++s) {
+      const Strip strip = strip_at(s);
+      for (int64_t v = first; v < end; ++v) add(strip, least(v * lanes, p.k - lanes), totals + v * g.of_vector);
     }
-    add_up(count);
-    double* to = static_cast<double*>(call.prepared) + share * p.k * GROUP * g.taps;
-    for (int64_t v = first; v < end; ++v)
-      hand_over(channel(v), v * lanes - channel(v), lanes, (v - first) * g.of_vector, to);
   }
 
-  // `count` sums begin.
-  void begin(int64_t count) {
-    for (int64_t i = 0; i < count; ++i) totals[i] = 0, sums[i] = 0;
-    places = 0;
-  }
-
-  // `length` places follow; those of RUN at most are summed in float32.
-  void count_places(int64_t length, int64_t count) {
-    if (places + length > RUN) add_up(count), places = 0;
-    places += length;
-  }
-
-  void add_up(int64_t count) {
-    for (int64_t i = 0; i < count; ++i) totals[i] += sums[i], sums[i] = 0;
-  }
-
-  // Sums of the lanes from `fresh` to `last` - 1, as weights lie: [channel of y][channel of x in its group][tap].
-  void hand_over(int64_t channel, int64_t fresh, int64_t last, int64_t at, double* to) const {
-    const double* from = totals + at;
-    for (int64_t t = 0; t < g.taps; ++t)
-      for (int64_t in = 0; in < GROUP; ++in, from += lanes)
-        for (int64_t lane = fresh; lane < last; ++lane) {
-          double& sum = to[((channel + lane) * GROUP + in) * g.taps + t];
-          sum = call.continues ? sum + from[lane] : from[lane];
-        }
-  }
-
-  // Places `c` to `end` - 1 of a row, a vector of channels.
-  void line(int64_t row, int64_t c, int64_t end, int64_t channel, int64_t at) {
-    const int64_t h = row % p.output[1], plane = row / p.output[1], d = plane % p.output[0], n = plane / p.output[0];
-    const T* from = static_cast<const T*>(x.data) + n * x.stride[0] + channel;
-    const T* gradient = static_cast<const T*>(y.data) + n * y.stride[0] + d * y.stride[2] + h * y.stride[3] + channel;
-    A* to = sums + at;
+  // Adds a strip to the sums of the vector of channels that begins with `channel`.
+  void add(const Strip& s, int64_t channel, double* to) const {
+    const T* from = static_cast<const T*>(x.data) + s.n * x.stride[0] + channel;
+    const T* gradient = static_cast<const T*>(y.data) + s.n * y.stride[0] + s.d * y.stride[2] + channel;
     for (int64_t i = 0; i < p.kernel[0]; ++i)
       for (int64_t j = 0; j < p.kernel[1]; ++j, to += p.kernel[2] * GROUP * lanes) {
-        const int64_t depth = d * p.stride[0] + i * p.dilation[0] - p.pad[0];
-        const int64_t height = h * p.stride[1] + j * p.dilation[1] - p.pad[1];
-        if (depth < 0 || depth >= p.input[0] || height < 0 || height >= p.input[1]) continue;
-        taps(from + depth * x.stride[2] + height * x.stride[3], gradient, c, end, to);
+        const int64_t depth = s.d * p.stride[0] + i * p.dilation[0] - p.pad[0], offset = j * p.dilation[1] - p.pad[1];
+        const Range inside = reads_inside(1, offset, s.h, s.h + s.rows);
+        if (depth < 0 || depth >= p.input[0] || inside.first >= inside.end) continue;
+        const int64_t height = inside.first * p.stride[1] + offset;
+        taps({from + depth * x.stride[2] + height * x.stride[3], gradient + inside.first * y.stride[3],
+              inside.end - inside.first},
+             s.c, s.end, to);
       }
   }
 
  private:
-  // The first of a vector: the last one is shifted back over channels that the one before has.
-  int64_t channel(int64_t v) const { return least(v * lanes, p.k - lanes); }
+  struct Range {
+    int64_t first, end;
+  };
 
-  void taps(const T* from, const T* gradient, int64_t c, int64_t end, A* to) const {
+  // Rows of both operands that meet in a row of taps, from their first pixels on.
+  struct Rows {
+    const T *x, *y;
+    int64_t count;
+  };
+
+  Strip strip_at(int64_t index) const {
+    const int64_t plane = index / g.per_plane, h = index % g.per_plane / g.per_row * g.rows;
+    const int64_t c = index % g.per_row * RUN;
+    return {plane / p.output[0], plane % p.output[0],
+            h, least(g.rows, p.output[1] - h),
+            c, least(c + RUN, p.output[2])};
+  }
+
+  // The places of `first` to `end` - 1 along an axis of which a tap, `offset` from where its place begins, reads inside.
+  Range reads_inside(int axis, int64_t offset, int64_t first, int64_t end) const {
+    const int64_t stride = p.stride[axis], beyond = p.input[axis] - offset;
+    return {most(first, over(most(-offset, 0), stride)), least(end, beyond > 0 ? over(beyond, stride) : 0)};
+  }
+
+  void taps(const Rows& rows, int64_t c, int64_t end, double* to) const {
     const bool neighbours = p.stride[2] == 1 && p.dilation[2] == 1;
     for (int64_t t = 0; t < p.kernel[2];) {
       const int64_t left = least(p.kernel[2] - t, MOST);
@@ -140,9 +134,9 @@ struct InnermostWgradJob {
         constexpr int some = decltype(i)::value + 1;
         if (left != some) return;
         if (neighbours)
-          neighbouring<some>(from, gradient, t, c, end, to + t * GROUP * lanes);
+          neighbouring<some>(rows, t, c, end, to + t * GROUP * lanes);
         else
-          apart<some>(from, gradient, t, c, end, to + t * GROUP * lanes);
+          apart<some>(rows, t, c, end, to + t * GROUP * lanes);
       });
       t += left;
     }
@@ -160,13 +154,12 @@ struct InnermostWgradJob {
           CONVEXT_EACH(in) { now[PLACE % chains][TAP][in.value] += y * spread<A, GROUP, decltype(in)::value>(x); });
     }
 
-    CONVEXT_INLINE void add_to(A* sums) const {
+    CONVEXT_INLINE void hand_over(double* totals) const {
       unrolled<TAPS>(CONVEXT_EACH(t) {
         unrolled<GROUP>(CONVEXT_EACH(in) {
-          A* at = sums + (t.value * GROUP + in.value) * lanes;
-          Vector<A> sum = load(at) + now[0][t.value][in.value];
+          Vector<A> sum = now[0][t.value][in.value];
           if constexpr (chains > 1) sum += now[1][t.value][in.value];
-          store<A>(at, sum);
+          add_to<A>(totals + (t.value * GROUP + in.value) * lanes, sum);
         });
       });
     }
@@ -174,21 +167,24 @@ struct InnermostWgradJob {
 
   // TAPS taps from `t` on, which read neighbours. Pixels beyond an end of x's row are left out.
   template <int TAPS>
-  void neighbouring(const T* from, const T* gradient, int64_t t, int64_t c, int64_t end, A* to) const {
+  void neighbouring(Rows rows, int64_t t, int64_t c, int64_t end, double* to) const {
     Registers<TAPS> sums;
-    const auto tile = [&](auto count) __attribute__((always_inline)) {
-      constexpr int places = decltype(count)::value;
-      const int64_t column = c + t - p.pad[2], beyond = p.input[2] - column;
-      const T *x_at = from + column * x.stride[4], *y_at = gradient + c * y.stride[4];
-      if (column >= 0 && beyond >= places + TAPS - 1)
-        line_tile<TAPS, places, true>(x_at, y_at, 0, 0, sums);
-      else
-        line_tile<TAPS, places, false>(x_at, y_at, -column, beyond, sums);
-      c += places;
-    };
-    while (c + PLACES <= end) tile(Int<PLACES>{});
-    while (c < end) tile(Int<1>{});
-    sums.add_to(to);
+    const int64_t offset = t - p.pad[2];
+    for (; rows.count > 0; --rows.count, rows.x += p.stride[1] * x.stride[3], rows.y += y.stride[3]) {
+      const auto tile = [&](int64_t c, auto count) __attribute__((always_inline)) {
+        constexpr int places = decltype(count)::value;
+        const int64_t column = c + offset, beyond = p.input[2] - column;
+        const T *from = rows.x + column * x.stride[4], *gradient = rows.y + c * y.stride[4];
+        if (column >= 0 && beyond >= places + TAPS - 1)
+          line_tile<TAPS, places, true>(from, gradient, 0, 0, sums);
+        else
+          line_tile<TAPS, places, false>(from, gradient, -column, beyond, sums);
+      };
+      int64_t i = c;
+      for (; i + PLACES <= end; i += PLACES) tile(i, Int<PLACES>{});
+      for (; i < end; ++i) tile(i, Int<1>{});
+    }
+    sums.hand_over(to);
   }
 
   // Of the pixels of x, those from `first` to `end` - 1 are there; all of them where WHOLE.
@@ -210,57 +206,88 @@ struct InnermostWgradJob {
 
   // TAPS taps from `t` on, wherever they read: together where all of them read inside, elsewhere one by one.
   template <int TAPS>
-  void apart(const T* from, const T* gradient, int64_t t, int64_t c, int64_t end, A* to) const {
-    Range all{inside(t, c, end).first, inside(t + TAPS - 1, c, end).end};
+  void apart(const Rows& rows, int64_t t, int64_t c, int64_t end, double* to) const {
+    const auto inside = [&](int64_t t) { return reads_inside(2, t * p.dilation[2] - p.pad[2], c, end); };
+    Range all{inside(t).first, inside(t + TAPS - 1).end};
     if (all.first >= all.end) all = {end, end};
-    each_place<TAPS>(from, gradient, t, all, to);
+    each_place<TAPS>(rows, t, all, to);
     if constexpr (TAPS > 1)
       for (int64_t i = 0; i < TAPS; ++i) {
-        const Range one = inside(t + i, c, end);
-        each_place<1>(from, gradient, t + i, {one.first, least(one.end, all.first)}, to + i * GROUP * lanes);
-        each_place<1>(from, gradient, t + i, {most(one.first, all.end), one.end}, to + i * GROUP * lanes);
+        const Range one = inside(t + i);
+        each_place<1>(rows, t + i, {one.first, least(one.end, all.first)}, to + i * GROUP * lanes);
+        each_place<1>(rows, t + i, {most(one.first, all.end), one.end}, to + i * GROUP * lanes);
       }
   }
 
-  struct Range {
-    int64_t first, end;
-  };
-
-  // The places of c to end - 1 of which tap t reads inside.
-  Range inside(int64_t t, int64_t c, int64_t end) const {
-    const int64_t offset = t * p.dilation[2] - p.pad[2], beyond = p.input[2] - offset;
-    return {most(c, over(most(-offset, 0), p.stride[2])), least(end, beyond > 0 ? over(beyond, p.stride[2]) : 0)};
-  }
-
   template <int TAPS>
-  CONVEXT_INLINE void each_place(const T* from, const T* gradient, int64_t t, Range range, A* to) const {
+  CONVEXT_INLINE void each_place(Rows rows, int64_t t, Range range, double* to) const {
     if (range.first >= range.end) return;
     Registers<TAPS> sums;
     const int64_t step = p.stride[2] * x.stride[4], apart = p.dilation[2] * x.stride[4], next = y.stride[4];
-    from += (t * p.dilation[2] - p.pad[2]) * x.stride[4] + range.first * step, gradient += range.first * next;
-    const auto tile = [&](auto count) __attribute__((always_inline)) {
-      constexpr int places = decltype(count)::value;
-      unrolled<places>(CONVEXT_EACH(m) {
-        const Vector<A> value = held(widen(gradient + m.value * next));
-        unrolled<TAPS>(CONVEXT_EACH(tap) {
-          sums.template add<decltype(m)::value, decltype(tap)::value>(value,
-                                                                      widen(from + m.value * step + tap.value * apart));
+    rows.x += (t * p.dilation[2] - p.pad[2]) * x.stride[4] + range.first * step, rows.y += range.first * next;
+    for (; rows.count > 0; --rows.count, rows.x += p.stride[1] * x.stride[3], rows.y += y.stride[3]) {
+      const T *from = rows.x, *gradient = rows.y;
+      int64_t left = range.end - range.first;
+      const auto tile = [&](auto count) __attribute__((always_inline)) {
+        constexpr int places = decltype(count)::value;
+        unrolled<places>(CONVEXT_EACH(m) {
+          const Vector<A> value = held(widen(gradient + m.value * next));
+          unrolled<TAPS>(CONVEXT_EACH(tap) {
+            const Vector<A> pixel = widen(from + m.value * step + tap.value * apart);
+            sums.template add<decltype(m)::value, decltype(tap)::value>(value, pixel);
+          });
         });
-      });
-      from += places * step, gradient += places * next, range.first += places;
-    };
-    while (range.first + PLACES <= range.end) tile(Int<PLACES>{});
-    while (range.first < range.end) tile(Int<1>{});
-    sums.add_to(to);
+        from += places * step, gradient += places * next, left -= places;
+      };
+      while (left >= PLACES) tile(Int<PLACES>{});
+      while (left > 0) tile(Int<1>{});
+    }
+    sums.hand_over(to);
   }
 };
 
 template <class T>
-void innermost_wgrad_run(const Call& call, int64_t first, int64_t last, void* scratch) {
+void innermost_wgrad_run(const Call& call, int64_t first, int64_t last) {
   for_group<T>(call.problem, [&](auto group) {
-    InnermostWgradJob<T, decltype(group)::value> thread(call, scratch);
+    InnermostWgradJob<T, decltype(group)::value> thread(call);
     for (int64_t job = first; job < last; ++job) thread.run(job);
   });
+}
+
+// Adds the shares, in order, of channels `first` to `last` - 1 of y. SHIFTED: the last vector of channels is one that
+// ends with the last channel.
+template <class T, bool SHIFTED>
+void lanes_finish(const Call& call, int64_t shares, int64_t first, int64_t last) {
+  using A = typename Sum<T>::type;
+  constexpr int64_t lanes = Lanes<A>::count;
+  const Problem& p = call.problem;
+  const int64_t *kernel = p.kernel, *s = call.result.stride, group = p.c / p.groups;
+  const int64_t of_vector = product(kernel) * group * lanes, of_share = over(p.k, lanes) * of_vector;
+  const bool joined = s[3] == kernel[2] * s[4] && s[2] == kernel[1] * s[3];  // rows of taps follow one another
+  const int64_t taps = joined ? product(kernel) : kernel[2], rows = product(kernel) / taps;
+  A sums[(lanes + 1) * lanes] = {};  // of some taps; lanes that are not asked for lie before and behind
+  for (int64_t k = first, count = 0; k < last; k += count) {
+    const int64_t v = k / lanes, begin = SHIFTED ? least(v * lanes, p.k - lanes) : v * lanes;
+    count = least((v + 1) * lanes, last) - k;
+    const double* from = static_cast<const double*>(call.prepared) + v * of_vector;
+    const Planes<T> weights{static_cast<T*>(call.result.data) + k * s[0], count, s[0], {s[2], s[3], s[4]}, {}};
+    for (int64_t row = 0; row < rows; ++row, from += taps * group * lanes)
+      for (int64_t c = 0; c < group; ++c) {
+        T* to = weights.data + c * s[1] + row / kernel[1] * s[2] + row % kernel[1] * s[3];
+        for (int64_t t = 0; t < taps; t += lanes) {
+          const int64_t some = least(lanes, taps - t);
+          for (int64_t i = 0; i < some; ++i) {
+            const double* at = from + ((t + i) * group + c) * lanes;
+            each_double<A>(CONVEXT_EACH(lane) {
+              Vector<double> total = load(at + lane.value);
+              for (int64_t share = 1; share < shares; ++share) total += load(at + share * of_share + lane.value);
+              from_double(sums + i * lanes + lane.value, total);
+            });
+          }
+          reorder_out(sums + k - begin, weights, to + t * s[4], some, Finish<T>());
+        }
+      }
+  }
 }
 
 }  // namespace CONVEXT_ISA

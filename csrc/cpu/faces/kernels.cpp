@@ -75,7 +75,7 @@ void run(const Call& call, int64_t first, int64_t last, void* scratch) {
     const bool wgrad = call.problem.face == Face::wgrad;
     switch (way_of<T>(call)) {
       case Way::in_place:
-        return wgrad ? innermost_wgrad_run<T>(call, first, last, scratch) : innermost_run<T>(call, first, last);
+        return wgrad ? innermost_wgrad_run<T>(call, first, last) : innermost_run<T>(call, first, last);
       case Way::reordered:
         return (wgrad ? reordered_wgrad_run<T> : reordered_run<T>)(call, first, last, scratch);
       case Way::packed:
@@ -88,11 +88,14 @@ void finish(const Call& call, int64_t first, int64_t last) {
   for_element(call, [&](auto element) {
     using T = typename decltype(element)::type;
     const Problem& p = call.problem;
-    const Way way = way_of<T>(call);
-    const int64_t shares = way == Way::in_place    ? innermost_wgrad_of<typename Sum<T>::type>(p).shares
-                           : way == Way::reordered ? reordered_wgrad_of<T>(p).shares
-                                                   : wgrad_of<T>(p, call.a, call.b).shares;
-    wgrad_finish<T>(call, shares, first, last);
+    switch (way_of<T>(call)) {
+      case Way::in_place:
+        return lanes_finish<T, true>(call, innermost_wgrad_of<typename Sum<T>::type>(p).shares, first, last);
+      case Way::reordered:
+        return lanes_finish<T, false>(call, reordered_wgrad_of<T>(p).shares, first, last);
+      case Way::packed:
+        return wgrad_finish<T>(call, wgrad_of<T>(p, call.a, call.b).shares, first, last);
+    }
   });
 }
 

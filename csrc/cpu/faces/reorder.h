@@ -1,4 +1,5 @@
-// Rows of pixels, a channel each, to vectors of channels, a pixel each, and back.
+// Rows of pixels, a channel each, to vectors of channels, a pixel each, and back. Pixels whose channels are neighbours
+// are only moved closer together.
 #pragma once
 #include "cpu/faces/finish.h"
 #include "cpu/shared/pack.h"
@@ -29,6 +30,11 @@ CONVEXT_INLINE void tile_in(const Planes<const T>& from, const T* pixels, int64_
 template <class A, class T>
 inline void reorder_in(const Planes<const T>& from, const T* pixels, int64_t count, A* to, int64_t apart) {
   constexpr int64_t lanes = Lanes<A>::count;
+  if (from.between == 1 && from.count > 1) {
+    for (int64_t j = 0; j < count; ++j, pixels += from.step[2], to += apart)
+      store<A>(to, from.count == lanes ? widen(pixels) : widen_few<A>(pixels, 1, from.count));
+    return;
+  }
   const bool whole = from.step[2] == 1 && from.count == lanes && count >= lanes;
   for (int64_t j = 0; j < count; j += lanes) {
     if (whole) j = least(j, count - lanes);  // the last vector, over pixels that are already there
@@ -59,6 +65,15 @@ CONVEXT_INLINE void tile_out(const A* from, const Planes<T>& to, T* pixels, int6
 template <class A, class T>
 inline void reorder_out(const A* from, const Planes<T>& to, T* pixels, int64_t count, const Finish<T>& finish) {
   constexpr int64_t lanes = Lanes<A>::count;
+  if (to.between == 1 && to.count > 1) {
+    const bool simple = to.count == lanes && finish.is_done();
+    for (int64_t j = 0; j < count; ++j, from += lanes, pixels += to.step[2])
+      if (simple)
+        narrow(pixels, finish.bound(load(from)));
+      else
+        narrow_few<A>(pixels, 1, finish.all(load(from), pixels, 1, to.count), to.count);
+    return;
+  }
   const bool joined = to.step[2] == 1 && count >= lanes, whole = joined && to.count == lanes && finish.is_done();
   for (int64_t j = 0; j < count; j += lanes) {
     if (joined) j = least(j, count - lanes);

@@ -12,7 +12,7 @@ struct ReorderedWgrad {
   int64_t vectors, shares;  // vectors of channels, and how many jobs share the sums of one
   Blocks blocks;
   int64_t x_size, y_size;      // pixels of the operands, at most, that a block reads
-  int64_t of_vector, weights;  // sums of a vector of channels; weights of all
+  int64_t of_vector;       // sums of a vector of channels
 };
 
 template <class T>
@@ -25,8 +25,7 @@ inline ReorderedWgrad reordered_wgrad_of(const Problem& p) {
   g.shares = least(p.n * product(g.blocks.count), over(fewest, g.vectors));
   g.x_size = 1, g.y_size = product(g.blocks.size);
   for (int i = 0; i < AXES; ++i) g.x_size *= least(p.input[i], reach_of(g.blocks.axis[i], g.blocks.size[i]));
-  const int64_t of_channel = p.c / p.groups * product(p.kernel);
-  g.of_vector = of_channel * lanes, g.weights = of_channel * p.k;
+  g.of_vector = p.c / p.groups * product(p.kernel) * lanes;
   return g;
 }
 
@@ -35,8 +34,9 @@ inline Work reordered_wgrad_work(const Problem& p) {
   using A = typename Sum<T>::type;
   const ReorderedWgrad g = reordered_wgrad_of<T>(p);
   const int64_t pixels = (g.x_size + g.y_size) * Lanes<A>::count;
-  return {g.vectors * g.shares, g.of_vector * int64_t(sizeof(double)) + (g.of_vector + pixels) * int64_t(sizeof(A)),
-          g.shares * g.weights * int64_t(sizeof(double)), p.n * g.vectors * product(g.blocks.count) * pixels};
+  return {g.vectors * g.shares, pixels * int64_t(sizeof(A)),
+          g.shares * g.vectors * g.of_vector * int64_t(sizeof(double)),
+          p.n * g.vectors * product(g.blocks.count) * pixels};
 }
 
 template <class T, int GROUP>
@@ -48,42 +48,38 @@ struct ReorderedWgradJob {
   const Problem& p = call.problem;
   const ReorderedWgrad g = reordered_wgrad_of<T>(p);
   Call inner{};  // of one vector of channels
-  void* sums;
   A *x, *y;
 
-  ReorderedWgradJob(const Call& c, void* scratch) : call(c), sums(scratch) {
-    x = reinterpret_cast<A*>(static_cast<double*>(scratch) + g.of_vector) + g.of_vector, y = x + g.x_size * lanes;
-    inner.problem = for_vector(p, lanes), inner.continues = call.continues;
+  ReorderedWgradJob(const Call& c, void* scratch) : call(c) {
+    x = static_cast<A*>(scratch), y = x + g.x_size * lanes;
+    inner.problem = for_vector(p, lanes);
   }
 
   void run(int64_t job) {
     const int64_t vector = job / g.shares, share = job % g.shares, channel = vector * lanes;
     const int64_t channels = least(lanes, p.k - channel), block_count = product(g.blocks.count);
     const int64_t units = p.n * block_count;
-    InnermostWgradJob<A, GROUP> loops(inner, sums);
-    loops.begin(g.of_vector);
+    double* totals = static_cast<double*>(call.prepared) + (share * g.vectors + vector) * g.of_vector;
+    for (int64_t i = 0; !call.continues && i < g.of_vector; ++i) totals[i] = 0;
     for (int64_t unit = units * share / g.shares; unit < units * (share + 1) / g.shares; ++unit) {
       const int64_t image = unit / block_count;
       const Block block = block_at(g.blocks, unit % block_count);
       reorder_block(planes_of<const T>(call.a, image, channel, channels), window_at(g.blocks, block, p.input), x,
                     inner.a);
       reorder_block(planes_of<const T>(call.b, image, channel, channels), block, y, inner.b);
-      add(loops, block);
+      add(block, totals);
     }
-    loops.add_up(g.of_vector);
-    double* to = static_cast<double*>(call.prepared) + share * g.weights + channel * (g.weights / p.k);
-    loops.hand_over(0, 0, channels, 0, to);
   }
 
  private:
-  void add(InnermostWgradJob<A, GROUP>& loops, const Block& block) const {
-    const int64_t *first = block.first, *count = block.count, end = first[2] + count[2];
+  void add(const Block& block, double* totals) const {
+    const InnermostWgradJob<A, GROUP> loops(inner);
+    const int64_t *first = block.first, *count = block.count, end[] = {0, first[1] + count[1], first[2] + count[2]};
+    const int64_t rows = most(RUN / count[2], 1);  // of a strip
     for (int64_t z = first[0]; z < first[0] + count[0]; ++z)
-      for (int64_t row = first[1]; row < first[1] + count[1]; ++row)
-        for (int64_t c = first[2]; c < end; c += RUN) {
-          loops.count_places(least(RUN, end - c), g.of_vector);
-          loops.line(z * p.output[1] + row, c, least(c + RUN, end), 0, 0);
-        }
+      for (int64_t row = first[1]; row < end[1]; row += rows)
+        for (int64_t c = first[2]; c < end[2]; c += RUN)
+          loops.add({0, z, row, least(rows, end[1] - row), c, least(c + RUN, end[2])}, 0, totals);
   }
 };
 

@@ -1,9 +1,8 @@
 // The ways to compute a face, by how its images lie.
 //
-//     in place    channels are innermost       innermost.h, innermost_wgrad.h    vectors of channels, read where they
-//     lie reordered   rows are innermost           reordered.h, reordered_wgrad.h    the same of scratch, transposed
-//     packed      anything, of any groups      gather.h, wgrad.h                 vectors of columns, from padded
-//     scratch
+//     in place    channels are innermost    innermost.h, innermost_wgrad.h    vectors of channels, where they lie
+//     reordered   they are not              reordered.h, reordered_wgrad.h    the same of scratch, transposed
+//     packed      anything, of any groups   gather.h, wgrad.h                 vectors of columns, of padded scratch
 #pragma once
 #include "cpu/faces/innermost.h"
 
@@ -22,6 +21,13 @@ inline bool is_short_filter(const Problem& p) {
          p.output[2] >= shortest_row;
 }
 
+// What many taps read is read so often that it pays to lay it together: pixels and taps of one vector of channels, which
+// would lie a power of two apart where there is such a number of channels, and share the sets of a cache.
+inline bool is_large_filter(const Problem& p) {
+  constexpr int64_t fewest = 144;  // taps
+  return product(p.kernel) >= fewest;
+}
+
 template <class T>
 inline Way way_of(const Call& call) {
   using A = typename Sum<T>::type;
@@ -30,9 +36,9 @@ inline Way way_of(const Call& call) {
   const View &first = call.a, &second = wgrad ? call.b : call.result;
   const int64_t group = p.c / p.groups;
   if (p.c != p.k || p.k < Lanes<A>::count || !is_compiled<A>(group)) return Way::packed;
-  if (first.stride[1] == 1 && second.stride[1] == 1) return is_compiled<T>(group) ? Way::in_place : Way::packed;
-  if (first.stride[1] == 1 || second.stride[1] == 1 || (!wgrad && is_short_filter<T>(p))) return Way::packed;
-  return Way::reordered;
+  const bool innermost = first.stride[1] == 1 && second.stride[1] == 1;
+  if (innermost && !is_large_filter(p)) return is_compiled<T>(group) ? Way::in_place : Way::packed;
+  return !innermost && !wgrad && is_short_filter<T>(p) ? Way::packed : Way::reordered;
 }
 
 }  // namespace CONVEXT_ISA

@@ -153,6 +153,37 @@ CONVEXT_INLINE void exchange(V& low, V& high, Indices<I...>) {
   high = __builtin_shufflevector(a, b, ((I & BIT) ? count + I : I + BIT)...);
 }
 
+// As many lanes as a vector of doubles has, from FIRST on.
+template <int FIRST, class V, int... I>
+CONVEXT_INLINE Vector<double> in_double(V value, Indices<I...>) {
+  return __builtin_convertvector(__builtin_shufflevector(value, value, (FIRST + I)...), Vector<double>);
+}
+
+// Calls `body` with the first lane of each part of a vector of A that a vector of doubles holds.
+template <class A, class Body>
+CONVEXT_INLINE void each_double(const Body& body) {
+  constexpr int of = Lanes<double>::count;
+  unrolled<Lanes<A>::count / of>(CONVEXT_EACH(i) { body(Int<decltype(i)::value * of>{}); });
+}
+
+// to[i] += value[i]
+template <class A>
+CONVEXT_INLINE void add_to(double* to, Vector<A> value) {
+  each_double<A>(CONVEXT_EACH(first) {
+    constexpr int lane = decltype(first)::value;
+    const Vector<double> more = in_double<lane>(value, typename IndicesTo<Lanes<double>::count>::type{});
+    store<double>(to + lane, load(to + lane) + more);
+  });
+}
+
+// to[i] = value[i]
+template <class A>
+CONVEXT_INLINE void from_double(A* to, Vector<double> value) {
+  typedef A Narrow __attribute__((vector_size(Lanes<double>::count * sizeof(A))));
+  const Narrow narrow = __builtin_convertvector(value, Narrow);
+  __builtin_memcpy(to, &narrow, sizeof(narrow));
+}
+
 template <int GROUP, int OF, class V, int... I>
 CONVEXT_INLINE V spread_lanes(V value, Indices<I...>) {
   return __builtin_shufflevector(value, value, (I / GROUP * GROUP + OF)...);

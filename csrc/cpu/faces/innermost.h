@@ -30,6 +30,13 @@ namespace CONVEXT_ISA {
 constexpr int64_t COLUMNS = 256;  // of a job
 constexpr int MANY = 8;           // results of a tile whose pixels are shared,
 constexpr int FEW = 4;            // and of one whose are not
+constexpr int64_t FAR = 10 << 20;  // bytes of tensors that lie in memory, rather than in a cache
+
+// Whether the tensors of a call lie in memory.
+template <class T>
+inline bool is_far(const Problem& p) {
+  return p.n * (p.c * product(p.input) + p.k * product(p.output)) * int64_t(sizeof(T)) > FAR;
+}
 
 struct Innermost {
   int64_t in[AXES], out[AXES];  // how far a step along a phase of the result goes in the operand and in the result
@@ -137,6 +144,7 @@ struct InnermostJob {
   const Finish<T> finish{call};
   const A *bias = static_cast<const A*>(call.prepared), *weights;
   const int64_t next = call.result.stride[4] * g.out[2];  // to the next result of a phase
+  const bool far = is_far<T>(p);
   Phase taps[AXES];                                       // of the row's phase
   int64_t at[AXES];                                       // which that is
   int64_t x_tap[AXES], w_tap[AXES];                       // from tap to tap
@@ -196,6 +204,7 @@ struct InnermostJob {
     const int64_t apart = taps[2].spacing, count = taps[2].taps;
     const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
     if (count < 3 || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled))) return separately(x, to, c, end);
+    inside[2] = {0, count};
     for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
   }
 
@@ -245,6 +254,7 @@ struct InnermostJob {
     Sums<A, MANY, 1> sums(parts);
     sums.begin();
     int64_t room = TERMS;
+    if (far) ask_ahead<MANY * STRIDE, MANY, 1>(x, x_tap[2], to, next * taps[2].spacing);
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
         const T* line = x + d * x_tap[0] + h * x_tap[1];
@@ -344,6 +354,7 @@ struct InnermostJob {
     A parts[Sums<A, PIXELS, VECTORS>::size];
     Sums<A, PIXELS, VECTORS> sums(parts);
     sums.begin();
+    if (far) ask_ahead<PIXELS, PIXELS, VECTORS>(x, step, to, next);
     int64_t room = TERMS / GROUP;  // taps
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
@@ -367,6 +378,26 @@ struct InnermostJob {
         }
       }
     finish.tile(sums, parts, to, next, bias);
+  }
+
+  // Asks for what a later tile is the first to read, READ pixels `pixel` apart, and for where it is written, WRITTEN
+  // results `result` apart, of tensors that lie in memory: the rows of many taps are more streams than a processor
+  // foresees. That tile is the one of the next row; of a single row, the next but one. `x`, `to`: what this tile reads
+  // and writes.
+  template <int READ, int WRITTEN, int VECTORS>
+  CONVEXT_INLINE void ask_ahead(const T* x, int64_t pixel, const T* to, int64_t result) const {
+    const bool one_row = g.result_size[0] * g.result_size[1] == 1;
+    const auto ask = [&](const T* at, auto write) __attribute__((always_inline)) {
+      constexpr int second_level = 2;
+      unrolled<VECTORS>(CONVEXT_EACH(v) { __builtin_prefetch(at + v.value * lanes, decltype(write)::value, second_level); });
+    };
+    for (int i = 0; i < AXES; ++i) x += (inside[i].count - 1) * x_tap[i];
+    for (int64_t row = 0; row < g.in[1]; ++row) {
+      x += one_row ? 2 * READ * pixel : call.a.stride[3];
+      unrolled<READ>(CONVEXT_EACH(i) { ask(x + i.value * pixel, Int<0>{}); });
+    }
+    to += one_row ? 2 * WRITTEN * result : g.out[1] * call.result.stride[3];
+    unrolled<WRITTEN>(CONVEXT_EACH(i) { ask(to + i.value * result, Int<1>{}); });
   }
 };
 

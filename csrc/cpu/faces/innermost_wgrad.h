@@ -30,15 +30,16 @@ struct InnermostWgrad {
   int64_t per_plane, strips, shares;
 };
 
-template <class A>
+template <class T>
 inline InnermostWgrad innermost_wgrad_of(const Problem& p) {
+  using A = typename Sum<T>::type;
   constexpr int64_t fewest = 16;  // jobs
   InnermostWgrad g;
   g.taps = product(p.kernel);
   g.of_vector = g.taps * (p.c / p.groups) * Lanes<A>::count;
   g.vectors = over(p.k, Lanes<A>::count);
   const int64_t bytes = g.vectors * g.of_vector * int64_t(sizeof(double));
-  g.blocks = least(g.vectors, most(fewest, over(bytes, SUMMED)));
+  g.blocks = least(g.vectors, most(is_far<T>(p) ? 1 : fewest, over(bytes, SUMMED)));
   g.rows = most(RUN / p.output[2], 1);
   g.per_row = over(p.output[2], RUN);
   g.per_plane = over(p.output[1], g.rows) * g.per_row;
@@ -49,7 +50,7 @@ inline InnermostWgrad innermost_wgrad_of(const Problem& p) {
 
 template <class T>
 inline Work innermost_wgrad_work(const Problem& p) {
-  const InnermostWgrad g = innermost_wgrad_of<typename Sum<T>::type>(p);
+  const InnermostWgrad g = innermost_wgrad_of<T>(p);
   return {g.blocks * g.shares, 0, g.shares * g.vectors * g.of_vector * int64_t(sizeof(double)), 0};
 }
 
@@ -70,7 +71,7 @@ struct InnermostWgradJob {
   const Call& call;
   const Problem& p = call.problem;
   const View &x = call.a, &y = call.b;
-  const InnermostWgrad g = innermost_wgrad_of<A>(p);
+  const InnermostWgrad g = innermost_wgrad_of<T>(p);
 
   explicit InnermostWgradJob(const Call& c) : call(c) {}
 

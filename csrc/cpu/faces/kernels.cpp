@@ -90,7 +90,7 @@ void finish(const Call& call, int64_t first, int64_t last) {
     const Problem& p = call.problem;
     switch (way_of<T>(call)) {
       case Way::in_place:
-        return lanes_finish<T, true>(call, innermost_wgrad_of<typename Sum<T>::type>(p).shares, first, last);
+        return lanes_finish<T, true>(call, innermost_wgrad_of<T>(p).shares, first, last);
       case Way::reordered:
         return lanes_finish<T, false>(call, reordered_wgrad_of<T>(p).shares, first, last);
       case Way::packed:

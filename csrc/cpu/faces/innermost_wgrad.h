@@ -73,6 +73,8 @@ struct InnermostWgradJob {
   const View &x = call.a, &y = call.b;
   const InnermostWgrad g = innermost_wgrad_of<T>(p);
 
+  const int64_t x_apart = p.dilation[2] * x.stride[4], y_apart = p.dilation[2] * y.stride[4];  // of neighbours
+
   explicit InnermostWgradJob(const Call& c) : call(c) {}
 
   void run(int64_t job) {
@@ -128,7 +130,7 @@ struct InnermostWgradJob {
   }
 
   void taps(const Rows& rows, int64_t c, int64_t end, double* to) const {
-    const bool neighbours = p.stride[2] == 1 && p.dilation[2] == 1;
+    const bool neighbours = p.stride[2] == 1 && (p.dilation[2] == 1 || p.dilation[2] * PLACES <= end - c);
     for (int64_t t = 0; t < p.kernel[2];) {
       const int64_t left = least(p.kernel[2] - t, MOST);
       unrolled<MOST>(CONVEXT_EACH(i) {
@@ -166,26 +168,41 @@ struct InnermostWgradJob {
     }
   };
 
-  // TAPS taps from `t` on, which read neighbours. Pixels beyond an end of x's row are left out.
+  // TAPS taps from `t` on, which read neighbours among places as far apart as the taps. Pixels beyond an end of x's row
+  // are left out.
   template <int TAPS>
-  void neighbouring(Rows rows, int64_t t, int64_t c, int64_t end, double* to) const {
+  void neighbouring(const Rows& rows, int64_t t, int64_t c, int64_t end, double* to) const {
     Registers<TAPS> sums;
-    const int64_t offset = t - p.pad[2];
-    for (; rows.count > 0; --rows.count, rows.x += p.stride[1] * x.stride[3], rows.y += y.stride[3]) {
-      const auto tile = [&](int64_t c, auto count) __attribute__((always_inline)) {
-        constexpr int places = decltype(count)::value;
-        const int64_t column = c + offset, beyond = p.input[2] - column;
-        const T *from = rows.x + column * x.stride[4], *gradient = rows.y + c * y.stride[4];
-        if (column >= 0 && beyond >= places + TAPS - 1)
-          line_tile<TAPS, places, true>(from, gradient, 0, 0, sums);
-        else
-          line_tile<TAPS, places, false>(from, gradient, -column, beyond, sums);
-      };
-      int64_t i = c;
-      for (; i + PLACES <= end; i += PLACES) tile(i, Int<PLACES>{});
-      for (; i < end; ++i) tile(i, Int<1>{});
+    const int64_t apart = p.dilation[2], offset = t * apart - p.pad[2];
+    const auto of_strand = [=](int64_t count) { return apart == 1 ? count : over(count, apart); };
+    for (int64_t first = c; first < least(c + apart, end); ++first) {
+      const int64_t column = first + offset, places = of_strand(end - first);
+      const int64_t low = of_strand(most(-column, 0)), high = of_strand(most(p.input[2] - column, 0));
+      const T *from = rows.x + column * x.stride[4], *gradient = rows.y + first * y.stride[4];
+      for (int64_t left = rows.count; left > 0; --left) {
+        strand(from, gradient, low, high, places, sums);
+        from += p.stride[1] * x.stride[3], gradient += y.stride[3];
+      }
     }
     sums.hand_over(to);
+  }
+
+  // `count` places; the pixels from `low` to `high` - 1 are there.
+  template <int TAPS>
+  CONVEXT_INLINE void strand(const T* from, const T* gradient, int64_t low, int64_t high, int64_t count,
+                             Registers<TAPS>& sums) const {
+    int64_t i = 0;
+    const auto tile = [&](auto many) __attribute__((always_inline)) {
+      constexpr int places = decltype(many)::value;
+      const T *pixels = from + i * x_apart, *at = gradient + i * y_apart;
+      if (i >= low && i + places + TAPS - 1 <= high)
+        line_tile<TAPS, places, true>(pixels, at, 0, 0, sums);
+      else
+        line_tile<TAPS, places, false>(pixels, at, low - i, high - i, sums);
+      i += places;
+    };
+    while (i + PLACES <= count) tile(Int<PLACES>{});
+    while (i < count) tile(Int<1>{});
   }
 
   // Of the pixels of x, those from `first` to `end` - 1 are there; all of them where WHOLE.
@@ -193,11 +210,11 @@ struct InnermostWgradJob {
   CONVEXT_INLINE void line_tile(const T* from, const T* gradient, int64_t first, int64_t end,
                                 Registers<TAPS>& sums) const {
     Vector<A> ys[COUNT];
-    unrolled<COUNT>(CONVEXT_EACH(m) { ys[m.value] = held(widen(gradient + m.value * y.stride[4])); });
+    unrolled<COUNT>(CONVEXT_EACH(m) { ys[m.value] = held(widen(gradient + m.value * y_apart)); });
     unrolled<COUNT + TAPS - 1>(CONVEXT_EACH(i) {
       constexpr int pixel = decltype(i)::value;
       if (!WHOLE && (pixel < first || pixel >= end)) return;
-      const Vector<A> value = held(widen(from + pixel * x.stride[4]));
+      const Vector<A> value = held(widen(from + pixel * x_apart));
       unrolled<TAPS>(CONVEXT_EACH(t) {
         constexpr int tap = decltype(t)::value, place = pixel - tap;
         if constexpr (place >= 0 && place < COUNT) sums.template add<place, tap>(ys[place], value);

@@ -203,7 +203,7 @@ struct InnermostJob {
   void row(const T* x, T* to, int64_t c, int64_t end) {
     const int64_t apart = taps[2].spacing, count = taps[2].taps;
     const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
-    if (count < 3 || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled))) return separately(x, to, c, end);
+    if (count < 1 || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled))) return separately(x, to, c, end);
     inside[2] = {0, count};
     for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
   }
@@ -217,6 +217,8 @@ struct InnermostJob {
     const Int<1> one;
     const Int<2> two;
     const int64_t of = taps[2].taps;
+    if (of == 1) return run(Int<1>{}, one);
+    if (of == 2) return run(Int<2>{}, one);
     if (of == 3) return g.in[2] == 1 ? run(Int<3>{}, one) : run(Int<3>{}, two);
     if constexpr (GROUP == 1) {
       if (of == 5) return g.in[2] == 1 ? run(Int<5>{}, one) : run(Int<5>{}, two);

@@ -93,12 +93,14 @@ inline void prepare_weights(const Call& call, const T* w, int64_t first, int64_t
   const bool adjoint = p.face == Face::dgrad;
   const int64_t group = p.c / p.groups, *s = call.b.stride, *kernel = p.kernel;
   const int64_t out_step = adjoint ? s[1] : s[0], in_step = adjoint ? s[0] : s[1];
-  const bool joined =
-      group == 1 && s[4] == 1 && s[3] == kernel[2] && s[2] == kernel[1] * kernel[2];  // as a row's pixels
+  // Taps that lie as a row's pixels do, of channels that are evenly apart.
+  const bool joined = joined_step(kernel, s + 2) == 1 && (group == 1 || !adjoint);
   for (int64_t count = 0; first < last; first += count, to += count) {
     count = least(lanes, last - first);
     if (joined && count == lanes) {
-      reorder_in(Planes<const T>{w, count, s[0], {0, 0, 1}, {}}, w + first * s[0], product(kernel), to, pitch);
+      for (int64_t in = 0; in < group; ++in)
+        reorder_in(Planes<const T>{w, count, s[0], {0, 0, 1}, {}}, w + first * s[0] + in * s[1], product(kernel),
+                   to + in * pitch, group * pitch);
       continue;
     }
     const T* from[lanes];  // of each channel

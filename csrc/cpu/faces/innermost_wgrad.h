@@ -281,14 +281,14 @@ void lanes_finish(const Call& call, int64_t shares, int64_t first, int64_t last)
   const Problem& p = call.problem;
   const int64_t *kernel = p.kernel, *s = call.result.stride, group = p.c / p.groups;
   const int64_t of_vector = product(kernel) * group * lanes, of_share = over(p.k, lanes) * of_vector;
-  const bool joined = s[3] == kernel[2] * s[4] && s[2] == kernel[1] * s[3];  // rows of taps follow one another
+  const int64_t joined = joined_step(kernel, s + 2), next = joined ? joined : s[4];  // from tap to tap
   const int64_t taps = joined ? product(kernel) : kernel[2], rows = product(kernel) / taps;
   A sums[(lanes + 1) * lanes] = {};  // of some taps; lanes that are not asked for lie before and behind
   for (int64_t k = first, count = 0; k < last; k += count) {
     const int64_t v = k / lanes, begin = SHIFTED ? least(v * lanes, p.k - lanes) : v * lanes;
     count = least((v + 1) * lanes, last) - k;
     const double* from = static_cast<const double*>(call.prepared) + v * of_vector;
-    const Planes<T> weights{static_cast<T*>(call.result.data) + k * s[0], count, s[0], {s[2], s[3], s[4]}, {}};
+    const Planes<T> weights{static_cast<T*>(call.result.data) + k * s[0], count, s[0], {0, 0, next}, {}};
     for (int64_t row = 0; row < rows; ++row, from += taps * group * lanes)
       for (int64_t c = 0; c < group; ++c) {
         T* to = weights.data + c * s[1] + row / kernel[1] * s[2] + row % kernel[1] * s[3];
@@ -302,7 +302,7 @@ void lanes_finish(const Call& call, int64_t shares, int64_t first, int64_t last)
               from_double(sums + i * lanes + lane.value, total);
             });
           }
-          reorder_out(sums + k - begin, weights, to + t * s[4], some, Finish<T>());
+          reorder_out(sums + k - begin, weights, to + t * next, some, Finish<T>());
         }
       }
   }

@@ -21,11 +21,20 @@ inline bool is_short_filter(const Problem& p) {
          p.output[2] >= shortest_row;
 }
 
-// What many taps read is read so often that it pays to lay it together: pixels and taps of one vector of channels, which
-// would lie a power of two apart where there is such a number of channels, and share the sets of a cache.
-inline bool is_large_filter(const Problem& p) {
-  constexpr int64_t fewest = 144;  // taps
-  return product(p.kernel) >= fewest;
+// From so many taps on what they read is read so often that it pays to lay it together first, widened where it has to
+// be: pixels and taps of one vector of channels would lie a power of two apart where there is such a number of channels,
+// and share the sets of a cache.
+template <class T>
+constexpr int64_t many_taps(Face) {
+  return 144;
+}
+template <>
+constexpr int64_t many_taps<bfloat16>(Face face) {
+  return face == Face::wgrad ? 25 : 49;
+}
+template <>
+constexpr int64_t many_taps<float16>(Face) {
+  return 9;
 }
 
 template <class T>
@@ -37,7 +46,7 @@ inline Way way_of(const Call& call) {
   const int64_t group = p.c / p.groups;
   if (p.c != p.k || p.k < Lanes<A>::count || !is_compiled<A>(group)) return Way::packed;
   const bool innermost = first.stride[1] == 1 && second.stride[1] == 1;
-  if (innermost && !is_large_filter(p)) return is_compiled<T>(group) ? Way::in_place : Way::packed;
+  if (innermost && product(p.kernel) < many_taps<T>(p.face)) return is_compiled<T>(group) ? Way::in_place : Way::packed;
   return !innermost && !wgrad && is_short_filter<T>(p) ? Way::packed : Way::reordered;
 }
 

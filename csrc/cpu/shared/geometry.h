@@ -33,6 +33,19 @@ CONVEXT_INLINE int64_t product(const int64_t* v) {
   return v[0] * v[1] * v[2];
 }
 
+// The step from neighbour to neighbour where elements of three axes lie as those of one, else 0. Axes of size 1 have no
+// step.
+inline int64_t joined_step(const int64_t* size, const int64_t* step) {
+  int64_t apart = 1, count = 1;
+  for (int i = AXES - 1; i >= 0; --i) {
+    if (size[i] == 1) continue;
+    if (count == 1) apart = step[i];
+    if (step[i] != apart * count) return 0;
+    count *= size[i];
+  }
+  return apart;
+}
+
 CONVEXT_INLINE int64_t gcd(int64_t a, int64_t b) {
   while (b) {
     const int64_t rest = a % b;

@@ -93,6 +93,13 @@ CONVEXT_INLINE typename Sum<T>::type number(const T* from) {
   }
 }
 
+CONVEXT_INLINE float number(const bfloat16* from) {
+  const uint32_t bits = uint32_t(from->bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
 // `count` elements, at most a vector, that lie `step` apart; zeros in the other lanes.
 template <class A, class T>
 CONVEXT_INLINE Vector<A> widen_few(const T* from, int64_t step, int64_t count) {

@@ -27,9 +27,9 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-constexpr int64_t COLUMNS = 256;  // of a job
-constexpr int MANY = 8;           // results of a tile whose pixels are shared,
-constexpr int FEW = 4;            // and of one whose are not
+constexpr int64_t COLUMNS = 256;   // of a job
+constexpr int MANY = 8;            // results of a tile whose pixels are shared,
+constexpr int FEW = 4;             // and of one whose are not
 constexpr int64_t FAR = 10 << 20;  // bytes of tensors that lie in memory, rather than in a cache
 
 // Whether the tensors of a call lie in memory.
@@ -147,10 +147,10 @@ struct InnermostJob {
   const A *bias = static_cast<const A*>(call.prepared), *weights;
   const int64_t next = call.result.stride[4] * g.out[2];  // to the next result of a phase
   const bool far = is_far<T>(p);
-  Phase taps[AXES];                                       // of the row's phase
-  int64_t at[AXES];                                       // which that is
-  int64_t x_tap[AXES], w_tap[AXES];                       // from tap to tap
-  Inside inside[AXES];                                    // of the tile's results
+  Phase taps[AXES];                  // of the row's phase
+  int64_t at[AXES];                  // which that is
+  int64_t x_tap[AXES], w_tap[AXES];  // from tap to tap
+  Inside inside[AXES];               // of the tile's results
 
   explicit InnermostJob(const Call& c) : call(c) { aim(0, 0, 0); }
 
@@ -393,7 +393,8 @@ struct InnermostJob {
     const bool one_row = g.result_size[0] * g.result_size[1] == 1;
     const auto ask = [&](const T* at, auto write) __attribute__((always_inline)) {
       constexpr int second_level = 2;
-      unrolled<VECTORS>(CONVEXT_EACH(v) { __builtin_prefetch(at + v.value * lanes, decltype(write)::value, second_level); });
+      unrolled<VECTORS>(
+          CONVEXT_EACH(v) { __builtin_prefetch(at + v.value * lanes, decltype(write)::value, second_level); });
     };
     for (int i = 0; i < AXES; ++i) x += (inside[i].count - 1) * x_tap[i];
     for (int64_t row = 0; row < g.in[1]; ++row) {

@@ -118,12 +118,12 @@ struct InnermostWgradJob {
   Strip strip_at(int64_t index) const {
     const int64_t plane = index / g.per_plane, h = index % g.per_plane / g.per_row * g.rows;
     const int64_t c = index % g.per_row * RUN;
-    return {plane / p.output[0], plane % p.output[0],
-            h, least(g.rows, p.output[1] - h),
-            c, least(c + RUN, p.output[2])};
+    return {plane / p.output[0],        plane % p.output[0], h, least(g.rows, p.output[1] - h), c,
+            least(c + RUN, p.output[2])};
   }
 
-  // The places of `first` to `end` - 1 along an axis of which a tap, `offset` from where its place begins, reads inside.
+  // The places of `first` to `end` - 1 along an axis of which a tap, `offset` from where its place begins, reads
+  // inside.
   Range reads_inside(int axis, int64_t offset, int64_t first, int64_t end) const {
     const int64_t stride = p.stride[axis], beyond = p.input[axis] - offset;
     return {most(first, over(most(-offset, 0), stride)), least(end, beyond > 0 ? over(beyond, stride) : 0)};

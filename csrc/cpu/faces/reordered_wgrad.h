@@ -11,7 +11,7 @@ namespace CONVEXT_ISA {
 struct ReorderedWgrad {
   int64_t vectors, shares;  // vectors of channels, and how many jobs share the sums of one
   Blocks blocks;
-  int64_t x_size, y_size;      // pixels of the operands, at most, that a block reads
+  int64_t x_size, y_size;  // pixels of the operands, at most, that a block reads
   int64_t of_vector;       // sums of a vector of channels
 };
 

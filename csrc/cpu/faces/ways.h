@@ -22,8 +22,8 @@ inline bool is_short_filter(const Problem& p) {
 }
 
 // From so many taps on what they read is read so often that it pays to lay it together first, widened where it has to
-// be: pixels and taps of one vector of channels would lie a power of two apart where there is such a number of channels,
-// and share the sets of a cache.
+// be: pixels and taps of one vector of channels would lie a power of two apart where there is such a number of
+// channels, and share the sets of a cache.
 template <class T>
 constexpr int64_t many_taps(Face) {
   return 144;

@@ -205,7 +205,8 @@ struct InnermostJob {
   void row(const T* x, T* to, int64_t c, int64_t end) {
     const int64_t apart = taps[2].spacing, count = taps[2].taps;
     const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
-    if (count < 1 || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled))) return separately(x, to, c, end);
+    if (count < (GROUP == 1 ? 1 : 3) || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled)))
+      return separately(x, to, c, end);
     inside[2] = {0, count};
     for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
   }
@@ -219,10 +220,10 @@ struct InnermostJob {
     const Int<1> one;
     const Int<2> two;
     const int64_t of = taps[2].taps;
-    if (of == 1) return run(Int<1>{}, one);
-    if (of == 2) return run(Int<2>{}, one);
     if (of == 3) return g.in[2] == 1 ? run(Int<3>{}, one) : run(Int<3>{}, two);
     if constexpr (GROUP == 1) {
+      if (of == 1) return run(Int<1>{}, one);
+      if (of == 2) return run(Int<2>{}, one);
       if (of == 5) return g.in[2] == 1 ? run(Int<5>{}, one) : run(Int<5>{}, two);
       if (of == 7) return run(Int<7>{}, one);
     }
@@ -242,6 +243,7 @@ struct InnermostJob {
     to += m * next;
     for (int64_t c = 0; c < p.k; c += lanes) {
       c = least(c, p.k - lanes);
+      if (far) ask_ahead<MANY * STRIDE, MANY, 1>(x + c, x_tap[2], to + c, next * taps[2].spacing);
       if (TAPS > 0 && whole)
         line_tile<TAPS, STRIDE, true>(x + c, w + c, bias + c, to + c, first, end, MANY);
       else
@@ -258,7 +260,6 @@ struct InnermostJob {
     Sums<A, MANY, 1> sums(parts);
     sums.begin();
     int64_t room = TERMS;
-    if (far) ask_ahead<MANY * STRIDE, MANY, 1>(x, x_tap[2], to, next * taps[2].spacing);
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
         const T* line = x + d * x_tap[0] + h * x_tap[1];
@@ -355,10 +356,10 @@ struct InnermostJob {
   template <int PIXELS, int VECTORS>
   CONVEXT_INLINE void tile(const T* x, const A* w, const A* bias, T* to) const {
     const int64_t step = g.in[2] * call.a.stride[4];
+    if (far) ask_ahead<PIXELS, PIXELS, VECTORS>(x, step, to, next);
     A parts[Sums<A, PIXELS, VECTORS>::size];
     Sums<A, PIXELS, VECTORS> sums(parts);
     sums.begin();
-    if (far) ask_ahead<PIXELS, PIXELS, VECTORS>(x, step, to, next);
     int64_t room = TERMS / GROUP;  // taps
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
@@ -389,7 +390,7 @@ struct InnermostJob {
   // foresees. That tile is the one of the next row; of a single row, the next but one. `x`, `to`: what this tile reads
   // and writes.
   template <int READ, int WRITTEN, int VECTORS>
-  CONVEXT_INLINE void ask_ahead(const T* x, int64_t pixel, const T* to, int64_t result) const {
+  __attribute__((noinline)) void ask_ahead(const T* x, int64_t pixel, const T* to, int64_t result) const {
     const bool one_row = g.result_size[0] * g.result_size[1] == 1;
     const auto ask = [&](const T* at, auto write) __attribute__((always_inline)) {
       constexpr int second_level = 2;

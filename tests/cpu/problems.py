@@ -34,6 +34,7 @@ PROBLEMS: dict[str, tuple] = {
     "1d of many channels, 4 taps in a long row": (1, 1, 1, 17, (1100,), (4,), 1, 3, 0, 1),
     "8x11 of many channels": (1, 1, 1, 18, (9, 14), (8, 11), 1, 5, 5, 1),
     "13x13 of many channels, larger than the input": (2, 1, 1, 20, (7, 7), (13, 13), 1, 6, 6, 1),
+    "7x7 of 512 channels, 2 KiB apart": (1, 1, 1, 512, (5, 6), (7, 7), 1, 3, 3, 1),
     "3x3 of many channels, no pad": (1, 1, 1, 33, (7, 15), (3, 3), 1, 0, 0, 1),
     "3x3 of many channels, dilated beyond the input": (1, 1, 1, 19, (6, 9), (3, 3), 1, 12, 12, 12),
     "3x3 of many channels in several blocks": (1, 1, 1, 16, (90, 150), (3, 3), 1, 1, 1, 1),

@@ -1,5 +1,6 @@
 """cpu.stencil and cpu.grouped against float64, on every instruction set, face, dtype and memory format."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 import convext
 from convext.choice import registry
 from convext.commands import check
-from convext.problem import FACES, ConvProblem, reference
+from convext.problem import FACES, ConvProblem, output_size, reference
 from convext.providers.cpu import native
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -39,6 +40,21 @@ def test_a_large_bias_takes_no_digits_from_the_sums(isa, face, name, channels_la
     """Each term that is added to it is rounded to its last place: it has to be the last one."""
     p = problem(face, name, torch.float32, channels_last)
     assert_agrees(isa, p, *check.operands(p), 100 * bias_of(p))
+
+
+@pytest.mark.parametrize(
+    ("input", "kernel", "stride"), [((150, 150), 3, 1), ((210, 210), 3, 2), ((22_000,), 4, 1)], ids=str
+)
+@pytest.mark.parametrize("face", FACES)
+def test_tensors_beyond_the_caches(isa, face, input, kernel, stride):
+    """More than 10 MiB: what is read next is asked for, beyond the last row too; weight gradients are cut otherwise."""
+    ones = (1,) * len(input)
+    taps, strides = (kernel,) * len(input), (stride,) * len(input)
+    output = output_size(input, taps, strides, ones, ones, ones)
+    p = ConvProblem(face, 1, 64, 64, 64, input, taps, output, strides, ones, ones, torch.float32, True)
+    assert 64 * (math.prod(input) + math.prod(output)) * 4 > 10 * 2**20
+    a, b = check.operands(p)
+    assert_agrees(isa, p, a, b, bias_of(p))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -7,7 +7,8 @@
 // In groups a vector of x is spread as in innermost.h, and each channel of a group has sums of its own.
 //
 // A strip is as many rows of y as have RUN places, or a part of a long row. A job sums some vectors of channels over
-// its share of the strips: in registers over one, in double over them all. How many shares there are depends on the
+// its share of the strips: in registers over one, in double over them all. Where tensors lie in memory it sums as many
+// vectors as there is room for, since a pixel's channels come together. How many shares there are depends on the
 // problem alone. finish() adds them, and turns lanes to channels:
 //
 //     sums, of 4 lanes     tap 0  a b c d                weights    channel a  0 1 2 ..

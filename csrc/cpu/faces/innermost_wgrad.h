@@ -6,10 +6,10 @@
 //
 // In groups a vector of x is spread as in innermost.h, and each channel of a group has sums of its own.
 //
-// A strip is as many rows of y as have RUN places, or a part of a long row. A job sums some vectors of channels over
-// its share of the strips: in registers over one, in double over them all. Where tensors lie in memory it sums as many
-// vectors as there is room for, since a pixel's channels come together. How many shares there are depends on the
-// problem alone. finish() adds them, and turns lanes to channels:
+// A strip is as many rows of y as have STRIP places, one row, or RUN places of a long one. A job sums some vectors of
+// channels over its share of the strips: in registers over one, in double over them all. Where tensors lie in memory it
+// sums as many vectors as there is room for, since a pixel's channels come together. How many shares there are depends
+// on the problem alone. finish() adds them, and turns lanes to channels:
 //
 //     sums, of 4 lanes     tap 0  a b c d                weights    channel a  0 1 2 ..
 //                              1  a b c d    ─shares─>                      b  0 1 2 ..
@@ -23,6 +23,7 @@ namespace cpu {
 namespace CONVEXT_ISA {
 
 constexpr int64_t SUMMED = 256 * 1024;  // bytes of a job's sums: what the second-level cache has room for
+constexpr int64_t STRIP = 32;           // places of several rows: longer sums round more than torch's do
 
 struct InnermostWgrad {
   int64_t taps, of_vector;  // taps of a channel; sums of a vector of channels: [tap][channel of x in its group][lane]
@@ -41,7 +42,7 @@ inline InnermostWgrad innermost_wgrad_of(const Problem& p) {
   g.vectors = over(p.k, Lanes<A>::count);
   const int64_t bytes = g.vectors * g.of_vector * int64_t(sizeof(double));
   g.blocks = least(g.vectors, most(is_far<T>(p) ? 1 : fewest, over(bytes, SUMMED)));
-  g.rows = most(RUN / p.output[2], 1);
+  g.rows = most(STRIP / p.output[2], 1);
   g.per_row = over(p.output[2], RUN);
   g.per_plane = over(p.output[1], g.rows) * g.per_row;
   g.strips = p.n * p.output[0] * g.per_plane;

@@ -75,7 +75,7 @@ struct ReorderedWgradJob {
   void add(const Block& block, double* totals) const {
     const InnermostWgradJob<A, GROUP> loops(inner);
     const int64_t *first = block.first, *count = block.count, end[] = {0, first[1] + count[1], first[2] + count[2]};
-    const int64_t rows = most(RUN / count[2], 1);  // of a strip
+    const int64_t rows = most(STRIP / count[2], 1);  // of a strip
     for (int64_t z = first[0]; z < first[0] + count[0]; ++z)
       for (int64_t row = first[1]; row < end[1]; row += rows)
         for (int64_t c = first[2]; c < end[2]; c += RUN)

@@ -74,7 +74,6 @@ struct InnermostWgradJob {
   const Problem& p = call.problem;
   const View &x = call.a, &y = call.b;
   const InnermostWgrad g = innermost_wgrad_of<T>(p);
-
   const int64_t x_apart = p.dilation[2] * x.stride[4], y_apart = p.dilation[2] * y.stride[4];  // of neighbours
 
   explicit InnermostWgradJob(const Call& c) : call(c) {}
@@ -120,8 +119,8 @@ struct InnermostWgradJob {
   Strip strip_at(int64_t index) const {
     const int64_t plane = index / g.per_plane, h = index % g.per_plane / g.per_row * g.rows;
     const int64_t c = index % g.per_row * RUN;
-    return {plane / p.output[0],        plane % p.output[0], h, least(g.rows, p.output[1] - h), c,
-            least(c + RUN, p.output[2])};
+    const int64_t rows = least(g.rows, p.output[1] - h), end = least(c + RUN, p.output[2]);
+    return {plane / p.output[0], plane % p.output[0], h, rows, c, end};
   }
 
   // The places of `first` to `end` - 1 along an axis of which a tap, `offset` from where its place begins, reads

@@ -12,7 +12,7 @@ STAMP  := .venv/installed
 endif
 
 JOBS   ?= 2
-PYTEST := $(PY) -m pytest -n $(JOBS)
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: test test-all prefer-cpu emulate grid mutants bench docs wheel lint clean
 

@@ -103,10 +103,12 @@ class BuildLibraries(build_ext):
         library += ["-DCONVEXT_X86"] if x86 else []
         rooms = sorted(folder for folder in (CSRC / "cpu").iterdir() if (folder / "kernels.cpp").exists())
         commands = {objects / f"{room.name}.o": [*common, *library, "-c", room / "library.cpp"] for room in rooms}
-        for (isa, (flags, width)), room in product((X86 if x86 else PLAIN).items(), rooms):
+        kernels = [source for room in rooms for source in sorted(room.glob("*.cpp")) if source.name != "library.cpp"]
+        kernels.sort(key=lambda source: source.stem == "kernels")  # the faces' others take longest: they begin
+        for source, (isa, (flags, width)) in product(kernels, (X86 if x86 else PLAIN).items()):
             described = [f"-DCONVEXT_ISA={isa}", f"-DCONVEXT_VECTOR_BYTES={width}"]
-            compiled = [*KERNEL_FLAGS, *flags, *described, "-c", room / "kernels.cpp"]
-            commands[objects / f"{room.name}_{isa}.o"] = [*common, *compiled]
+            compiled = [*KERNEL_FLAGS, *flags, *described, "-c", source]
+            commands[objects / f"{source.parent.name}_{source.stem}_{isa}.o"] = [*common, *compiled]
         newest = max(source.stat().st_mtime for source in (CSRC / "cpu").rglob("*"))
         outdated = [out for out in commands if not out.exists() or out.stat().st_mtime < newest]
         with ThreadPoolExecutor(jobs()) as pool:

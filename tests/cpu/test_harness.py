@@ -1,16 +1,16 @@
 """The kernels without torch: under the sanitizers, and with vectors wider than the machine's own."""
 
 import ctypes
-import hashlib
 import os
 import platform
 import shutil
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compiled import digest, made
 from problems import PROBLEMS, bias_of, problem
 from sanitizers import SANITIZED, run_sanitized
 from torch import Tensor
@@ -21,28 +21,28 @@ from convext.problem.epilogue import NAMES
 
 ROOT = Path(__file__).parents[2]
 CSRC, CACHE = ROOT / "csrc", ROOT / "build" / "cpu"
+HARNESS = Path(__file__).with_name("harness.cpp")
 NUMBERS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-FLAGS = ["-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
+FLAGS = ["-std=c++17", "-fPIC", "-ffp-contract=fast", "-Wno-psabi", "-g1"]
 WIDE = ["-O1", "-DCONVEXT_VECTOR_BYTES=64", *(["-mavx2", "-mfma"] if platform.machine() == "x86_64" else [])]
 
 
 def build(flags: list[str]) -> Path:
-    """A shared object of the kernels and the harness, compiled once for its sources and flags."""
+    """A shared object of the kernels and the harness."""
     if shutil.which("g++") is None:
         pytest.skip("the harness needs g++")
-    folder = CSRC / "cpu"
-    sources = [*sorted(folder.rglob("*.h")), folder / "faces" / "kernels.cpp", Path(__file__).with_name("harness.cpp")]
-    content = "".join(source.read_text() for source in sources)
-    library = CACHE / f"{hashlib.sha256(repr((flags, content)).encode()).hexdigest()[:16]}.so"
-    if not library.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{CSRC}", *map(str, sources[-2:])]
-        command += ["-o", str(partial)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        partial.rename(library)
-    return library
+    folder = CSRC / "cpu" / "faces"
+    sources = [*(folder / f"{name}.cpp" for name in ("images", "weights", "kernels")), HARNESS]
+    headers = [path.read_text() for path in sorted((CSRC / "cpu").rglob("*.h"))]
+    command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{CSRC}"]
+
+    def compiled(source: Path) -> Path:
+        content = digest(repr(command), source.read_text(), *headers)
+        return made(CACHE / f"{source.stem}-{content}.o", [*command, "-c", source])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    return made(CACHE / f"{digest(*map(str, objects))}.so", [*command, "-shared", *objects])
 
 
 def run(

@@ -1,14 +1,13 @@
 """Rooms beside the faces' under the sanitizers: their own tests, with a library compiled for that."""
 
-import hashlib
 import os
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from compiled import digest, made
 from sanitizers import SANITIZED, run_sanitized
 
 ROOT = Path(__file__).parents[2]
@@ -20,33 +19,23 @@ ROOMS = "causal", "gated", "pointwise", "separable", "streams"
 # What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
 SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ROOMS}
 SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ROOMS}
-SOURCES |= {"faces/kernels.cpp": ["-O0", *ISA], "faces/library.cpp": STABLE}
+SOURCES |= {f"faces/{name}.cpp": ["-O0", *ISA] for name in ("images", "weights", "kernels")}
+SOURCES |= {"faces/library.cpp": STABLE}
 
 
 def build() -> Path:
-    """The library for machines of any kind, compiled once for its sources and flags."""
-    content = "".join(path.read_text() for path in sorted([*CPU.rglob("*.h"), *CPU.rglob("*.cpp")]))
-    library = CACHE / f"{hashlib.sha256(repr((SOURCES, FLAGS, content)).encode()).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    CACHE.mkdir(parents=True, exist_ok=True)
+    """The library for machines of any kind."""
+    headers = [path.read_text() for path in sorted(CPU.rglob("*.h"))]
 
-    def compiled(source: str) -> str:
-        out = f"{library}.{os.getpid()}.{source.replace('/', '_')}.o"
-        command = ["g++", *FLAGS, *SOURCES[source], f"-I{CPU.parent}", "-c", str(CPU / source), "-o", out]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return out
+    def compiled(source: str) -> Path:
+        command = ["g++", *FLAGS, *SOURCES[source], f"-I{CPU.parent}", "-c", CPU / source]
+        content = digest(repr(command), (CPU / source).read_text(), *headers)
+        return made(CACHE / f"{source.replace('/', '_')}-{content}.o", command)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, SOURCES))
-    partial = f"{library}.{os.getpid()}"
-    command = ["g++", "-shared", *SANITIZED, *objects, "-o", partial, f"-L{TORCH}/lib", "-ltorch_cpu"]
-    subprocess.run(command, check=True)
-    Path(partial).rename(library)
-    for path in objects:
-        Path(path).unlink()
-    return library
+    link = ["g++", "-shared", *SANITIZED, *objects, f"-L{TORCH}/lib", "-ltorch_cpu"]
+    return made(CACHE / f"{digest(*map(str, objects))}.so", link)
 
 
 TESTS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from compiled import digest, made
 
 ROOT = Path(__file__).parents[2]
 CSRC, SHIM, CACHE = ROOT / "csrc", ROOT / "tests" / "cuda" / "host", ROOT / "build" / "host"
@@ -54,7 +55,6 @@ def build(sanitized: Container[str] = (), patch: Patch | None = None) -> Path:
         sanitized: the sources of csrc that are compiled with sanitizers.
         patch: a bug to plant.
     """
-    (CACHE / "objects").mkdir(parents=True, exist_ok=True)
     patched = _patched_sources(patch) if patch else CSRC
 
     def compile_kernels(name: str) -> Path:
@@ -66,12 +66,8 @@ def build(sanitized: Container[str] = (), patch: Patch | None = None) -> Path:
         kernels = list(pool.map(compile_kernels, names))
     sanitizers = SANITIZERS if sanitized else []
     scheduler = _compile(SHIM, "host_cuda.cpp", ["-O2", *(["-DCONVEXT_ADDRESS_SANITIZER"] if sanitized else [])])
-    library = CACHE / f"{_digest(*map(str, kernels), str(scheduler))}.so"
-    if not library.exists():
-        partial = library.with_suffix(f".{os.getpid()}")
-        _run("g++", "-shared", *sanitizers, *kernels, scheduler, "-o", partial, f"-L{TORCH}/lib", "-ltorch_cpu")
-        partial.rename(library)
-    return library
+    library = CACHE / f"{digest(*map(str, kernels), str(scheduler))}.so"
+    return made(library, ["g++", "-shared", *sanitizers, *kernels, scheduler, f"-L{TORCH}/lib", "-ltorch_cpu"])
 
 
 def sources() -> list[str]:
@@ -89,7 +85,7 @@ def planted(patch: Patch) -> str:
 
 def _patched_sources(patch: Patch) -> Path:
     text = planted(patch)
-    folder = CACHE / "patched" / _digest(repr(patch), *(s.read_text() for s in sorted(CSRC.rglob("*")) if s.is_file()))
+    folder = CACHE / "patched" / digest(repr(patch), *(s.read_text() for s in sorted(CSRC.rglob("*")) if s.is_file()))
     shutil.copytree(CSRC, folder, dirs_exist_ok=True)
     (folder / patch.file).write_text(text)
     return folder
@@ -99,23 +95,8 @@ def _compile(folder: Path, name: str, flags: list[str]) -> Path:
     source = folder / name
     headers = [*folder.rglob("*.h"), *folder.rglob("*.cuh"), SHIM / "host_cuda.h"]
     content = [file.read_text() for file in [source, *sorted(headers)]]
-    result = CACHE / "objects" / f"{source.stem}-{_digest(repr([*FLAGS, *flags]), *content)}.o"
-    if not result.exists():
-        partial = result.with_suffix(f".{os.getpid()}")
-        _run("g++", *FLAGS, *flags, f"-I{folder}", "-x", "c++", "-c", source, "-o", partial)
-        partial.rename(result)
-    return result
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def _run(*command: object) -> None:
-    """Raises RuntimeError with the compiler's output where it fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    result = CACHE / "objects" / f"{source.stem}-{digest(repr([*FLAGS, *flags]), *content)}.o"
+    return made(result, ["g++", *FLAGS, *flags, f"-I{folder}", "-x", "c++", "-c", source])
 
 
 def set_schedule(library: Path, name: str, seed: int) -> None:

@@ -81,19 +81,10 @@ struct Finish {
   template <int PIXELS, int VECTORS>
   CONVEXT_INLINE void finished(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step,
                                int64_t count = PIXELS) const {
-    const auto each = [&](const auto& write) __attribute__((always_inline)) {
-      sums.each(CONVEXT_EACH2(m, v) {
-        if (m.value < count)
-          write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes,
-                (m.value * VECTORS + v.value) * lanes);
-      });
-    };
-    const bool done = in_registers([&](auto known) __attribute__((always_inline)) {
-      each([&](Vector<A> z, T* at, int64_t) __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
-    });
-    if (done) return;
-    each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, bound(z)); });
-    rest(parts, VECTORS * lanes, to, step, count, VECTORS * lanes);
+    if constexpr (PIXELS * VECTORS <= IN_REGISTERS)
+      handed<VECTORS>(sums, parts, to, step, count, typename IndicesTo<PIXELS * VECTORS>::type{});
+    else
+      written(sums, parts, to, step, count);
   }
 
   // What is left to do to `rows` of `count` bounded sums, rows `apart`: they are written to the tensor, rows `step`
@@ -121,6 +112,45 @@ struct Finish {
   }
 
  private:
+  static constexpr int IN_REGISTERS = 8;  // vectors that a function takes in registers
+
+  // The many tiles of the same shape end in one function: a copy in each would be more code than the rest of them.
+  template <int VECTORS, int PIXELS, int... I>
+  CONVEXT_INLINE void handed(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step, int64_t count,
+                             Indices<I...>) const {
+    together<PIXELS, VECTORS>(parts, to, step, count, sums.now[I / VECTORS][I % VECTORS]...);
+  }
+
+  template <int PIXELS, int VECTORS, class... V>
+  __attribute__((noinline)) void together(A* parts, T* to, int64_t step, int64_t count, V... sums) const {
+    const Vector<A> rows[] = {sums...};
+    Sums<A, PIXELS, VECTORS> again(parts);
+    again.each(CONVEXT_EACH2(m, v) { again.now[m.value][v.value] = rows[m.value * VECTORS + v.value]; });
+    written(again, parts, to, step, count);
+  }
+
+  template <int PIXELS, int VECTORS>
+  CONVEXT_INLINE void written(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step,
+                              int64_t count) const {
+    const auto each = [&](const auto& write) __attribute__((always_inline)) {
+      sums.each(CONVEXT_EACH2(m, v) {
+        if (m.value < count)
+          write(sums.now[m.value][v.value], to + m.value * step + v.value * lanes,
+                (m.value * VECTORS + v.value) * lanes);
+      });
+    };
+    const auto narrowed = [&](auto known) __attribute__((always_inline)) {
+      each([&](Vector<A> z, T* at, int64_t) __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
+    };
+    if constexpr (PIXELS * VECTORS <= IN_REGISTERS) {
+      if (in_registers(narrowed)) return;
+    } else if (is_done()) {
+      return narrowed(Known<Activation::identity>{});
+    }
+    each([&](Vector<A> z, T*, int64_t at) __attribute__((always_inline)) { store<A>(parts + at, bound(z)); });
+    rest(parts, VECTORS * lanes, to, step, count, VECTORS * lanes);
+  }
+
   // Writes what `make(place, sums, how many)` says. What it needs it has copies of: a store could change all else. The
   // last vector of a row ends with it, and is made before sums that it shares with the one before are written over.
   template <class Make>

@@ -7,9 +7,9 @@
 // In groups a vector of x is spread as in innermost.h, and each channel of a group has sums of its own.
 //
 // A strip is as many rows of y as have STRIP places, one row, or RUN places of a long one. A job sums some vectors of
-// channels over its share of the strips: in registers over one, in double over them all. Where tensors lie in memory it
-// sums as many vectors as there is room for, since a pixel's channels come together. How many shares there are depends
-// on the problem alone. finish() adds them, and turns lanes to channels:
+// channels over its share of the strips: in registers over one, PART places and then those parts, in double over them
+// all. Where tensors lie in memory it sums as many vectors as there is room for, since a pixel's channels come
+// together. How many shares there are depends on the problem alone. finish() adds them, and turns lanes to channels:
 //
 //     sums, of 4 lanes     tap 0  a b c d                weights    channel a  0 1 2 ..
 //                              1  a b c d    ─shares─>                      b  0 1 2 ..
@@ -23,7 +23,8 @@ namespace cpu {
 namespace CONVEXT_ISA {
 
 constexpr int64_t SUMMED = 256 * 1024;  // bytes of a job's sums: what the second-level cache has room for
-constexpr int64_t STRIP = 32;           // places of several rows: longer sums round more than torch's do
+constexpr int64_t STRIP = 128;          // places of several rows, of which a register
+constexpr int64_t PART = 32;            // sums so many: longer sums round more than torch's do
 
 struct InnermostWgrad {
   int64_t taps, of_vector;  // taps of a channel; sums of a vector of channels: [tap][channel of x in its group][lane]
@@ -150,7 +151,27 @@ struct InnermostWgradJob {
   template <int TAPS>
   struct Registers {
     static constexpr int chains = TAPS * GROUP < 4 ? 2 : 1;
-    Vector<A> now[chains][TAPS][GROUP] = {};
+    Vector<A> now[chains][TAPS][GROUP] = {}, parts[TAPS][GROUP] = {};
+    int64_t summed = 0;  // places, in `now`
+
+    // Comes before each row of `places`.
+    CONVEXT_INLINE void begin_row(int64_t places) {
+      if (summed > 0 && summed + places > PART) end_part();
+      summed += places;
+    }
+
+    CONVEXT_INLINE void end_part() {
+      unrolled<TAPS>(CONVEXT_EACH(t) {
+        unrolled<GROUP>(CONVEXT_EACH(in) {
+          unrolled<chains>(CONVEXT_EACH(chain) {
+            Vector<A>& sum = now[chain.value][t.value][in.value];
+            parts[t.value][in.value] += sum;
+            sum = Vector<A>{};
+          });
+        });
+      });
+      summed = 0;
+    }
 
     template <int PLACE, int TAP>
     CONVEXT_INLINE void add(Vector<A> y, Vector<A> x) {
@@ -158,13 +179,11 @@ struct InnermostWgradJob {
           CONVEXT_EACH(in) { now[PLACE % chains][TAP][in.value] += y * spread<A, GROUP, decltype(in)::value>(x); });
     }
 
-    CONVEXT_INLINE void hand_over(double* totals) const {
+    CONVEXT_INLINE void hand_over(double* totals) {
+      end_part();
       unrolled<TAPS>(CONVEXT_EACH(t) {
-        unrolled<GROUP>(CONVEXT_EACH(in) {
-          Vector<A> sum = now[0][t.value][in.value];
-          if constexpr (chains > 1) sum += now[1][t.value][in.value];
-          add_to<A>(totals + (t.value * GROUP + in.value) * lanes, sum);
-        });
+        unrolled<GROUP>(
+            CONVEXT_EACH(in) { add_to<A>(totals + (t.value * GROUP + in.value) * lanes, parts[t.value][in.value]); });
       });
     }
   };
@@ -181,6 +200,7 @@ struct InnermostWgradJob {
       const int64_t low = of_strand(most(-column, 0)), high = of_strand(most(p.input[2] - column, 0));
       const T *from = rows.x + column * x.stride[4], *gradient = rows.y + first * y.stride[4];
       for (int64_t left = rows.count; left > 0; --left) {
+        sums.begin_row(places);
         strand(from, gradient, low, high, places, sums);
         from += p.stride[1] * x.stride[3], gradient += y.stride[3];
       }
@@ -239,7 +259,7 @@ struct InnermostWgradJob {
   }
 
   template <int TAPS>
-  CONVEXT_INLINE void each_place(Rows rows, int64_t t, Range range, double* to) const {
+  __attribute__((noinline)) void each_place(Rows rows, int64_t t, Range range, double* to) const {
     if (range.first >= range.end) return;
     Registers<TAPS> sums;
     const int64_t step = p.stride[2] * x.stride[4], apart = p.dilation[2] * x.stride[4], next = y.stride[4];
@@ -247,6 +267,7 @@ struct InnermostWgradJob {
     for (; rows.count > 0; --rows.count, rows.x += p.stride[1] * x.stride[3], rows.y += y.stride[3]) {
       const T *from = rows.x, *gradient = rows.y;
       int64_t left = range.end - range.first;
+      sums.begin_row(left);
       const auto tile = [&](auto count) __attribute__((always_inline)) {
         constexpr int places = decltype(count)::value;
         unrolled<places>(CONVEXT_EACH(m) {

@@ -153,17 +153,16 @@ inline void strips(const Plane<A>& p) {
     }
 }
 
-// Every result of a plane. Short rows take tiles of more rows, so that enough sums are under way.
+// Every result of a plane.
 template <class A>
 inline void stencil(const Plane<A>& p) {
   constexpr int wide = Lanes<A>::count == 4 ? 2 : 3;
   const int64_t height = p.taps.count[1], rows = p.spacing ? p.count[1] / p.spacing : 0;
   if (height < 3 || rows < 4) return strips<A, -1, 4, 2>(p);
   if constexpr (sizeof(A) == 4) {
-    const bool tall = p.count[2] <= Lanes<A>::count && rows >= 8;
-    if (height == 3) return tall ? strips<A, 3, 8, 1>(p) : strips<A, 3, 4, 2>(p);
-    if (height == 5) return tall ? strips<A, 5, 8, 1>(p) : strips<A, 5, 4, 2>(p);
-    if (height == 7) return tall ? strips<A, 7, 8, 1>(p) : strips<A, 7, 4, 2>(p);
+    if (height == 3) return strips<A, 3, 4, 2>(p);
+    if (height == 5) return strips<A, 5, 4, 2>(p);
+    if (height == 7) return strips<A, 7, 4, 2>(p);
   }
   strips<A, 0, 4, wide>(p);
 }

@@ -8,10 +8,8 @@ memory (runtime/memory.cpp).
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -47,39 +45,25 @@ def build(folder: Path, flags: Sequence[str]) -> Path:
     """
     headers = [path for path in folder.rglob("*") if path.suffix in (".h", ".cuh")]
     common = [*NVCC, *flags, f"-I{folder}", f"-I{TORCH}/include"]
-    known = _digest(" ".join(common).encode(), *(path.read_bytes() for path in sorted(headers)))
+    known = library.digest(" ".join(common).encode(), *(path.read_bytes() for path in sorted(headers)))
 
     def compiled(source: Path) -> Path:
-        result = library.CACHE / f"{source.stem}-{_digest(known.encode(), source.read_bytes())}.o"
-        return _made(result, [str(nvcc()), *common, "-c", str(source)])
+        result = library.CACHE / f"{source.stem}-{library.digest(known.encode(), source.read_bytes())}.o"
+        return library.made(result, [str(nvcc()), *common, "-c", str(source)])
 
-    library.CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sorted(folder.rglob("*.cu"), key=lambda path: -path.stat().st_size)))
     parts = [*objects, _runtime("cudart.cpp", ".o", ["-c"])]
-    result = library.CACHE / f"{_digest(*(part.name.encode() for part in parts))}.so"
+    result = library.CACHE / f"{library.digest(*(part.name.encode() for part in parts))}.so"
     # -Bsymbolic: a torch that is built for CUDA has loaded NVIDIA's runtime, whose calls have the same names.
-    return _made(result, ["g++", "-shared", "-Wl,-Bsymbolic", *map(str, parts), f"-L{TORCH}/lib", "-ltorch_cpu"])
+    return library.made(result, ["g++", "-shared", "-Wl,-Bsymbolic", *map(str, parts), f"-L{TORCH}/lib", "-ltorch_cpu"])
 
 
 def _runtime(name: str, suffix: str, flags: Sequence[str]) -> Path:
     """A file of the runtime, compiled. The driver's calls are found in the one that library.load() has loaded."""
     source = RUNTIME / name
-    result = library.CACHE / f"{source.stem}-{_digest(' '.join(flags).encode(), source.read_bytes())}{suffix}"
-    return _made(result, ["g++", "-std=c++20", "-O1", "-fPIC", str(source), *flags])
-
-
-def _made(result: Path, command: Sequence[str]) -> Path:
-    """The file that a compiler makes, if it is not there yet: whole, since other processes build too."""
-    if not result.exists():
-        partial = result.with_suffix(f".{os.getpid()}{result.suffix}")
-        subprocess.run([*command, "-o", str(partial)], check=True)
-        partial.rename(result)
-    return result
-
-
-def _digest(*contents: bytes) -> str:
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
+    result = library.CACHE / f"{source.stem}-{library.digest(' '.join(flags).encode(), source.read_bytes())}{suffix}"
+    return library.made(result, ["g++", "-std=c++20", "-O1", "-fPIC", str(source), *flags])
 
 
 @cache

@@ -7,10 +7,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 SOURCES = Path(__file__).parents[1] / "src"
 CACHE = Path(__file__).parents[3] / "build" / "emulator"
@@ -37,26 +40,28 @@ def build() -> Path:
     headers = b"".join(path.read_bytes() for path in sorted(SOURCES.rglob("*.h")))
 
     def compiled(source: Path) -> Path:
-        content = headers + source.read_bytes() + " ".join(FLAGS).encode()
-        result = CACHE / f"{source.stem}-{hashlib.sha256(content).hexdigest()[:16]}.o"
-        if not result.exists():
-            partial = result.with_suffix(f".{os.getpid()}.o")
-            subprocess.run(["g++", *FLAGS, f"-I{SOURCES}", "-c", str(source), "-o", str(partial)], check=True)
-            partial.rename(result)  # whole or not there: other processes build too
-        return result
+        content = digest(headers, source.read_bytes(), " ".join(FLAGS).encode())
+        return made(CACHE / f"{source.stem}-{content}.o", ["g++", *FLAGS, f"-I{SOURCES}", "-c", str(source)])
 
-    CACHE.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sorted(SOURCES.rglob("*.cpp"))))
-    names = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
-    library = CACHE / names / "libcuda.so.1"
-    if not library.exists():
-        library.parent.mkdir(exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        link = ["g++", "-shared", "-Wl,-soname,libcuda.so.1", *map(str, objects), "-o", str(partial)]
-        subprocess.run(link, check=True)
-        partial.rename(library)
-    return library.parent
+    library = CACHE / digest(*(o.name.encode() for o in objects)) / "libcuda.so.1"
+    return made(library, ["g++", "-shared", "-Wl,-soname,libcuda.so.1", *map(str, objects)]).parent
+
+
+def made(result: Path, command: Sequence[str]) -> Path:
+    """The file that a compiler makes, if it is not there yet. Other processes that ask for it meanwhile wait."""
+    result.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(result.with_suffix(".lock")):
+        if not result.exists():
+            partial = result.with_suffix(f".partial{result.suffix}")
+            subprocess.run([*command, "-o", str(partial)], check=True)
+            partial.rename(result)  # whole or not there
+    return result
+
+
+def digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
 @cache

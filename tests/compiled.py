@@ -1,0 +1,38 @@
+"""What tests compile: each file once for its content and command, in whatever process it is asked for first."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def made(result: Path, command: Sequence[object]) -> Path:
+    """The file that a compiler makes, if it is not there yet.
+
+    Whoever asks for it meanwhile waits: pytest's workers would compile it side by side, for minutes.
+
+    Raises:
+        RuntimeError: with the compiler's output, where it fails.
+    """
+    result.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(result.with_suffix(".lock")):
+        if not result.exists():
+            partial = result.with_suffix(f".partial{result.suffix}")
+            run([*command, "-o", partial])
+            partial.rename(result)  # whole or not there
+    return result
+
+
+def run(command: Sequence[object]) -> None:
+    """Raises RuntimeError with the output of a command that fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")

@@ -111,4 +111,4 @@ def test_sanitizers_find_nothing():
     library = build([*SANITIZED, "-DCONVEXT_VECTOR_BYTES=32"])
     code = "import torch, test_harness, pathlib; torch.manual_seed(0); "
     code += f"test_harness.check_all(pathlib.Path({str(library)!r}))"
-    run_sanitized(["-c", code], str(Path(__file__).parent))
+    run_sanitized(["-c", code], os.pathsep.join([str(ROOT / "tests"), str(Path(__file__).parent)]))

@@ -81,7 +81,7 @@ struct Finish {
   template <int PIXELS, int VECTORS>
   CONVEXT_INLINE void finished(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step,
                                int64_t count = PIXELS) const {
-    if constexpr (PIXELS * VECTORS <= IN_REGISTERS)
+    if constexpr (PIXELS * VECTORS <= ARGUMENTS)
       handed<VECTORS>(sums, parts, to, step, count, typename IndicesTo<PIXELS * VECTORS>::type{});
     else
       written(sums, parts, to, step, count);
@@ -112,9 +112,9 @@ struct Finish {
   }
 
  private:
-  static constexpr int IN_REGISTERS = 8;  // vectors that a function takes in registers
+  static constexpr int ARGUMENTS = 8;  // vectors that a call passes in registers
 
-  // The many tiles of the same shape end in one function: a copy in each would be more code than the rest of them.
+  // The many tiles of one small shape end in one function: a copy in each would be more code than the rest of them.
   template <int VECTORS, int PIXELS, int... I>
   CONVEXT_INLINE void handed(const Sums<A, PIXELS, VECTORS>& sums, A* parts, T* to, int64_t step, int64_t count,
                              Indices<I...>) const {
@@ -142,7 +142,7 @@ struct Finish {
     const auto narrowed = [&](auto known) __attribute__((always_inline)) {
       each([&](Vector<A> z, T* at, int64_t) __attribute__((always_inline)) { narrow(at, with(known, bound(z))); });
     };
-    if constexpr (PIXELS * VECTORS <= IN_REGISTERS) {
+    if constexpr (PIXELS * VECTORS <= ARGUMENTS) {
       if (in_registers(narrowed)) return;
     } else if (is_done()) {
       return narrowed(Known<Activation::identity>{});

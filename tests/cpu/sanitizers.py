@@ -18,7 +18,7 @@ SANITIZED = [
 
 
 def run_sanitized(arguments: list[str], path: str) -> None:
-    """Runs Python with `arguments`, looking for modules in the folders of `path` too; fails where a sanitizer or the process does."""
+    """Runs Python with `arguments` and the folders of `path`; fails where a sanitizer or the process does."""
 
     def library(name: str) -> str:
         return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()

@@ -102,5 +102,5 @@ def test_unmeasured_dense_2d_convolutions_are_cudnns(table: Path) -> None:
 
 def test_off_cuda_auto_runs_no_kernel_for_gpus() -> None:
     on_a_cpu = replace(DEPTHWISE, device="cpu", arch=0)
-    assert registry.choose(on_a_cpu).provider in ("aten", "cpu", "plain")
-    assert registry.choose(replace(on_a_cpu, groups=1)).name == "aten.convolution"
+    for problem in (on_a_cpu, replace(on_a_cpu, groups=1)):
+        assert registry.choose(problem).provider in ("aten", "cpu", "plain")

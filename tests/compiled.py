@@ -26,13 +26,9 @@ def made(result: Path, command: Sequence[object]) -> Path:
     with FileLock(result.with_suffix(".lock")):
         if not result.exists():
             partial = result.with_suffix(f".partial{result.suffix}")
-            run([*command, "-o", partial])
+            words = [str(part) for part in (*command, "-o", partial)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
             partial.rename(result)  # whole or not there
     return result
-
-
-def run(command: Sequence[object]) -> None:
-    """Raises RuntimeError with the output of a command that fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")

@@ -104,3 +104,5 @@ def test_off_cuda_auto_runs_no_kernel_for_gpus() -> None:
     on_a_cpu = replace(DEPTHWISE, device="cpu", arch=0)
     for problem in (on_a_cpu, replace(on_a_cpu, groups=1)):
         assert registry.choose(problem).provider in ("aten", "cpu", "plain")
+    dense = replace(on_a_cpu, n=1, groups=1, input=(2, 2), output=(2, 2))  # smaller than any table for CPUs holds
+    assert registry.choose(dense).name == "aten.convolution"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -60,6 +61,15 @@ def never_returns(problem: ConvProblem) -> bool:
     few = p.groups == p.c == p.k <= 16
     large = p.face == "fprop" and p.channels_last and p.taps > 13 * 13
     return p.device == "cpu" and p.dtype is torch.bfloat16 and few and large
+
+
+@cache
+def onednn_dtypes() -> frozenset[torch.dtype]:
+    """In which oneDNN computes on this processor; none where torch was built without it."""
+    if not torch.backends.mkldnn.is_available():
+        return frozenset()
+    half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
+    return frozenset({torch.float32, *half})
 
 
 def why_not_both(dgrad: ConvProblem) -> str | None:

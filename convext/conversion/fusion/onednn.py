@@ -8,7 +8,6 @@ Its relu, clamp and hardsigmoid turn NaN into a number, where torch's keep it.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from convext.conversion.fusion import packed
 from convext.problem.epilogue import Epilogue
+from convext.providers import aten
 
 # By our name: oneDNN's, and the algorithm of those that have several.
 _NAMES = {
@@ -47,15 +47,6 @@ def takes(conv: Any, epilogue: Epilogue, adds: bool) -> bool:
     )
 
 
-@cache
-def dtypes() -> frozenset[torch.dtype]:
-    """In which oneDNN computes on this processor; none where torch was built without it."""
-    if not torch.backends.mkldnn.is_available():
-        return frozenset()
-    half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
-    return frozenset({torch.float32, *half})
-
-
 def is_on() -> bool:
     """Whether oneDNN is switched on: torch.backends.mkldnn.enabled, which takes longer to ask."""
     return torch._C._get_mkldnn_enabled()  # type: ignore[no-any-return]
@@ -63,7 +54,7 @@ def is_on() -> bool:
 
 def finishes(conv: Any, adds: bool) -> bool:
     """Whether what follows is computed before the store. To the results of several groups torch adds after it."""
-    return conv.weight.dtype in dtypes() and is_on() and (not adds or conv.groups == 1)
+    return conv.weight.dtype in aten.onednn_dtypes() and is_on() and (not adds or conv.groups == 1)
 
 
 def lay_out(conv: Any) -> None:
@@ -84,7 +75,7 @@ class Packed(packed.Packed):
 
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether `run` computes it. Not what is empty, nor what torch refuses."""
-        if x.dtype not in dtypes() or not is_on():
+        if x.dtype not in aten.onednn_dtypes() or not is_on():
             return False
         shape = self.result_of(x.shape)
         if shape is None or residual is None:

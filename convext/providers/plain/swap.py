@@ -22,7 +22,8 @@ from convext.providers import aten
 def why_not(problem: ConvProblem) -> str | None:
     """fprop and dgrad at stride 1, whose other side has no negative padding, in dtypes that were measured.
 
-    In float16 torch's input gradient of some 3-D problems errs fifty times as much as its forward.
+    In float16 torch's input gradient of some 3-D problems errs fifty times as much as its forward, and so does that of
+    bfloat16 where oneDNN does not compute it: torch rounds the sum at each tap.
     """
     if problem.dtype not in (torch.float32, torch.bfloat16):
         return f"computes float32 and bfloat16, not {problem.dtype}"
@@ -34,6 +35,8 @@ def why_not(problem: ConvProblem) -> str | None:
         return "would be torch's bfloat16 forward of large kernels on few channels in channels last, which hangs"
     if min(_pad(problem)) < 0:
         return f"pads {_pad(problem)} on the other side, where torch pads by 0 or more"
+    if problem.dtype == torch.bfloat16 and problem.dtype not in aten.onednn_dtypes():
+        return "would have torch round bfloat16 sums at each tap: oneDNN does not compute it on this processor"
     return None
 
 

@@ -5,6 +5,7 @@ Without a GPU, Triton's kernels run through Triton's interpreter, which has to b
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
@@ -27,6 +28,8 @@ collect_ignore = ["emulator"]  # compiles its kernels, where these are interpret
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    import interpreter  # noqa: F401
 
 
 @pytest.fixture(scope="session")

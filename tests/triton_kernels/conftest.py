@@ -1,4 +1,4 @@
-"""What the tests of Triton kernels share: an interpreter that rounds as the hardware does, and poisoned memory.
+"""What the tests of Triton kernels share: poisoned memory.
 
 Fixtures:
     poisoned: within the test, memory that is allocated uninitialised holds NaN, and stands between guard borders that
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -94,57 +93,3 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     for t in allocated:
         assert border_intact(t), f"something was written beside a result of shape {tuple(t.shape)}"
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    def _widened(handle: interpreter.TensorHandle) -> np.ndarray:
-        """The numbers in a handle: bfloat16 is stored as its 16 bits, which are the upper half of a float32."""
-        if handle.dtype.scalar == tl.bfloat16:
-            return (handle.data.astype(np.uint32) << 16).view(np.float32)
-        return handle.data
-
-    def _bfloat16_bits(data: np.ndarray) -> np.ndarray:
-        """float32 to the bits of bfloat16, rounded to nearest even as the hardware does; NaN stays NaN."""
-        bits = np.ascontiguousarray(data, dtype=np.float32).view(np.uint32)
-        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)
-
-    _cast = interpreter.InterpreterBuilder.cast_impl
-
-    def _cast_impl(
-        self: interpreter.InterpreterBuilder, src: interpreter.TensorHandle, dst_type: Any
-    ) -> interpreter.TensorHandle:
-        """Casts as Triton's own, which truncates to bfloat16, but rounds."""
-        source, to = src.dtype.scalar, dst_type.scalar
-        if tl.bfloat16 not in (source, to) or source == to:
-            return _cast(self, src, dst_type)
-        data = _widened(src)
-        data = _bfloat16_bits(data) if to == tl.bfloat16 else data.astype(interpreter._get_np_dtype(dst_type))
-        return interpreter.TensorHandle(data, to)
-
-    def _create_dot(
-        self: interpreter.InterpreterBuilder,
-        a: interpreter.TensorHandle,
-        b: interpreter.TensorHandle,
-        d: interpreter.TensorHandle,
-        *_: Any,
-    ) -> interpreter.TensorHandle:
-        """A product of numbers; Triton's own multiplies the bits of bfloat16."""
-        product = np.matmul(_widened(a).astype(d.data.dtype), _widened(b).astype(d.data.dtype))
-        return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
-
-    interpreter.InterpreterBuilder.cast_impl = _cast_impl
-    interpreter.InterpreterBuilder.create_dot = _create_dot
-
-    _patching_call = interpreter.InterpretedFunction.__call__
-
-    def _call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
-        """A call from one kernel function to another. Triton's own patches triton.language anew each time."""
-        if self.fn.__globals__.get("tl") is tl:
-            return self.rewrite()(*args, **kwargs)
-        return _patching_call(self, *args, **kwargs)
-
-    interpreter.InterpretedFunction.__call__ = _call

@@ -119,20 +119,6 @@ struct Int {
   static constexpr int value = I;
 };
 
-// Calls `body` with Int<0> to Int<N - 1>. What lies in arrays stays in registers, as it may not in a loop.
-template <int N, int I = 0, class Body>
-CONVEXT_INLINE void unrolled(const Body& body) {
-  if constexpr (I < N) {
-    body(Int<I>{});
-    unrolled<N, I + 1>(body);
-  }
-}
-
-#define CONVEXT_EACH(index) [&](auto index) __attribute__((always_inline))
-#define CONVEXT_EACH2(first, second) [&](auto first, auto second) __attribute__((always_inline))
-
-// ------------------------------------------------------------------------------------------------- lanes, moved
-
 template <int... I>
 struct Indices {};
 
@@ -143,6 +129,22 @@ template <int... I>
 struct IndicesTo<0, I...> {
   using type = Indices<I...>;
 };
+
+template <class Body, int... I>
+CONVEXT_INLINE void unrolled(const Body& body, Indices<I...>) {
+  (body(Int<I>{}), ...);
+}
+
+// Calls `body` with Int<0> to Int<N - 1>. What lies in arrays stays in registers, as it may not in a loop.
+template <int N, class Body>
+CONVEXT_INLINE void unrolled(const Body& body) {
+  unrolled(body, typename IndicesTo<N>::type{});
+}
+
+#define CONVEXT_EACH(index) [&](auto index) __attribute__((always_inline))
+#define CONVEXT_EACH2(first, second) [&](auto first, auto second) __attribute__((always_inline))
+
+// ------------------------------------------------------------------------------------------------- lanes, moved
 
 // Of two rows that are BIT apart, the two that a transposition of their BIT x BIT blocks leaves there.
 template <int BIT, class V, int... I>

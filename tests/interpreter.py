@@ -1,0 +1,71 @@
+"""Triton's interpreter as the tests run it: rounding as the hardware does, without what takes time and says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+# Whether integers overflow is asked of every sum and product, in int64, which is most of an interpreter's time; the
+# answer is read in debug mode alone.
+interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+
+
+def _widened(handle: interpreter.TensorHandle) -> np.ndarray:
+    """The numbers in a handle: bfloat16 is stored as its 16 bits, which are the upper half of a float32."""
+    if handle.dtype.scalar == tl.bfloat16:
+        return (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return handle.data
+
+
+def _bfloat16_bits(data: np.ndarray) -> np.ndarray:
+    """float32 to the bits of bfloat16, rounded to nearest even as the hardware does; NaN stays NaN."""
+    bits = np.ascontiguousarray(data, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(data), np.uint16(0x7FC0), rounded)
+
+
+_cast = interpreter.InterpreterBuilder.cast_impl
+
+
+def _cast_impl(
+    self: interpreter.InterpreterBuilder, src: interpreter.TensorHandle, dst_type: Any
+) -> interpreter.TensorHandle:
+    """Casts as Triton's own, which truncates to bfloat16, but rounds."""
+    source, to = src.dtype.scalar, dst_type.scalar
+    if tl.bfloat16 not in (source, to) or source == to:
+        return _cast(self, src, dst_type)
+    data = _widened(src)
+    data = _bfloat16_bits(data) if to == tl.bfloat16 else data.astype(interpreter._get_np_dtype(dst_type))
+    return interpreter.TensorHandle(data, to)
+
+
+def _create_dot(
+    self: interpreter.InterpreterBuilder,
+    a: interpreter.TensorHandle,
+    b: interpreter.TensorHandle,
+    d: interpreter.TensorHandle,
+    *_: Any,
+) -> interpreter.TensorHandle:
+    """A product of numbers; Triton's own multiplies the bits of bfloat16."""
+    product = np.matmul(_widened(a).astype(d.data.dtype), _widened(b).astype(d.data.dtype))
+    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+
+interpreter.InterpreterBuilder.cast_impl = _cast_impl
+interpreter.InterpreterBuilder.create_dot = _create_dot
+
+_patching_call = interpreter.InterpretedFunction.__call__
+
+
+def _call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
+    """A call from one kernel function to another. Triton's own patches triton.language anew each time."""
+    if self.fn.__globals__.get("tl") is tl:
+        return self.rewrite()(*args, **kwargs)
+    return _patching_call(self, *args, **kwargs)
+
+
+interpreter.InterpretedFunction.__call__ = _call

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+import commits
 import hypothesis
 import pytest
 import torch
@@ -30,6 +31,17 @@ if not HAS_CUDA:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     import interpreter  # noqa: F401
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the tests that take turns, each of which compiles for minutes, a commit meets one name's."""
+    turns = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("turn"))}
+    if not turns or os.environ.get("CONVEXT_TURNS") == "all":
+        return
+    names = sorted(set(turns.values()))
+    others = [item for item, turn in turns.items() if turn != names[commits.number() % len(names)]]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,16 @@ from triton.runtime import interpreter
 # Whether integers overflow is asked of every sum and product, in int64, which is most of an interpreter's time; the
 # answer is read in debug mode alone.
 interpreter.interpreter_builder.options = replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+
+_numbers = cache(interpreter._get_np_dtype)
+
+
+def _numpy_dtype(of: Any) -> np.dtype[Any]:
+    """Triton's own makes the table that it reads at each call."""
+    return np.dtype(np.uint64) if isinstance(of.scalar, tl.pointer_type) else _numbers(of.scalar)
+
+
+interpreter._get_np_dtype = _numpy_dtype
 
 
 def _widened(handle: interpreter.TensorHandle) -> np.ndarray:
@@ -39,7 +50,7 @@ def _cast_impl(
     if tl.bfloat16 not in (source, to) or source == to:
         return _cast(self, src, dst_type)
     data = _widened(src)
-    data = _bfloat16_bits(data) if to == tl.bfloat16 else data.astype(interpreter._get_np_dtype(dst_type))
+    data = _bfloat16_bits(data) if to == tl.bfloat16 else data.astype(_numpy_dtype(dst_type))
     return interpreter.TensorHandle(data, to)
 
 

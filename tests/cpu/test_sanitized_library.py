@@ -53,6 +53,7 @@ ASKED = {
 
 
 @pytest.mark.long
+@pytest.mark.turn("rooms")
 @pytest.mark.parametrize("room", TESTS)
 def test_sanitizers_find_nothing(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("g++") is None:

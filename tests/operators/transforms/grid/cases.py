@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 from itertools import combinations, product
-from pathlib import Path
 
+import commits
 import torch
 from convolutions import CONVOLUTIONS
 from nestings import FORWARD_MODE, LEVELS, REVERSE_MODE
@@ -110,14 +109,7 @@ def _compiles(levels: tuple[str, ...]) -> bool:
 
 def seed() -> int:
     """Of the samples: CONVEXT_GRID_SEED where it is set, else the commit, so that every commit tries other cases."""
-    if "CONVEXT_GRID_SEED" in os.environ:
-        return int(os.environ["CONVEXT_GRID_SEED"])
-    for variable in ("GITHUB_SHA", "CI_COMMIT_SHA"):
-        if variable in os.environ:
-            return int(os.environ[variable][:8], 16)
-    git = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout
-    return int(commit[:8] or "0", 16)  # 0 where there is no repository
+    return int(os.environ["CONVEXT_GRID_SEED"]) if "CONVEXT_GRID_SEED" in os.environ else commits.number()
 
 
 def skeletons() -> list[Case]:

@@ -3,8 +3,8 @@
 Metadata lives in pyproject.toml. Both need torch's headers at build time: those of the torch that is there, else pip
 fetches one. The first needs nvcc, and no GPU, the second a C++ compiler. Without them the install goes on, and says
 what is missing; CONVEXT_CUDA=1 makes that an error for the CUDA library. MAX_JOBS limits the compilers that run at
-once, and CONVEXT_ARCHS="90a" builds the CUDA library for these architectures alone: a third of the time, for the GPU
-that is here.
+once, and CONVEXT_ARCHS="90a" builds the CUDA library for these architectures alone: half the time, for the GPU that
+is here.
 """
 
 import importlib.util

@@ -12,7 +12,7 @@ from convext.causal_conv1d import causal_conv1d_fn
 
 def few(provider: str, layout: str, channels: int) -> int:
     """Where positions are innermost, each channel is a program, and Triton's interpreter runs them one by one."""
-    return 3 if provider == "triton" and layout != "channels" else channels
+    return 2 if provider == "triton" and layout != "channels" else channels
 
 
 def refuses(provider: str, width: int, dilation: int = 1) -> bool:

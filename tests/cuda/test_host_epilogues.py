@@ -95,6 +95,7 @@ def test_activations_and_residuals(host_library: Path, kernel, face, last, dtype
 
 
 @pytest.mark.long
+@pytest.mark.turn("epilogues")
 @each_dtype
 @each_layout
 @each_face

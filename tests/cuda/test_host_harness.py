@@ -26,8 +26,7 @@ def run_tests(library: Path, *arguments: object) -> "subprocess.CompletedProcess
 
 
 @pytest.mark.long
-@pytest.mark.turn("cuda")
-@pytest.mark.parametrize("family", ["stencil", "igemm"])
+@pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.turn(name)) for name in ("stencil", "igemm")])
 def test_clean_under_sanitizers(family: str) -> None:
     """Templates for float32 and bfloat16; half is bfloat16's."""
     names = [name for name in host_build.sources() if name.startswith(family) and "half" not in name]
@@ -108,7 +107,7 @@ def test_bug_has_its_one_place(bug: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.turn("rooms")
+@pytest.mark.turn("igemm")
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bug_is_caught(bug: str) -> None:
     planted = PLANTED[bug]

@@ -32,7 +32,7 @@ from convext.triton_kernels.pointwise.launch import channels_launch, pixels_laun
 from convext.triton_kernels.tiles import Tile
 
 ARCHITECTURES = (80, 90, 120)
-EACH = 3  # cases of the sample for each kernel on each architecture
+EACH = 2  # cases of the sample for each kernel on each architecture
 BOX_TILE = Tile(64, 64, 64, 4, 2)  # 64 columns, which are the rows of a WGMMA
 POINTWISE_TILE = Tile(64, 64, 128, 4, 3)
 WIDE = {"triton.igemm": "boxes", "triton.pointwise": "in 4 warps"}

@@ -19,10 +19,10 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 test: $(STAMP)
 	$(PYTEST) -m "not long" tests
 
-# What every commit has to pass: also what takes minutes; the compiled Triton kernels, a sample of their cases, on an emulated
-# GPU; the documentation.
+# What every commit has to pass: also what takes minutes, of which some take turns from commit to commit; the compiled Triton
+# kernels, a sample of their cases, on an emulated GPU; the documentation.
 test-all: test docs
-	$(PYTEST) -m long tests
+	CONVEXT_TURNS=1 $(PYTEST) -m long tests
 	$(PYTEST) tests/emulator
 
 # What is asked of every operator and layer, asked of the kernels for CPUs wherever they take a call. A few tests hold float32 to

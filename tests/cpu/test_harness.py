@@ -1,7 +1,6 @@
 """The kernels without torch, under the sanitizers, with vectors of the widest instruction set.
 
-Where the machine does not have it the compiler splits them. Narrower ones are run as they are installed, by
-test_kernels.py.
+The compiler splits them into AVX2's. Narrower ones are run as they are installed, by test_kernels.py.
 """
 
 import ctypes

@@ -36,7 +36,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With CONVEXT_TURNS, of the tests that take turns, each of which compiles for minutes, those of one name alone."""
     turns = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("turn"))}
-    if not turns or "CONVEXT_TURNS" not in os.environ:
+    if not turns or not os.environ.get("CONVEXT_TURNS"):
         return
     names = sorted(set(turns.values()))
     others = [item for item, turn in turns.items() if turn != names[commits.number() % len(names)]]

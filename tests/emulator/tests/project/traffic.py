@@ -9,6 +9,7 @@ Memory holds zeros, most of which no page is ever given for. The launches are th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,24 @@ def with_memory(argument: Any) -> Any:
         return argument
     extent = sum((size - 1) * stride for size, stride in zip(argument.shape, argument.stride(), strict=True)) + 1
     return torch.zeros(extent, dtype=argument.dtype).as_strided(argument.shape, argument.stride())
+
+
+def recognised_by(launch: Launch) -> str:
+    """16 hexadecimal digits that change with the kernel's code and with all it is launched with: tiles are arguments."""
+    code = fingerprint(Specimen("", None, launch, 1), ARCH)
+    parts = (code, launch.programs, _described(launch.arguments))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _described(argument: Any) -> Any:
+    """A launch's argument with dtypes and strides in place of tensors, which print on "meta" without the latter."""
+    if isinstance(argument, tuple):
+        return tuple(_described(element) for element in argument)
+    if isinstance(getattr(argument, "base", None), Tensor):
+        return {name: _described(value) for name, value in vars(argument).items()}
+    if not isinstance(argument, Tensor):
+        return argument
+    return argument.dtype, tuple(argument.shape), argument.stride()
 
 
 def counted(launch: Launch) -> Counts:
@@ -88,7 +107,7 @@ def work() -> Iterator[tuple[str, list[Launch], list[str]]]:
             problem = problem_of(layer, face)
             if (kernel := kernel_of(problem)) is not None:
                 launches, _ = launches_of(kernel, problem)
-                yield f"{layer.id} {face}", launches, [fingerprint(Specimen("", None, x, 1), ARCH) for x in launches]
+                yield f"{layer.id} {face}", launches, [recognised_by(launch) for launch in launches]
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton._utils import validate_block_shape
 from triton.runtime import interpreter
 
 # Whether integers overflow is asked of every sum and product, in int64, which is most of an interpreter's time; the
@@ -23,6 +25,37 @@ def _numpy_dtype(of: Any) -> np.dtype[Any]:
 
 
 interpreter._get_np_dtype = _numpy_dtype
+
+
+@cache
+def _sizes(shape: tuple[int, ...]) -> tuple[tl.tuple, int]:
+    """The sizes of a block as Triton's types hold them, and their product."""
+    return tl.tuple(shape), validate_block_shape(shape)
+
+
+@cache
+def _constants(shape: tuple[int, ...]) -> tuple[tl.tuple, tl.constexpr]:
+    """The same as its tensors hold them."""
+    return tl.tuple([tl.constexpr(size) for size in shape]), tl.constexpr(math.prod(shape))
+
+
+def _block_type(self: tl.block_type, element_ty: tl.dtype, shape: Any) -> None:
+    """Triton's own, made for each operation of a kernel anew, makes a type for each number."""
+    sizes = tuple(size.value if isinstance(size, tl.constexpr) else size for size in shape)
+    if not sizes:
+        raise TypeError("0d block_type is forbidden")
+    self.element_ty, (self.shape, self.numel) = element_ty, _sizes(sizes)
+    self.name = f"<{sizes}, {element_ty}>"
+
+
+def _tensor(self: tl.tensor, handle: interpreter.TensorHandle, type: tl.dtype) -> None:
+    """The same of Triton's own for the result of each operation."""
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = _constants(tuple(type.shape) if type.is_block() else ())
+
+
+tl.block_type.__init__ = _block_type
+tl.tensor.__init__ = _tensor
 
 
 def _widened(handle: interpreter.TensorHandle) -> np.ndarray:

@@ -9,14 +9,12 @@ its cases that rank first by a hash of their name and the commit: another commit
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+import commits
 import torch
 from gpu_emulator.triton_device import emulated
 from torch import Tensor
@@ -172,20 +170,10 @@ def every() -> tuple[Case, ...]:
     return tuple(cases)
 
 
-def commit() -> str:
-    """What the sample turns with: the commit, or what EMULATOR_COMMIT says."""
-    if "EMULATOR_COMMIT" in os.environ:
-        return os.environ["EMULATOR_COMMIT"]
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    return found.stdout.strip()
-
-
 @cache
 def sample() -> tuple[Case, ...]:
     """At least EACH cases for each kernel on each architecture, and one for each of its faces."""
-    turn = commit()
+    turn = commits.number()
     ranked = sorted(every(), key=lambda case: hashlib.sha256(f"{turn} {case}".encode()).digest())
     taken: list[Case] = []
     faces, times = set[tuple[str, Face]](), Counter[str]()

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import commits
 import pytest
 import torch
-from cases import ARCHITECTURES, commit
+from cases import ARCHITECTURES
 from gpu_emulator import library
 from gpu_emulator.triton_device import emulated
 from torch import Tensor
@@ -72,7 +73,7 @@ def sample(cases: list[tuple], count: int) -> list[tuple]:
     """So many of them, other ones with another commit."""
     if os.environ.get("EMULATOR_ALL"):
         return cases
-    return sorted(cases, key=lambda case: hashlib.sha256(f"{commit()} {case}".encode()).digest())[:count]
+    return sorted(cases, key=lambda case: hashlib.sha256(f"{commits.number()} {case}".encode()).digest())[:count]
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import json
 import random
 from typing import Any
 
+import commits
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton
-from cases import commit
 from gpu_emulator.triton_device import emulated
 from traffic import ARCH, RESULTS, row, work
 
@@ -31,7 +31,7 @@ def test_every_layer_was_counted_as_it_would_run_now() -> None:
 def test_some_layers_counted_again() -> None:
     """Others for each commit. The same blocks run, on the same seed."""
     short = {name: found for name, found, _ in work() if max(launch.trips for launch in found) <= SHORT}
-    chosen = random.Random(commit()).sample(sorted(short), AGAIN)
+    chosen = random.Random(commits.number()).sample(sorted(short), AGAIN)
     with emulated(ARCH):
         for name in chosen:
             expected = {key: value for key, value in COMMITTED[name].items() if key != "launches"}

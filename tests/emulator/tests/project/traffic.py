@@ -49,7 +49,7 @@ def with_memory(argument: Any) -> Any:
 
 
 def recognised_by(launch: Launch) -> str:
-    """16 hexadecimal digits that change with the kernel's code and with all it is launched with: tiles are arguments."""
+    """16 hexadecimal digits that change with the kernel and with all it is launched with: tiles are arguments."""
     code = fingerprint(Specimen("", None, launch, 1), ARCH)
     parts = (code, launch.programs, _described(launch.arguments))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

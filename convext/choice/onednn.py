@@ -3,38 +3,47 @@
     depthwise, 3x3                      a kernel for depthwise ones, near the machine's limit
     the same with pads of 7 and more    im2col and a product for each group: several times as long
 
-Read off ONEDNN_VERBOSE (torch 2.13, oneDNN 3.12, AVX-512): right for 98.7% of 5,996 depthwise and grouped calls.
-A wrong answer costs no more than the table's guess from rows that are less alike.
+Read off ONEDNN_VERBOSE (torch 2.13, oneDNN 3.12): on AVX-512 right for 98.7% of 5,996 depthwise and grouped calls, on
+AVX2 for 99.8% of 3,342. A wrong answer costs no more than the table's guess from rows that are less alike.
 """
 
 from __future__ import annotations
 
-from convext.problem import ConvProblem
+import torch
 
-PIXELS = 6  # of a row that a depthwise kernel sums at a time, in AVX-512: no pad may reach beyond them
+from convext.problem import ConvProblem
+from convext.providers import aten
 
 
 def kernel_of(problem: ConvProblem) -> str:
-    """By oneDNN's names: "gemm" (im2col), "depthwise", "depthwise brgemm", "brgemm", and "direct" for all others."""
+    """By oneDNN's names: "gemm" (im2col), "depthwise", "depthwise brgemm", "brgemm", and "direct" for all others.
+
+    "none" where torch does not ask oneDNN.
+    """
     p = problem
-    if p.c == p.k == p.groups:
-        return {"fprop": _depthwise, "dgrad": _depthwise_by_x, "wgrad": _depthwise_by_w}[p.face](p)
     if p.groups == 1:
         return "direct"
+    if p.dtype not in aten.onednn_dtypes():
+        return "none"
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return {"fprop": _fprop_avx2, "dgrad": _dgrad_avx2, "wgrad": _wgrad_avx2}[p.face](p)
+    if p.c == p.k == p.groups:
+        return {"fprop": _depthwise, "dgrad": _depthwise_by_x, "wgrad": _depthwise_by_w}[p.face](p)
     return _grouped(p)
 
 
-def _depthwise(p: ConvProblem) -> str:
-    if p.rank == 3:
-        return "depthwise brgemm" if not _dilated(p) else "direct" if p.channels_last else "gemm"
+def _depthwise(p: ConvProblem, most: int = 6) -> str:
+    """`most`: pixels of a row that a depthwise kernel sums at a time: no pad may reach beyond them."""
+    if p.rank == 3 and not _dilated(p):
+        return "depthwise brgemm"
     begin, end = _pads(p)
     if p.channels_last and p.rank == 2 and not _dilated(p) and begin < p.kernel[-1]:
         return "depthwise brgemm"
-    at_once = min(PIXELS, p.output[-1])
+    at_once = min(most, p.output[-1])
     beyond = end - p.output[-1] % at_once * p.stride[-1]  # of the last whole tile
-    if begin <= at_once and beyond <= at_once:
+    if p.rank < 3 and begin <= at_once and beyond <= at_once:
         return "depthwise"
-    return "direct" if p.channels_last and p.rank == 2 else "gemm"
+    return "direct" if p.channels_last and p.rank > 1 else "gemm"
 
 
 def _depthwise_by_x(p: ConvProblem) -> str:
@@ -71,6 +80,40 @@ def _grouped(p: ConvProblem) -> str:
     if half:
         return "direct" if blocks else "brgemm"
     return "direct" if p.face == "fprop" or p.rank > 1 else "brgemm"
+
+
+def _fprop_avx2(p: ConvProblem) -> str:
+    if p.c == p.k == p.groups:
+        found = _depthwise(p, most=4)
+        return "gemm" if found == "direct" else found
+    if p.channels_last:
+        return "brgemm"
+    return "direct" if p.c // p.groups == 8 and max(_pads(p)) <= 3 else "gemm"
+
+
+def _dgrad_avx2(p: ConvProblem) -> str:
+    strided, dilated = max(p.stride) > 1, _dilated(p)
+    if p.c == p.k == p.groups:
+        if p.rank < 3 and not dilated:
+            return "depthwise"
+        direct = p.channels_last and p.rank > 1 and not strided
+    elif p.channels_last:
+        if not strided:
+            return "brgemm"
+        direct = p.rank == 2 and not dilated
+    else:
+        direct = p.c // p.groups == 8 and not (strided and (p.rank == 1 or dilated))
+    near = strided or _span(p) - 1 - min(_pads(p)) < 8  # what a row's ends read beyond it
+    return "direct" if direct and near else "gemm"
+
+
+def _wgrad_avx2(p: ConvProblem) -> str:
+    depthwise, eights, rows = p.c == p.k == p.groups, p.c // p.groups == 8, p.kernel[-1] <= min(13, p.input[-1])
+    if depthwise and p.rank < 3 and not _dilated(p) and p.kernel[-1] <= 3:
+        return "depthwise"
+    if _dilated(p) or not rows or (p.rank == 3 and (max(_pads(p)) > 0 or not p.channels_last)):
+        return "gemm"
+    return "direct" if eights or (p.channels_last and p.rank > 1) else "gemm"
 
 
 def _dilated(p: ConvProblem) -> bool:

@@ -34,12 +34,39 @@ CALLS = {
     "groups of 8, weight gradient": ("wgrad", 8, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
     "groups of 4, weight gradient": ("wgrad", 4, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
 }  # fmt: skip
+AVX2 = {
+    "pads of 5": ("fprop", 1, 24, (40, 40), 11, 1, 5, 1, torch.float32, False),
+    "pads of 5, channels last": ("fprop", 1, 24, (40, 40), 3, 1, 5, 5, torch.float32, True),
+    "3d dilated, channels last": ("fprop", 1, 24, (8, 9, 10), 3, 1, 2, 2, torch.float32, True),
+    "input gradient, far beyond, channels last": ("dgrad", 1, 24, (40, 40), 3, 1, 0, 7, torch.float32, True),
+    "weight gradient, dilated, channels last": ("wgrad", 1, 24, (20, 20), 5, 1, 4, 2, torch.float32, True),
+    "weight gradient, 3d, channels last": ("wgrad", 1, 24, (8, 9, 10), 3, 1, 1, 1, torch.float32, True),
+    "groups of 8": ("fprop", 8, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 8, pads of 4": ("fprop", 8, 6, (20, 20), 9, 1, 4, 1, torch.float32, False),
+    "groups of 8, input gradient": ("dgrad", 8, 6, (20, 20), 3, 1, 1, 1, torch.float32, False),
+    "groups of 8, input gradient, far beyond": ("dgrad", 8, 6, (40,), 9, 1, 0, 1, torch.float32, False),
+    "groups of 8, input gradient, strided row": ("dgrad", 8, 6, (41,), 3, 2, 1, 1, torch.float32, False),
+    "groups of 8, input gradient, strided": ("dgrad", 8, 6, (41, 41), 3, 2, 1, 1, torch.float32, False),
+    "groups of 6, input gradient, channels last": ("dgrad", 6, 6, (20, 20), 3, 1, 1, 1, torch.float32, True),
+}  # fmt: skip
 
 
-@pytest.mark.skipif(library.machine() != "amd-avx512", reason="read off on AMD's AVX-512; oneDNN has others elsewhere")
+@pytest.mark.skipif(
+    library.machine() not in ("amd-avx2", "amd-avx512"), reason="read off on AMD's; oneDNN may have others elsewhere"
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_names_what_ran(name, capfd):
-    face, channels, groups, input, taps, stride, pad, dilation, dtype, channels_last = CALLS[name]
+    assert_names_what_ran(CALLS[name], capfd)
+
+
+@pytest.mark.skipif(library.machine() != "amd-avx2", reason="what AVX2 alone computes so was read off there")
+@pytest.mark.parametrize("name", AVX2)
+def test_names_what_ran_in_avx2(name, capfd):
+    assert_names_what_ran(AVX2[name], capfd)
+
+
+def assert_names_what_ran(call, capfd):
+    face, channels, groups, input, taps, stride, pad, dilation, dtype, channels_last = call
     kernel, strides, pads, dilations = ((value,) * len(input) for value in (taps, stride, pad, dilation))
     p = ConvProblem(
         face, 2, channels * groups, channels * groups, groups, input, kernel,

@@ -44,10 +44,15 @@ SECONDS = 2.0  # of sampling for each network and kind of work
 
 @dataclass(frozen=True)
 class Network:
-    """What builds a network, and the shape of what it reads after the batch."""
+    """What builds a network, and the shape of what it reads after the batch.
+
+    Attributes:
+        trains_on_one: whether a step of one image is possible: not where a batch norm follows a pool to one pixel.
+    """
 
     build: Callable[[], torch.nn.Module]
     shape: tuple[int, ...] = (3, SIZE, SIZE)
+    trains_on_one: bool = True
 
     @property
     def formats(self) -> dict[str, torch.memory_format]:
@@ -63,7 +68,9 @@ def builders() -> dict[str, Network]:
         from torchvision import models
 
         found |= {f"torchvision {name}": Network(partial(models.get_model, name)) for name in TORCHVISION}
-        found |= {f"torchvision {name}": Network(partial(_segmentation, name)) for name in SEGMENTATION}
+        found |= {
+            f"torchvision {name}": Network(partial(_segmentation, name), trains_on_one=False) for name in SEGMENTATION
+        }
     if importlib.util.find_spec("timm"):
         import timm
 
@@ -126,6 +133,8 @@ def compare(name: str, network: Network, device: str, dtype: torch.dtype) -> lis
     lines = []
     with cudnn_benchmark(True):
         for work in ("forward", "step"):
+            if work == "step" and BATCH[device] == 1 and not network.trains_on_one:
+                continue
             networks = contenders(network, inputs, training=work == "step")
             for layout in inputs:
                 said = str(convext.report(networks[f"convext/{layout}"]))
@@ -179,8 +188,12 @@ def main(device: str, minutes: float | None = None) -> int:
     with Progress(len(found), minutes) as progress:
         try:
             while left and (minutes is None or time.monotonic() < begin + 60 * minutes):
-                progress.begin(left[0])
-                body += compare(left[0], found[left[0]], device, dtype)
+                name = left[0]
+                progress.begin(name)
+                try:
+                    body += compare(name, found[name], device, dtype)
+                except Exception as error:  # one network's: what was timed of the others is told
+                    body.append([Cell(name), Cell("not timed"), Cell(str(error).partition("\n")[0], "failed")])
                 progress.step(left.pop(0))
         except KeyboardInterrupt:
             interrupted = True

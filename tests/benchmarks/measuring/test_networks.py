@@ -99,3 +99,24 @@ def test_without_packages_the_small_networks_are_timed(
     said = capsys.readouterr().out
     assert "pip install torchvision" in said
     assert str(list(small_networks.NETWORKS)) in said
+
+
+def test_what_one_network_raises_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compare(name: str, *rest: Any) -> list[list[networks.Cell]]:
+        if name == list(small_networks.NETWORKS)[1]:
+            raise ValueError("Expected more than 1 value\nper channel")
+        return [[networks.Cell(name)]]
+
+    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(networks, "compare", compare)
+    monkeypatch.setattr(networks, "show", lambda headers, body, title: print([line[-1].text for line in body]))
+    assert networks.main("cpu") == 1
+    first, _, last = small_networks.NETWORKS
+    assert str([first, "Expected more than 1 value", last]) in capsys.readouterr().out
+
+
+def test_a_network_that_cannot_train_on_one_image_answers_alone() -> None:
+    answers = networks.Network(NETWORK.build, NETWORK.shape, trains_on_one=False)
+    assert [line[1].text for line in networks.compare("small", answers, "cpu", torch.float32)] == ["forward"]

@@ -102,6 +102,13 @@ def test_elsewhere_only_what_wins_three_times_on_every_machine(tables):
     assert name(problem()) is None
 
 
+def test_elsewhere_machines_on_which_nothing_near_was_measured_are_not_asked(tables):
+    tables("other", 1, (problem(), {"a": (4.0, 3.5)}))
+    tables("third", 1, (problem("dgrad"), {"a": (9.0, 9.0)}))
+    assert name(problem()) == "a"
+    assert name(problem("fprop")) is None
+
+
 def test_more_threads_are_another_table(tables):
     tables("here", 1, (problem(), {"a": (2.0, 1.9)}))
     assert name(problem(), threads=1) == "a"

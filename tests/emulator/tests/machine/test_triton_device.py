@@ -97,12 +97,14 @@ def test_unwritten_tensor() -> None:
 
 
 def test_too_much_shared_memory() -> None:
-    """Triton refuses by what the driver says of the device: 99 KiB on one, 227 on the other."""
-    a, b = torch.zeros(128, 128).half(), torch.zeros(128, 128).half()
+    """Triton refuses by what the driver says of the device: 99 KiB on one, 227 on the other, of which 128 are taken."""
+    a, b, c = torch.zeros(128, 128), torch.zeros(128, 128), torch.full((128, 128), 7.0)
     with emulated(120), pytest.raises(Exception, match="out of resource: shared memory"):
-        multiply[(1,)]((torch.zeros(256, 256), 1), torch.zeros(256, 256), torch.empty(256, 256), N=256)
+        multiply[(1,)]((a, 5), b, c, N=128)
+    assert c.eq(7).all()
     with emulated(90):
-        multiply[(1,)]((a, 5), b, torch.empty(128, 128), N=128)
+        multiply[(1,)]((a, 5), b, c, N=128)
+    assert c.eq(0).all()
 
 
 def test_no_such_device() -> None:

@@ -22,6 +22,9 @@ PROBLEMS = [
     (1, 4, 6, 1, (4, 6, 2), (2, 3, 1), (2, 3, 1), 0, 0, 1),
     (2, 4, 4, 1, (9,), (3,), 3, 0, 0, 1),
     (1, 4, 8, 4, (9, 9), (3, 3), 2, 1, 1, 1),
+    (1, 8, 128, 1, (28, 28), (3, 3), 1, 1, 1, 1),  # sums of many products
+    (1, 11, 64, 1, (128, 128), (3, 3), 1, 8, 8, 8),
+    (1, 12, 5, 1, (64, 64), (3, 3), 1, 8, 8, 8),
 ]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MODULES = {"plain.swap": swap, "plain.taps": taps, "plain.shuffle": shuffle, "plain.widened": widened}
@@ -64,6 +67,8 @@ HANGS = {
         ("plain.swap", {"pad": (3, 1), "output": (6, 4)}, "pads (-1, 1) on the other side"),
         ("plain.swap", {"n": 0}, "no elements"),
         ("plain.swap", HANGS, "hangs"),
+        ("plain.swap", {"k": 40}, "sums of 40 channels x 9 taps"),
+        ("plain.taps", {"face": "wgrad", "dilation": (2, 2), "output": (2, 2)}, "got 4 channels"),
         ("plain.taps", {}, "dilation=(1, 1)"),
         ("plain.taps", {"dilation": (2, 2), "output": (2, 2), "dtype": torch.bfloat16}, "not torch.bfloat16"),
         ("plain.shuffle", {}, "kernel=(3, 3), stride=(1, 1)"),

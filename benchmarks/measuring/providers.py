@@ -20,6 +20,7 @@ from convext.benchmarks.measuring import torch_calls
 from convext.benchmarks.measuring.others import others
 from convext.choice import registry
 from convext.choice.registry import Kernel, choose, refusal
+from convext.functional import whose
 from convext.operators import convolve
 from convext.problem import OPERANDS, ConvProblem
 from convext.problem.layout import dense
@@ -126,7 +127,7 @@ def _kernel_call(case: Case, kernel: Kernel, layout_name: str) -> Callable[[Tens
     if case.device != "cuda" and kernel is registry.ATEN:
         if face == case.layer.forward:
             return _forward_call(case)
-        if case.layer.groups == 1 or not registry.cpu_faces(case.problem(face, layout_name)):
+        if not whose.gains_of(case.problem(face, layout_name)):
             return _single(torch_calls.face(case))  # the layer is torch's, and so is its backward pass
     first, second = OPERANDS[face]
     problem, layer = case.problem(face), case.layer

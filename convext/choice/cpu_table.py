@@ -53,6 +53,8 @@ NEIGHBOURS = 4  # measured problems that are asked
 SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost counts there
 FAR = 5.0  # a problem whose nearest neighbour is so far away is torch's
 CAUTION, DOUBT = 0.03, 0.25
+# What a kernel of ours takes at least: microseconds of a call, and of a thread in a second multiplications and bytes.
+CALL, FASTEST, WIDEST = 30.0, 16e9, 20e9
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,17 @@ def fastest(problem: ConvProblem, threads: int) -> Ranking:
         return ()
     common = set.intersection(*(set(expected) for expected in elsewhere))
     return _ranked({name: min((e[name] for e in elsewhere), key=lambda e: e.least) for name in common}, STRUCTURAL)
+
+
+def gain(problem: ConvProblem, name: str, rows: tuple[Row, ...], threads: int) -> float:
+    """Microseconds that a call of a record saves, by what `rows` say and by the time that it takes itself at least.
+
+    torch's time - ours = ours * (ratio - 1)
+    """
+    if not rows:
+        return math.inf
+    ours = CALL + 1e6 / threads * max(problem.flops / 2 / FASTEST, problem.ideal_bytes / WIDEST)
+    return ours * (math.prod(row.ratios[name][0] for row in rows) ** (1 / len(rows)) - 1)
 
 
 @dataclass(frozen=True)

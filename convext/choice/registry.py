@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, cast
@@ -290,16 +291,23 @@ def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -
 
 
 @lru_cache(maxsize=8192)
-def cpu_faces(problem: ConvProblem) -> frozenset[Face]:
+def cpu_gains(problem: ConvProblem) -> Mapping[Face, float]:
     """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
 
-    Where there are none, torch's own function is the better answer to the whole call: nothing stands before it. The
-    number of threads is that of the first call for a problem.
+    With the microseconds that a call of each is expected to save, which may be less than the way to our kernels costs:
+    then torch's own function is the better answer to the whole call. The number of threads is that of the first call
+    for a problem.
     """
-    return frozenset(face for face in FACES if choose(replace(problem, face=face)) is not ATEN)
+    gains: dict[Face, float] = {}
+    for of_face in (replace(problem, face=face) for face in FACES):
+        if choose(of_face) is ATEN:
+            continue
+        best = None if aten.never_returns(of_face) else fastest_on_cpu(of_face)
+        gains[of_face.face] = math.inf if best is None else cpu_table.gain(of_face, *best, torch.get_num_threads())
+    return gains
 
 
-FORGET.append(cpu_faces.cache_clear)
+FORGET.append(cpu_gains.cache_clear)
 
 
 def fastest_on_cpu(problem: ConvProblem, threads: int | None = None) -> tuple[str, tuple[cpu_table.Row, ...]] | None:

@@ -15,6 +15,7 @@ from convext import nn
 from convext.choice import branches, gpu_table, registry, separable, settings
 from convext.commands import arguments
 from convext.conversion.fusion import Fused, Separable, chosen, onednn
+from convext.functional import whose
 from convext.functional.geometry import conv_geometry, conv_transpose_geometry
 from convext.operators.placed import PLACED
 from convext.problem import FACES, OPEN, OPERANDS, ConvProblem, Face, Ints, roofline
@@ -37,7 +38,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     Returns:
         For the forward and each gradient: the sizes, the ideal bytes, FLOPs and time, which kernels take it and which
         of them `convext.backend` chooses, with the hidden copies they would make, and why the others do not. For a
-        layer also whether a backward pass computes both gradients in one call; for a fused one, which is for inference,
+        layer also whether a backward pass computes both gradients in one call, and on a CPU whether what its kernels
+        save is worth the way to them; for a fused one, which is for inference,
         the forward alone, and the passes over its result that its epilogue saves; for parallel layers the forward of
         each, and what computes them in one call.
 
@@ -59,7 +61,8 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     problems = problems_of(what, input, arch)
     transposed = problems[0].face == "dgrad"
     faces = [_explain(problem, transposed) for problem in problems]
-    return "\n\n".join([*_padded_copy(what, problems[0]), *faces, _gradients(problems)])
+    whole = [_gradients(problems), *_whole_call(problems)]
+    return "\n\n".join([*_padded_copy(what, problems[0]), *faces, *whole])
 
 
 def _explain_fused(layer: Any, input: Tensor | Ints, arch: int | None) -> str:
@@ -155,6 +158,27 @@ def problems_of(layer: Any, input: Tensor | Ints, arch: int | None = None) -> li
         precision=settings.fp32_precision() if on_cuda and x.dtype is torch.float32 else "ieee",
     )  # fmt: skip
     return [forward, *(replace(forward, face=face) for face in FACES if face != forward.face)]
+
+
+def _whole_call(problems: list[ConvProblem]) -> list[str]:
+    """Whether a call on a CPU goes to the kernels above: what they save has to be more than the way to them costs."""
+    forward = problems[0]
+    gains = registry.cpu_gains(forward) if forward.device == "cpu" and settings.BACKEND == "auto" else {}
+    if not gains:
+        return []
+    if not whose.gains_of(forward):
+        return ["a layer's call is torch.nn's all the same: undilated, of one group and in float32 nobody looks"]
+    saved = ", ".join(f"{gains[p.face]:,.0f} us in {p.face}" for p in problems if p.face in gains)
+    backward = whose.FORWARD + whose.BACKWARD
+    parts = {
+        "a forward alone": gains.get(forward.face, 0.0) > whose.FORWARD,
+        "with both gradients": sum(gains.values()) > backward,
+    }
+    answers = "; ".join(f"{what}: {'as above' if pays else 'torch.nn'}" for what, pays in parts.items())
+    return [
+        f"a call saves about {saved}; the way to our kernels costs {whose.FORWARD:.0f} us, "
+        f"{backward:.0f} with a backward pass\n  {answers}"
+    ]
 
 
 def _pads_a_copy(layer: Any) -> bool:

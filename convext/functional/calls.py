@@ -61,6 +61,9 @@ def conv(
         if not ours_on_cpu("fprop", input, weight, bias, stride, padding, 0, dilation, groups):
             return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
         torchs_own = False
+        key, call = _remembered("fprop", input, weight, bias, arguments)
+        if call is not None:
+            return again(call, input, weight, bias)
     concrete = is_concrete(input)
     if concrete and torch._C._is_tracing():
         return traced.conv(rank, input, weight, bias, stride, padding, dilation, groups)
@@ -91,10 +94,12 @@ def conv_transpose(
     if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(f"conv_transpose{rank}d", torchs, input, weight, bias, *settings_)
-    if is_torchs_own(input, weight) and not ours_on_cpu(
-        "dgrad", input, weight, bias, stride, padding, output_padding, dilation, groups
-    ):
-        return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    if is_torchs_own(input, weight):
+        if not ours_on_cpu("dgrad", input, weight, bias, stride, padding, output_padding, dilation, groups):
+            return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        key, call = _remembered("dgrad", input, weight, bias, arguments)
+        if call is not None:
+            return again(call, input, weight, bias)
     concrete = is_concrete(input)
     if concrete and torch._C._is_tracing():
         return traced.conv_transpose(rank, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -122,10 +127,18 @@ def _made_before(
 ) -> tuple[Any, Any]:
     """The key of a call, and the call where it was made before.
 
-    A key has what is plain eager code, and a kernel of ours computes whatever requires gradients.
+    A key has what is plain eager code, and a kernel of ours computes whatever requires gradients. Most calls on a CPU
+    are torch's, for which no key is made.
     """
     if settings.BACKEND == "auto" and not (type(input) is Tensor and input.is_cuda):
         return None, None
+    return _remembered(face, input, weight, bias, arguments)
+
+
+def _remembered(
+    face: Face, input: Tensor, weight: Tensor, bias: Tensor | None, arguments: tuple[Any, ...]
+) -> tuple[Any, Any]:
+    """`_made_before` of a call that is no plain one of torch's."""
     if not is_plain_state():
         return None, None
     try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convext.choice import registry, remembered, settings
+from convext.choice import cpu_table, registry, remembered, settings
 from convext.functional.geometry import Geometry, Sizes, conv_geometry, conv_transpose_geometry, ints, look_up, pairs
 from convext.functional.padding import is_torchs, pad_sides, resolve_padding
 from convext.operators.placed import PLACED
@@ -41,8 +41,12 @@ def is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
 
 
-_FELT = 2**22  # multiplications below which the way to a kernel of ours would cost more than it wins
+# Microseconds that the way to our kernels costs a call, and its backward pass (Zen 3): what it saves has to be more.
+FORWARD, BACKWARD = 60.0, 150.0
+_SMALLEST = cpu_table.SMALLEST // 2  # multiplications of a call that is asked about: nothing smaller was measured
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_UNDILATED = (1, (1,), (1, 1), (1, 1, 1))
+_NOTHING = (0.0, 0.0, 0.0)
 
 
 def is_plainly_torchs(
@@ -60,71 +64,80 @@ def is_plainly_torchs(
         and type(input) is Tensor
         and (weight.requires_grad or not input.requires_grad)
         and input.is_cpu
-        and (groups == 1 or not _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups))
+        and not _pays(face, input, weight, stride, padding, extra, dilation, groups)
     )
 
 
-def _faces_on_cpu(
+def _pays(
     face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
-) -> frozenset[Face]:
-    """The faces of a convolution of plain tensors, given the operands of one, that "auto" takes from torch on this CPU.
+) -> bool:
+    """Whether a call of plain tensors on a CPU saves more than the way to our kernels costs.
 
-    None for a small one: its answer would take longer than it saves.
+    In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated:
+    then nobody looks; nor in a small call, where that would take longer than it saves.
     """
+    if groups == 1 and input.dtype is not torch.bfloat16 and dilation in _UNDILATED:  # as `gains_of` says
+        return False
     if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
-        return _NONE
-    if input.numel() * weight.shape[1:].numel() < _FELT:
-        return _NONE
+        return False
+    if input.numel() * weight.shape[1:].numel() < _SMALLEST:
+        return False
     tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
-    return look_up(_measured_faces, described)  # type: ignore[return-value]
-
-
-_NONE: frozenset[Face] = frozenset()
+    saved, by_input, by_weight = look_up(_measured_gains, described)  # type: ignore[misc]
+    cost = FORWARD
+    if torch.is_grad_enabled():
+        if input.requires_grad:
+            saved, cost = saved + by_input, FORWARD + BACKWARD
+        if weight.requires_grad:
+            saved, cost = saved + by_weight, FORWARD + BACKWARD
+    return saved > cost
 
 
 @lru_cache(maxsize=8192)
-def _measured_faces(
+def _measured_gains(
     face: Face, shape: Sizes, strides: Sizes, w_shape: Sizes, w_strides: Sizes, dtype: torch.dtype,
     stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
-) -> frozenset[Face]:  # fmt: skip
+) -> tuple[float, float, float]:  # fmt: skip
+    """Microseconds that our kernels save in the face, and in the gradients by its input and by its weight."""
     rank = len(w_shape) - 2
     if len(shape) != rank + 2 or not dtype.is_floating_point:
-        return _NONE
+        return _NOTHING
     if face == "fprop":
         found = conv_geometry(shape, w_shape, None, stride, padding, dilation, groups, rank)
     else:
         found = conv_transpose_geometry(shape, w_shape, None, stride, padding, extra, dilation, groups, rank)
     if found is None:
-        return _NONE
+        return _NOTHING
     lies = (shape, strides), (w_shape, w_strides)
     channels_last = any(is_channels_last(torch.empty_strided(*lie, device="meta")) for lie in lies)
-    return registry.cpu_faces(ConvProblem.of(face, shape, w_shape, *found, dtype, channels_last))
+    gains = gains_of(ConvProblem.of(face, shape, w_shape, *found, dtype, channels_last))
+    by_input, by_weight = (FACE_OPENING[role] for role in OPERANDS[face])
+    return gains.get(face, 0.0), gains.get(by_input, 0.0), gains.get(by_weight, 0.0)
 
 
-remembered.FORGET.append(_measured_faces.cache_clear)
+remembered.FORGET.append(_measured_gains.cache_clear)
+
+
+def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
+    """What `registry.cpu_gains` says where a layer's call asks: not where torch is fast, see `_pays`."""
+    p = problem
+    if p.groups == 1 and p.dtype is not torch.bfloat16 and set(p.dilation) == {1}:
+        return {}
+    return registry.cpu_gains(p)
 
 
 def ours_on_cpu(
     face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
 ) -> bool:  # fmt: skip
-    """Whether a kernel of ours was measured to be faster on this CPU in a call that torch would take otherwise.
+    """Whether kernels of ours were measured to be faster on this CPU in a call that torch would take otherwise.
 
-    That is for one of the faces that the call wants, its gradients among them, in plain eager code: compilers,
+    In one of the faces that the call wants or more, its gradients among them, and in plain eager code: compilers,
     exporters, transforms and modes keep torch's operator, which they know.
     """
-    if groups == 1 or not input.is_cpu:
-        return False
-    faces = _faces_on_cpu(face, input, weight, stride, padding, extra, dilation, groups)
-    if not faces:
-        return False
-    wanted = {face}
-    if torch.is_grad_enabled():
-        wanted |= {
-            FACE_OPENING[role] for role, t in zip(OPERANDS[face], (input, weight), strict=True) if t.requires_grad
-        }
-    return bool(wanted & faces) and is_plain(input, weight, bias)
+    pays = input.is_cpu and _pays(face, input, weight, stride, padding, extra, dilation, groups)
+    return pays and is_plain(input, weight, bias)
 
 
 def torch_conv(

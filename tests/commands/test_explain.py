@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import convext
-from convext.choice import cpu_table
+from convext.choice import cpu_table, registry
 from convext.conversion.fusion import Fused
 from convext.problem.epilogue import Epilogue
 
@@ -48,6 +48,24 @@ def test_what_was_measured_with_one_thread_is_named(monkeypatch: pytest.MonkeyPa
     assert forward.splitlines()[-1].strip() == (
         "nothing was measured near here to be faster than ATen with 8 threads; plain.swap was with one"
     )
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        ({"fprop": 61.0}, "61 us in fprop; the way to our kernels costs 60 us, 210 with a backward pass\n"
+         "  a forward alone: as above; with both gradients: torch.nn"),
+        ({"dgrad": 1000.0, "wgrad": 0.4}, "1,000 us in dgrad, 0 us in wgrad; the way to our kernels costs 60 us, "
+         "210 with a backward pass\n  a forward alone: torch.nn; with both gradients: as above"),
+        ({}, "both gradients: one after the other"),
+    ],
+)  # fmt: skip
+def test_whose_a_call_is_on_a_cpu(saved: dict[str, float], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: saved)
+    monkeypatch.setattr(registry, "choose_both", lambda *_: None)
+    assert convext.explain(convext.Conv2d(8, 8, 3, groups=8), (2, 8, 9, 7)).endswith(told)
+    dense = convext.explain(convext.Conv2d(8, 8, 3), (2, 8, 9, 7)).split("\n\n")[-1]
+    assert dense.startswith("a layer's call is torch.nn's all the same") is bool(saved)
 
 
 def test_one_line_for_all_that_refuse_for_one_reason() -> None:

@@ -30,7 +30,8 @@ def _prefer(problem: ConvProblem, backend: str = "auto") -> Kernel:
 
 
 registry.choose = _prefer
-whose._FELT = 0
+whose._SMALLEST = 0
+whose.FORWARD = whose.BACKWARD = 0.0
 
 
 def pytest_report_header() -> str:

@@ -62,7 +62,7 @@ ELSEWHERE = {
     "compile": lambda layer, x: torch.compile(layer, backend="eager")(x),
     "vmap": lambda layer, x: torch.vmap(layer)(x[:, None]),
     "autocast": lambda layer, x: torch.autocast("cpu", torch.bfloat16)(layer)(x),
-    "small": lambda layer, x: layer(x[:1, :, :32, :32]),
+    "small": lambda layer, x: layer(x[:1, :, :16, :16]),
     "unbatched": lambda layer, x: layer(x.reshape(64, 128, 128)),
     "trace": lambda layer, x: torch.jit.trace(layer, x, check_trace=False)(x),
 }
@@ -86,19 +86,63 @@ def test_torch_where_no_face_wins(measured):
 @pytest.mark.parametrize("which", [0, 1], ids=["input", "weight"])
 def test_one_operand_in_channels_last_is_enough(which, monkeypatch):
     asked = []
-    monkeypatch.setattr(registry, "cpu_faces", lambda problem: asked.append(problem.channels_last) or frozenset())
-    whose._measured_faces.cache_clear()
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: asked.append(problem.channels_last) or {})
+    whose._measured_gains.cache_clear()
     operands = [torch.randn(2, 256, 56, 56), torch.randn(256, 2, 3, 3)]
     functional.conv2d(*operands, groups=128)
     operands[which] = operands[which].to(memory_format=torch.channels_last)
     functional.conv2d(*operands, groups=128)
-    whose._measured_faces.cache_clear()
+    whose._measured_gains.cache_clear()
     assert asked == [False, True]
 
 
 def test_nobody_asks_about_one_group(measured, monkeypatch):
-    monkeypatch.setattr(registry, "cpu_faces", lambda problem: pytest.fail("asked"))
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: pytest.fail("asked"))
     convext.Conv2d(64, 64, 3)(torch.randn(1, 64, 64, 64))
+
+
+@pytest.mark.parametrize("kind", ["Conv2d", "ConvTranspose2d"])
+@pytest.mark.parametrize(("dtype", "dilation"), [(torch.bfloat16, 1), (torch.float32, 2)], ids=str)
+def test_but_for_what_torch_is_slow_at(kind, dtype, dilation, monkeypatch):
+    """bfloat16 where oneDNN has none, and taps that lie far apart."""
+    asked = []
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: asked.append(problem.dilation) or {})
+    whose._measured_gains.cache_clear()
+    layer = getattr(convext, kind)(64, 64, 3, dilation=dilation, dtype=dtype)
+    layer(torch.randn(1, 64, 16, 16, dtype=dtype))
+    whose._measured_gains.cache_clear()
+    assert asked == [(dilation, dilation)]
+
+
+# What each face saves, in microseconds; and whether that is worth the way, 60 in a forward alone and 210 with a
+# gradient: without any, with that by the weight, and with both.
+WORTH = [
+    ({"wgrad": 205.0}, (False, False, False)),
+    ({"wgrad": 215.0}, (False, True, True)),
+    ({"fprop": 55.0, "dgrad": 150.0}, (False, False, False)),
+    ({"fprop": 65.0, "dgrad": 150.0}, (True, False, True)),
+    ({"fprop": 65.0}, (True, False, False)),
+    ({"fprop": 40.0, "dgrad": 100.0, "wgrad": 100.0}, (False, False, True)),
+]
+OTHER = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}  # a transposed layer's forward is a dgrad
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("kind", ["Conv2d", "ConvTranspose2d"])
+@pytest.mark.parametrize(("saved", "expected"), WORTH)
+def test_what_is_saved_has_to_be_more_than_the_way(saved, expected, kind, measured, monkeypatch):
+    faces, ran = measured
+    faces |= set(OTHER)
+    of_faces = {OTHER[face] if "Transpose" in kind else face: us for face, us in saved.items()}
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: of_faces)
+    ours, _, x = layers(kind)
+    found = []
+    for by_weight, by_input in ((False, False), (True, False), (True, True)):
+        ran.clear()
+        with torch.set_grad_enabled(by_weight):
+            ours(x.detach().requires_grad_(by_input))
+        found.append(bool(ran))
+    assert tuple(found) == expected
 
 
 @pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")

@@ -25,6 +25,7 @@ from convext.benchmarks.reporting import compare, report, table
 from convext.benchmarks.reporting.results import Results, Row, Writer
 from convext.choice import registry, remembered
 from convext.choice.registry import Kernel
+from convext.functional import whose
 from convext.problem import FACES
 from convext.problem.roofline import H100
 from convext.providers import aten
@@ -76,7 +77,7 @@ def test_every_contender_agrees_and_is_timed(layer: Layer, work: str) -> None:
 def test_gradients_of_a_layer_that_stays_torchs_are_torchs(monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
     grouped, _, dense, *_ = layers()
     monkeypatch.setattr(providers, "convolve", None)  # what calls a kernel by name
-    monkeypatch.setattr(registry, "cpu_faces", lambda problem: frozenset({"wgrad"} if problem.groups > 1 else ()))
+    monkeypatch.setattr(whose, "gains_of", lambda problem: {"wgrad": 9.0} if problem.groups > 1 else {})
     case = Case(dense, work, torch.float32, "cpu")
     providers._kernel_call(case, registry.ATEN, "nc")(case.draw())
     mixed = Case(grouped, work, torch.float32, "cpu")  # one face is ours: ATEN's answer to another goes by our operator

@@ -30,8 +30,9 @@ from convext.problem.roofline import Peaks
 PATIENCE = 20.0  # seconds
 
 # What is measured on a CPU: calls of up to about CALL_SECONDS, of up to IMAGES_ON_CPU images while these need no more
-# than EASE of that, at a rate that torch reaches there in most of what it does; SLOW of it with groups.
-CALL_SECONDS, CPU_FLOPS, IMAGES_ON_CPU, EASE, SLOW = 0.05, 4e10, 8, 0.1, 0.15
+# than EASE of that, at a rate that torch reaches there in most of what it does; SLOW of it with groups, and where fewer
+# than LANES channels leave its vectors empty, as much less.
+CALL_SECONDS, CPU_FLOPS, IMAGES_ON_CPU, EASE, SLOW, LANES = 0.05, 4e10, 8, 0.1, 0.15, 16
 FIRST, CHEAPER = 5, 0.6  # layers of each family that are measured first, and the share of its sizes that they are from
 GIVEN_UP = "not run: it has cost {:.0f} s by hanging or ending its process"
 
@@ -68,8 +69,8 @@ class Plan:
         """The layer as it is measured: on a GPU as it was seen, on a CPU with as many images as people ask it for."""
         if self.device == "cuda":
             return layer.fit(self.flops, self.bytes)
-        flops = self.flops * (SLOW if layer.groups > 1 else 1)
-        return layer.fit(flops, self.bytes, IMAGES_ON_CPU, EASE)
+        rate = SLOW if layer.groups > 1 else min(1, min(layer.weight[:2]) / LANES)
+        return layer.fit(rate * self.flops, self.bytes, IMAGES_ON_CPU, EASE)
 
     def cases(self, layers: Sequence[Layer], works: Sequence[Work] = WORK) -> list[Case]:
         """The cases of `layers`, the families taking turns, so that wherever the run stops, each has had its share.

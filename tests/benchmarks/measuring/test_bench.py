@@ -334,12 +334,27 @@ def test_on_a_cpu_five_layers_of_each_family_come_first() -> None:
     batches = [case.layer.input[0] for case in cases]
     assert max(batches) == 8
     assert sum(batch > 1 for batch in batches) > len(batches) / 10
-    cut = [case for case in first if "map" in case.layer.cut]
-    assert {case.layer.family for case in cut} <= {"dense", "dilated", "grouped"}
+    layers = {case.layer for case in cases}
+    for family in {case.layer.family for case in first if "map" in case.layer.cut}:  # too few have their whole maps
+        sizes = [layer for layer in layers if layer.family == family]
+        assert sum("map" not in layer.cut for layer in sizes) < max(5, 0.6 * len(sizes))
     for case in cases:
-        limit = 0.05 * 4e10 * (0.15 if case.layer.groups > 1 else 1)  # 50 ms
+        channels = min(case.layer.weight[:2])
+        limit = 0.05 * 4e10 * (0.15 if case.layer.groups > 1 else min(1, channels / 16))  # 50 ms
         flops = case.problem("fprop").flops
         assert case.layer.input[0] == 1 or flops <= limit / 10
+
+
+def test_a_map_of_few_channels_is_cut_on_a_cpu() -> None:
+    """Three channels of 512 x 512 pixels took torch 90 to 170 ms for 0.9 GFLOP, of which 32 channels take 25."""
+    plan = runner.Plan.of("cpu")
+    few, many = (
+        dataclasses.replace(tiny("3084"), input=(1, channels, 512, 512), weight=(64, channels, 3, 3), cut="")
+        for channels in (3, 16)
+    )
+    assert plan.fit(few).problem("fprop", torch.float32).flops <= 3 / 16 * 0.05 * 4e10
+    assert "map" in plan.fit(few).cut
+    assert plan.fit(many).input[2:] == (256, 256)
 
 
 def test_the_footer_says_whose_kernels_ran() -> None:

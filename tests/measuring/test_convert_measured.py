@@ -182,6 +182,23 @@ def test_the_same_measurements_give_the_same_model(clock, rounds, monkeypatch):
     assert convext.report(nets[0]).gains == convext.report(nets[1]).gains
 
 
+# Samples of torch's and of ours: a fifth faster in the median, which may be chance; surely faster; slower.
+CHANCE = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.5], [1.8, 0.9, 1.8, 0.9, 1.8, 0.9, 1.8, 0.9, 1.25]
+SURE, SLOWER = ([2.0] * 9, [1.0] * 9), ([1.0] * 9, [1.1] * 9)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "asked", "faster"),
+    [([SURE], 1, True), ([SLOWER], 1, False), ([CHANCE, SURE, SURE], 2, True), ([CHANCE] * 4, 3, False)],
+)
+def test_a_model_that_may_be_faster_is_timed_for_longer(rounds, asked, faster, monkeypatch):
+    left = list(rounds)
+    monkeypatch.setattr(worth, "interleaved", lambda *_: dict(zip(("torch", "convext"), left.pop(0), strict=True)))
+    gain = worth.Sampled(model().eval(), (X,)).gain(lambda whose: None)
+    assert len(rounds) - len(left) == asked
+    assert (gain.decisive.low > 1) is faster
+
+
 def test_revert_and_copies(clock):
     clock.costs = {("convext", 4): 0.5}
     net = model()

@@ -20,7 +20,7 @@ from convext.providers import aten
 
 # Channels of a group beyond which a forward in NCHW errs more than twice as much as an input gradient: oneDNN sums the
 # former's products one after the other, 3x3 of 128 channels with five times the error, and the latter's in blocks,
-# where a row's pads are at most REACH. Measured with AVX2, 1-D to 3-D, 4 to 512 channels: to 16 it is surely within twice.
+# where a row's pads are at most REACH. Measured with AVX2, 1-D to 3-D, 4 to 512 channels: to 16 it is never more.
 CHANNELS, REACH = 16, 4
 
 

@@ -116,7 +116,10 @@ def chosen(case: Case, layout_name: str) -> str:
 
 
 def is_ours(case: Case, layout_name: str) -> bool:
-    """Whether "auto" takes a face of the case from torch."""
+    """Whether "auto" takes a face of the case from torch; on a CPU that has to be worth it in a layer's whole call."""
+    forward = case.layer.forward
+    if case.device == "cpu" and forward in case.faces:
+        return whose.pays(case.problem(forward, layout_name), case.faces)
     return any(choose(case.problem(face, layout_name)) is not registry.ATEN for face in case.faces)
 
 

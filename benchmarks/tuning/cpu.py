@@ -72,6 +72,16 @@ def grid() -> Iterator[ConvProblem]:
         yield _problem((map, map), k, channels=64, groups=1)
 
 
+def wide() -> Iterator[ConvProblem]:
+    """The fprop of dilated problems of many channels, float32: torch takes seconds where oneDNN has no bfloat16."""
+    for map, d, channels in product((16, 33), (6, 12), (256, 512)):
+        yield _problem((map, map), 3, channels=channels, groups=1, dilation=d)
+    for d, channels in product((2, 8, 32), (64, 256)):
+        yield _problem((1024,), 3, channels=channels, groups=1, dilation=d)
+    for d in (2, 6):
+        yield _problem((12, 12, 12), 3, channels=128, groups=1, dilation=d)
+
+
 def _problem(
     input: tuple[int, ...], k: int, *, channels: int = 1, groups: int = 0, stride: int = 1, dilation: int = 1,
     pad: int | None = None, causal: bool = False,
@@ -135,6 +145,8 @@ def problems() -> list[ConvProblem]:
     Every other problem of the grid is measured in bfloat16 too.
     """
     found = list(islice(scattered(0), SCATTERED))
+    for forward, face, channels_last in product(wide(), FACES, (False, True)):
+        found.append(replace(forward, face=face, channels_last=channels_last))
     for i, forward in enumerate(grid()):
         for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):
             for face, channels_last in product(FACES, (False, True)):

@@ -38,10 +38,9 @@ def explain(what: ConvProblem | torch.nn.Module, input: Tensor | Ints | None = N
     Returns:
         For the forward and each gradient: the sizes, the ideal bytes, FLOPs and time, which kernels take it and which
         of them `convext.backend` chooses, with the hidden copies they would make, and why the others do not. For a
-        layer also whether a backward pass computes both gradients in one call, and on a CPU whether what its kernels
-        save is worth the way to them; for a fused one, which is for inference,
-        the forward alone, and the passes over its result that its epilogue saves; for parallel layers the forward of
-        each, and what computes them in one call.
+        layer also whether a backward pass computes both gradients in one call, and on a CPU whether what the kernels
+        save is worth the way to them; for a fused one, which is for inference, the forward alone, and the passes over
+        its result that its epilogue saves; for parallel layers the forward of each, and what computes them in one call.
 
     Raises:
         ValueError: a layer without its input, or an input that it does not take.
@@ -169,15 +168,11 @@ def _whole_call(problems: list[ConvProblem]) -> list[str]:
     if not whose.gains_of(forward):
         return ["a layer's call is torch.nn's all the same: undilated, of one group and in float32 nobody looks"]
     saved = ", ".join(f"{gains[p.face]:,.0f} us in {p.face}" for p in problems if p.face in gains)
-    backward = whose.FORWARD + whose.BACKWARD
-    parts = {
-        "a forward alone": gains.get(forward.face, 0.0) > whose.FORWARD,
-        "with both gradients": sum(gains.values()) > backward,
-    }
-    answers = "; ".join(f"{what}: {'as above' if pays else 'torch.nn'}" for what, pays in parts.items())
+    calls: dict[str, tuple[Face, ...]] = {"a forward alone": (forward.face,), "with both gradients": FACES}
+    answers = (f"{what}: {'as above' if whose.pays(forward, faces) else 'torch.nn'}" for what, faces in calls.items())
     return [
         f"a call saves about {saved}; the way to our kernels costs {whose.FORWARD:.0f} us, "
-        f"{backward:.0f} with a backward pass\n  {answers}"
+        f"{whose.FORWARD + whose.BACKWARD:.0f} with a backward pass\n  {'; '.join(answers)}"
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -127,6 +127,12 @@ def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
     return registry.cpu_gains(p)
 
 
+def pays(forward: ConvProblem, faces: Collection[Face]) -> bool:
+    """`_pays` of a problem: whether a layer's call that wants `faces`, the forward among them, is worth the way."""
+    gains = gains_of(forward)
+    return sum(gains.get(face, 0.0) for face in faces) > FORWARD + (BACKWARD if len(faces) > 1 else 0.0)
+
+
 def ours_on_cpu(
     face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
     stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
@@ -136,8 +142,11 @@ def ours_on_cpu(
     In one of the faces that the call wants or more, its gradients among them, and in plain eager code: compilers,
     exporters, transforms and modes keep torch's operator, which they know.
     """
-    pays = input.is_cpu and _pays(face, input, weight, stride, padding, extra, dilation, groups)
-    return pays and is_plain(input, weight, bias)
+    return (
+        input.is_cpu
+        and _pays(face, input, weight, stride, padding, extra, dilation, groups)
+        and is_plain(input, weight, bias)
+    )
 
 
 def torch_conv(

@@ -37,6 +37,7 @@ TORCHVISION = (
 )
 SEGMENTATION = ("deeplabv3_mobilenet_v3_large",)  # torchvision's
 TIMM = ("mobilenetv4_conv_medium", "xception41", "convnextv2_tiny", "mixnet_l", "regnety_016")
+POOLED = {*SEGMENTATION, "mobilenetv4_conv_medium"}  # whose batch norm follows a pool to one pixel
 SIZE = 224
 BATCH = {"cuda": 64, "cpu": 1}
 SECONDS = 2.0  # of sampling for each network and kind of work
@@ -47,7 +48,7 @@ class Network:
     """What builds a network, and the shape of what it reads after the batch.
 
     Attributes:
-        trains_on_one: whether a step of one image is possible: not where a batch norm follows a pool to one pixel.
+        trains_on_one: whether a step of one image is possible.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -69,12 +70,15 @@ def builders() -> dict[str, Network]:
 
         found |= {f"torchvision {name}": Network(partial(models.get_model, name)) for name in TORCHVISION}
         found |= {
-            f"torchvision {name}": Network(partial(_segmentation, name), trains_on_one=False) for name in SEGMENTATION
+            f"torchvision {name}": Network(partial(_segmentation, name), trains_on_one=name not in POOLED)
+            for name in SEGMENTATION
         }
     if importlib.util.find_spec("timm"):
         import timm
 
-        found |= {f"timm {name}": Network(partial(timm.create_model, name)) for name in TIMM}
+        found |= {
+            f"timm {name}": Network(partial(timm.create_model, name), trains_on_one=name not in POOLED) for name in TIMM
+        }
     return found
 
 

@@ -166,6 +166,7 @@ def launches(cache: Path, *arguments: int, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch with CUDA asks more of a driver")
 def test_our_launches_are_what_the_driver_takes(tmp_path: Path) -> None:
     """A few, as `check` and the benchmark launch them: what was compiled in other processes is all that they need."""

@@ -68,6 +68,7 @@ def counts() -> dict[tuple[str, str], list[tuple[int, int]]]:
     return rows
 
 
+@pytest.mark.long
 def test_sizes_and_batches_compile_a_kernel_a_few_times(counts: dict[tuple[str, str], list[tuple[int, int]]]) -> None:
     """Over 200 sizes of images at most 10 times, for tiles, boxes and widths of loads; over 64 batches at most 3."""
     assert len(counts) == 16
@@ -78,6 +79,7 @@ def test_sizes_and_batches_compile_a_kernel_a_few_times(counts: dict[tuple[str, 
             assert 1 <= batches <= 3, where
 
 
+@pytest.mark.long
 def test_of_channels_last_stencils_no_size_is_compiled(counts: dict[tuple[str, str], list[tuple[int, int]]]) -> None:
     """Their vectors run along channels, and every size of an image is a number that is counted up to.
 

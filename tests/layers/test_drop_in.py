@@ -185,7 +185,11 @@ def test_meta_device_and_to(name):
 def test_half_precision_agrees_with_torch(name, training, pair, device):
     ours, theirs = pair(name, 4, 6, 3, dtype=torch.bfloat16)
     x = torch.randn(1, 4, *[5] * rank(name), dtype=torch.bfloat16, device=device)
-    torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+    actual, expected = ours.train(training)(x), theirs.train(training)(x)
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    exact = theirs.double()(x.double())  # where oneDNN has no bfloat16, torch rounds at each tap, and ours does not
+    mine, torchs = ((y.double() - exact).abs().max() for y in (actual, expected))
+    assert mine <= 2 * torchs + 2 * torch.finfo(torch.bfloat16).eps * exact.abs().max()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -85,13 +85,17 @@ def _pays(
     tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
     saved, by_input, by_weight = look_up(_measured_gains, described)  # type: ignore[misc]
-    cost = FORWARD
+    backward = False
     if torch.is_grad_enabled():
         if input.requires_grad:
-            saved, cost = saved + by_input, FORWARD + BACKWARD
+            saved, backward = saved + by_input, True
         if weight.requires_grad:
-            saved, cost = saved + by_weight, FORWARD + BACKWARD
-    return saved > cost
+            saved, backward = saved + by_weight, True
+    return _is_more_than_the_way(saved, backward)
+
+
+def _is_more_than_the_way(saved: float, backward: bool) -> bool:
+    return saved > (FORWARD + BACKWARD if backward else FORWARD)
 
 
 @lru_cache(maxsize=8192)
@@ -130,7 +134,7 @@ def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
 def pays(forward: ConvProblem, faces: Collection[Face]) -> bool:
     """`_pays` of a problem: whether a layer's call that wants `faces`, the forward among them, is worth the way."""
     gains = gains_of(forward)
-    return sum(gains.get(face, 0.0) for face in faces) > FORWARD + (BACKWARD if len(faces) > 1 else 0.0)
+    return _is_more_than_the_way(sum(gains.get(face, 0.0) for face in faces), backward=len(faces) > 1)
 
 
 def ours_on_cpu(

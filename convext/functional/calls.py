@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from convext.functional.whose import (
     torchs_answer,
 )
 from convext.operators import convolve, traced
+from convext.operators.autocast import autocast
 from convext.operators.autograd import again
 from convext.operators.forward import Call, run_of
 from convext.operators.keys import key_for_torch, key_of, remember
@@ -60,6 +62,9 @@ def conv(
     if torchs_own and is_torchs(padding, stride, rank):
         if not ours_on_cpu("fprop", input, weight, bias, stride, padding, 0, dilation, groups):
             return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+        if torch.is_autocast_enabled("cpu"):
+            cast = partial(conv, rank, stride=stride, padding=padding, dilation=dilation, groups=groups)
+            return autocast(cast, "cpu", input, weight, bias)
         torchs_own = False
         key, call = _remembered("fprop", input, weight, bias, arguments)
         if call is not None:
@@ -97,6 +102,10 @@ def conv_transpose(
     if is_torchs_own(input, weight):
         if not ours_on_cpu("dgrad", input, weight, bias, stride, padding, output_padding, dilation, groups):
             return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        if torch.is_autocast_enabled("cpu"):
+            extra = {"stride": stride, "padding": padding, "output_padding": output_padding}
+            cast = partial(conv_transpose, rank, groups=groups, dilation=dilation, **extra)
+            return autocast(cast, "cpu", input, weight, bias)
         key, call = _remembered("dgrad", input, weight, bias, arguments)
         if call is not None:
             return again(call, input, weight, bias)

@@ -13,7 +13,7 @@ from convext.choice import cpu_table, registry, remembered, settings
 from convext.functional.geometry import Geometry, Sizes, conv_geometry, conv_transpose_geometry, ints, look_up, pairs
 from convext.functional.padding import is_torchs, pad_sides, resolve_padding
 from convext.operators.placed import PLACED
-from convext.operators.plain import is_plain
+from convext.operators.plain import is_plain_but_for_autocast
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face
 from convext.problem.layout import dense, is_channels_last
 from convext.providers import aten
@@ -76,13 +76,16 @@ def _pays(
     In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated:
     then nobody looks; nor in a small call, where that would take longer than it saves.
     """
-    if groups == 1 and input.dtype is not torch.bfloat16 and dilation in _UNDILATED:  # as `gains_of` says
+    dtype = input.dtype
+    if torch.is_autocast_enabled("cpu") and dtype is not torch.float64:
+        dtype = torch.get_autocast_dtype("cpu")
+    if groups == 1 and dtype is not torch.bfloat16 and dilation in _UNDILATED:  # as `gains_of` says
         return False
     if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
         return False
     if input.numel() * weight.shape[1:].numel() < _SMALLEST:
         return False
-    tail = input.dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
+    tail = dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
     saved, by_input, by_weight = look_up(_measured_gains, described)  # type: ignore[misc]
     backward = False
@@ -144,12 +147,13 @@ def ours_on_cpu(
     """Whether kernels of ours were measured to be faster on this CPU in a call that torch would take otherwise.
 
     In one of the faces that the call wants or more, its gradients among them, and in plain eager code: compilers,
-    exporters, transforms and modes keep torch's operator, which they know.
+    exporters, transforms and modes keep torch's operator, which they know. Under autocast it is the call of what the
+    operands are cast to.
     """
     return (
         input.is_cpu
         and _pays(face, input, weight, stride, padding, extra, dilation, groups)
-        and is_plain(input, weight, bias)
+        and is_plain_but_for_autocast(input, weight, bias)
     )
 
 

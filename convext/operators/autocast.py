@@ -72,8 +72,8 @@ class _Uncast(threading.local):
 _CASTS, UNCAST = _Casts(), _Uncast()
 
 
-def _autocast(op: Any, device: str, *arguments: Any) -> Any:
-    """Casts floating operands to the autocast dtype, as torch's own convolutions do; float64 stays."""
+def autocast(op: Any, device: str, *arguments: Any) -> Any:
+    """`op`, below autocast, of floating operands in the autocast dtype, as torch's own convolutions do; float64 stays."""
     dtype = torch.get_autocast_dtype(device)
 
     def cast_operand(t: Any) -> Any:
@@ -96,4 +96,4 @@ _OTHERS = {
 }  # fmt: skip
 for _name, _op in (OPS | _OTHERS).items():
     for _device in ("cpu", "cuda"):
-        LIBRARY.impl(_name, partial(_autocast, _op, _device), f"Autocast{_device.upper()}")
+        LIBRARY.impl(_name, partial(autocast, _op, _device), f"Autocast{_device.upper()}")

@@ -36,6 +36,7 @@ def _plain_states() -> frozenset[tuple[int, int]]:
 
 with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may be imported inside one
     _PLAIN_STATES = _new_thread.submit(_plain_states).result()
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU).raw_repr()  # excluded where there is none
 
 
 def is_plain_tensor(t: Tensor) -> bool:
@@ -48,11 +49,14 @@ def is_plain_tensor(t: Tensor) -> bool:
     )
 
 
-def is_plain_state() -> bool:
-    """Whether no compiler, mode, transform, autocast or trace is at work in this thread."""
+def is_plain_state(but_for: int = 0) -> bool:
+    """Whether no compiler, mode, transform, autocast or trace is at work in this thread.
+
+    `but_for` are keys that a plain state excludes, and this one need not.
+    """
     return (
         not is_dynamo_compiling()
-        and (_included().raw_repr(), _excluded().raw_repr()) in _PLAIN_STATES
+        and (_included().raw_repr(), _excluded().raw_repr() | but_for) in _PLAIN_STATES
         and forward_ad._current_level < 0
         and not _function_modes()
     )
@@ -61,3 +65,8 @@ def is_plain_state() -> bool:
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing between Python and the kernels wants to see this call, so that the dispatcher can be skipped."""
     return is_plain_state() and all(t is None or is_plain_tensor(t) for t in tensors)
+
+
+def is_plain_but_for_autocast(*tensors: Tensor | None) -> bool:
+    """`is_plain`, or it would be without autocast on a CPU."""
+    return is_plain_state(_AUTOCAST) and all(t is None or is_plain_tensor(t) for t in tensors)

@@ -61,7 +61,6 @@ def test_the_faces_that_win(kind, face, measured):
 ELSEWHERE = {
     "compile": lambda layer, x: torch.compile(layer, backend="eager")(x),
     "vmap": lambda layer, x: torch.vmap(layer)(x[:, None]),
-    "autocast": lambda layer, x: torch.autocast("cpu", torch.bfloat16)(layer)(x),
     "small": lambda layer, x: layer(x[:1, :, :16, :16]),
     "unbatched": lambda layer, x: layer(x.reshape(64, 128, 128)),
     "trace": lambda layer, x: torch.jit.trace(layer, x, check_trace=False)(x),
@@ -76,6 +75,40 @@ def test_torch_everywhere_else(where, measured):
     actual, expected = ELSEWHERE[where](ours, x), ELSEWHERE[where](theirs, x)
     torch.testing.assert_close(actual, expected)
     assert not ran
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_the_call_of_what_operands_are_cast_to(dtype, kind, measured):
+    """Values of the cast operands in float64; gradients come back in float32, as torch's do."""
+    faces, ran = measured
+    faces |= {"fprop", "dgrad", "wgrad"}
+    ours, theirs, x = layers(kind)
+    theirs = theirs.to(dtype).double()  # what ours is cast to, exactly
+    with torch.autocast("cpu", dtype):
+        actual = step(ours, x)
+    assert set(ran) == faces
+    assert [t.dtype for t in actual] == [dtype, *[torch.float32] * 3]
+    _, *of_sums = step(theirs, x.abs().to(dtype).double())
+    expected = step(theirs, x.to(dtype).double())
+    eps = torch.finfo(dtype).eps
+    for result, exact, largest in zip(actual, expected, [expected[0].abs() + 1, *of_sums], strict=True):
+        assert ((result.double() - exact).abs() <= eps * exact.abs() + 1e-5 * largest.abs()).all()
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+def test_a_region_of_autocast_casts_a_weight_once(measured):
+    faces, ran = measured
+    faces |= {"fprop", "dgrad", "wgrad"}
+    ours, _, x = layers("Conv2d")
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = ours(x), ours(x)
+        with torch.autocast("cpu", enabled=False):
+            assert ours(x).dtype is torch.float32
+    casts = [dict(enumerate(y.grad_fn.next_functions))[1][0] for y in (first, second)]
+    assert casts[0] is casts[1]
+    assert len(ran) == 3
 
 
 def test_torch_where_no_face_wins(measured):

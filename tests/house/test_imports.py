@@ -118,7 +118,9 @@ def test_one_folder_touches_torch_library():
 
 
 def python(code: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key not in ("CC", "CXX", "TRITON_INTERPRET")}
+    """An interpreter of its own, without a compiler, that keeps bytecode, as an installation has it."""
+    left_out = ("CC", "CXX", "TRITON_INTERPRET", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -157,7 +159,10 @@ def test_nothing_heavy_is_imported():
 
 
 def test_the_import_is_quick():
-    """A tenth of torch's own at most, in processor time: the best of five, each in a fresh interpreter."""
+    """A fifteenth of torch's own at most, in processor time: the best of five, each in a fresh interpreter.
+
+    Both from bytecode, which an installation holds of torch and of us: without it, our sources are compiled each time.
+    """
     code = """
 from time import process_time as now
 begin = now()
@@ -167,9 +172,9 @@ import convext
 print((now() - middle) / (middle - begin))
 """
     shares = []
-    while len(shares) < 5 and not (shares and min(shares) < 0.1):
+    while len(shares) < 5 and not (shares and min(shares) < 1 / 15):
         shares.append(float(python(code).stdout))
-    assert min(shares) < 0.1
+    assert min(shares) < 1 / 15
 
 
 @pytest.mark.parametrize("name", ["aten", "layout", "ops", "registry", "settings"])

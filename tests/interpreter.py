@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import triton.language as tl
 from triton._utils import validate_block_shape
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 # Whether integers overflow is asked of every sum and product, in int64, which is most of an interpreter's time; the
@@ -56,6 +57,28 @@ def _tensor(self: tl.tensor, handle: interpreter.TensorHandle, type: tl.dtype) -
 
 tl.block_type.__init__ = _block_type
 tl.tensor.__init__ = _tensor
+
+
+_checked, _broadcast = TritonSemantic.binary_op_type_checking_impl, TritonSemantic.broadcast_impl_value
+_AS_THEY_ARE = {id(t) for t in (tl.float32, tl.float64, tl.int1, tl.int32, tl.int64)}  # two of one are not promoted
+
+
+def _binary_operands(self: TritonSemantic, a: Any, b: Any, *how: Any, **also: Any) -> tuple[tl.tensor, tl.tensor]:
+    """Triton's own, which asks thirty questions, where two of one type are what they are to be."""
+    if type(a) is type(b) is tl.tensor and a.dtype is b.dtype and id(a.dtype) in _AS_THEY_ARE:
+        return self.broadcast_impl_value(a, b)
+    return _checked(self, a, b, *how, **also)
+
+
+def _alike(self: TritonSemantic, a: tl.tensor, b: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """Triton's own compares sizes one by one: blocks of equal sizes share them, see `_block_type`."""
+    if type(a.type) is type(b.type) is tl.block_type and a.type.shape is b.type.shape:
+        return a, b
+    return _broadcast(self, a, b)
+
+
+TritonSemantic.binary_op_type_checking_impl = _binary_operands
+TritonSemantic.broadcast_impl_value = _alike
 
 
 def _widened(handle: interpreter.TensorHandle) -> np.ndarray:

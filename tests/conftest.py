@@ -34,14 +34,18 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With CONVEXT_TURNS, of the tests that take turns, each of which compiles for minutes, those of one name alone."""
+    """With CONVEXT_TURNS, of the tests that take turns, each of which compiles for minutes, those of one name alone.
+
+    They come first: one that began last would keep the other workers waiting.
+    """
     turns = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("turn"))}
     if not turns or not os.environ.get("CONVEXT_TURNS"):
         return
     names = sorted(set(turns.values()))
     others = [item for item, turn in turns.items() if turn != names[commits.number() % len(names)]]
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in set(others)]
+    kept = set(items) - set(others)
+    items[:] = sorted(filter(kept.__contains__, items), key=lambda item: item not in turns)
 
 
 @pytest.fixture(scope="session")

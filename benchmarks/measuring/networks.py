@@ -40,7 +40,7 @@ TIMM = ("mobilenetv4_conv_medium", "xception41", "convnextv2_tiny", "mixnet_l", 
 POOLED = {*SEGMENTATION, "mobilenetv4_conv_medium"}  # whose batch norm follows a pool to one pixel
 SIZE = 224
 BATCH = {"cuda": 64, "cpu": 1}
-SECONDS = 2.0  # of sampling for each network and kind of work
+SECONDS = {"cuda": 2.0, "cpu": 10.0}  # of sampling for each network and kind of work: a step takes 0.2 s on a CPU
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], wo
     calls = {name: call(network, inputs[name[-2:]]) for name, network in networks.items()}
     for warm in calls.values():
         warm(0)
-    samples = timing.interleaved(calls, device, SECONDS)
+    samples = timing.interleaved(calls, device, SECONDS[device])
     medians = {name: Spread.of(times).median for name, times in samples.items()}
     theirs, ours = (
         min((name for name in medians if name.startswith(who)), key=lambda name: medians[name])

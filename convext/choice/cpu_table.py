@@ -113,12 +113,12 @@ def fastest(problem: ConvProblem, threads: int) -> Ranking:
     """
     if problem.flops < SMALLEST:
         return ()
-    tables = _tables()
-    here = tables.get((library.machine(), min(threads, 2)))
-    if here is not None and (expected := _expected(here, problem)):
+    here = FOLDER / f"{library.machine()}-{min(threads, 2)}.json"
+    if here.exists() and (expected := _expected(_table(here), problem)):
         return _ranked(expected, WORTH)
     # Where oneDNN computes this with another kernel, nothing near was measured, and nothing is said.
-    elsewhere = [expected for table in tables.values() if (expected := _expected(table, problem))]
+    paths = sorted(path for path in FOLDER.glob("*.json") if not path.name.startswith("sm_"))  # GPUs' are others
+    elsewhere = [expected for path in paths if (expected := _expected(_table(path), problem))]
     if not elsewhere:
         return ()
     common = set.intersection(*(set(expected) for expected in elsewhere))
@@ -151,10 +151,10 @@ def _ranked(expected: dict[str, _Expected], least: float) -> Ranking:
     return tuple((name, rows) for _, name, rows in sorted(worth, key=lambda item: -item[0]))
 
 
-def _expected(table: Table, problem: ConvProblem) -> dict[str, _Expected]:
+def _expected(table: _Table, problem: ConvProblem) -> dict[str, _Expected]:
     """What each record of a table may be expected to win; nothing far from all that was measured."""
-    rows, points = table.get(kind(problem), ((), None))
-    if points is None:
+    rows, points = table.of(kind(problem))
+    if not rows:
         return {}
     distances = np.sqrt((((points - point(problem)) / list(SCALES.values())) ** 2).sum(1))
     found = {}
@@ -177,26 +177,33 @@ def _mean(name: str, rows: tuple[Row, ...], distances: Any) -> _Expected:
     return _Expected(float(2**mean), float(2**least), rows)
 
 
-# The rows of each kind, and their points.
-Table = dict[str, tuple[tuple[Row, ...], Any]]
+class _Table:
+    """What was measured on one machine with one number of threads, read as far as it is asked for: there are thousands
+    of rows, and the first call of a process waits for them."""
 
+    def __init__(self, path: Path) -> None:
+        self._text = path.read_text()
+        self._of: dict[str, tuple[tuple[Row, ...], Any]] = {}
 
-@cache
-def _tables() -> dict[tuple[str, int], Table]:
-    """Every committed table by (machine, threads)."""
-    found = {}
-    for path in sorted(path for path in FOLDER.glob("*.json") if not path.name.startswith("sm_")):  # GPUs' are others
-        table = json.loads(path.read_text())
-        made: Table = {}
-        for kind_, listed in table["rows"].items():
+    def of(self, kind: str) -> tuple[tuple[Row, ...], Any]:
+        """The rows of a kind, and their points."""
+        if kind not in self._of:
+            where = self._value("machine"), self._value("threads")
             rows = tuple(
-                Row(kind_, tuple(at), {name: (value, low) for name, (value, low) in ratios.items()},
-                    table["machine"], table["threads"])
-                for at, ratios in listed
-            )  # fmt: skip
-            made[kind_] = rows, np.array([row.point for row in rows])
-        found[table["machine"], table["threads"]] = made
-    return found
+                Row(kind, tuple(at), {name: (value, low) for name, (value, low) in ratios.items()}, *where)
+                for at, ratios in self._value(kind) or ()
+            )
+            self._of[kind] = rows, np.array([row.point for row in rows])
+        return self._of[kind]
+
+    def _value(self, key: str) -> Any:
+        """What `write` has written under a key; None where there is none."""
+        name = f"{json.dumps(key)}: "
+        begin = self._text.find(name)
+        return None if begin < 0 else json.JSONDecoder().raw_decode(self._text, begin + len(name))[0]
+
+
+_table = cache(_Table)
 
 
 def write(path: Path, rows: Iterable[Row], measured_on: dict[str, Any]) -> None:
@@ -212,4 +219,4 @@ def write(path: Path, rows: Iterable[Row], measured_on: dict[str, Any]) -> None:
     forget()
 
 
-FORGET.extend((_tables.cache_clear, fastest.cache_clear))
+FORGET.extend((_table.cache_clear, fastest.cache_clear))

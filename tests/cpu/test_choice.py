@@ -27,10 +27,10 @@ def tables(monkeypatch, tmp_path):
         made = [cpu_table.Row(cpu_table.kind(p), cpu_table.point(p), ratios) for p, ratios in rows]
         cpu_table.write(tmp_path / f"{machine}-{threads}.json", made, {"machine": machine, "threads": threads})
 
-    cpu_table._tables.cache_clear()
+    cpu_table._table.cache_clear()
     cpu_table.fastest.cache_clear()
     yield write
-    cpu_table._tables.cache_clear()
+    cpu_table._table.cache_clear()
     cpu_table.fastest.cache_clear()
 
 

@@ -26,7 +26,7 @@ NETWORK = networks.Network(small, (3, 17, 17))
 
 @pytest.fixture(autouse=True)
 def _little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "SECONDS", 0.0)
+    monkeypatch.setattr(networks, "SECONDS", {"cpu": 0.0})
 
 
 def inputs() -> dict[str, torch.Tensor]:

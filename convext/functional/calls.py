@@ -28,17 +28,17 @@ from convext.functional.whose import (
     is_torchs_by_name,
     is_torchs_own,
     lies_as_ours,
-    ours_on_cpu,
+    pays_on_cpu,
     saves_alike,
     torch_conv,
     torchs_answer,
 )
 from convext.operators import convolve, traced
-from convext.operators.autocast import autocast
+from convext.operators.autocast import autocast, is_cast
 from convext.operators.autograd import again
 from convext.operators.forward import Call, run_of
 from convext.operators.keys import key_for_torch, key_of, remember
-from convext.operators.plain import is_plain_state
+from convext.operators.plain import is_plain, is_plain_state
 from convext.problem import Face
 
 
@@ -60,15 +60,17 @@ def conv(
         raise RuntimeError(f"Invalid padding string: {padding!r}, did you mean {near!r}?")
     torchs_own = is_torchs_own(input, weight)
     if torchs_own and is_torchs(padding, stride, rank):
-        if not ours_on_cpu("fprop", input, weight, bias, stride, padding, 0, dilation, groups):
+        if not (input.is_cpu and pays_on_cpu("fprop", input, weight, stride, padding, 0, dilation, groups)):
             return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
-        if torch.is_autocast_enabled("cpu"):
+        if is_cast(input, weight, bias):
             cast = partial(conv, rank, stride=stride, padding=padding, dilation=dilation, groups=groups)
             return autocast(cast, "cpu", input, weight, bias)
-        torchs_own = False
         key, call = _remembered("fprop", input, weight, bias, arguments)
         if call is not None:
             return again(call, input, weight, bias)
+        if not is_plain(input, weight, bias):
+            return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
+        torchs_own = False
     concrete = is_concrete(input)
     if concrete and torch._C._is_tracing():
         return traced.conv(rank, input, weight, bias, stride, padding, dilation, groups)
@@ -100,15 +102,17 @@ def conv_transpose(
         settings_ = stride, padding, output_padding, groups, dilation
         return _without_tensors(f"conv_transpose{rank}d", torchs, input, weight, bias, *settings_)
     if is_torchs_own(input, weight):
-        if not ours_on_cpu("dgrad", input, weight, bias, stride, padding, output_padding, dilation, groups):
+        geometry = stride, padding, output_padding, dilation, groups
+        if not (input.is_cpu and pays_on_cpu("dgrad", input, weight, *geometry)):
             return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        if torch.is_autocast_enabled("cpu"):
-            extra = {"stride": stride, "padding": padding, "output_padding": output_padding}
-            cast = partial(conv_transpose, rank, groups=groups, dilation=dilation, **extra)
-            return autocast(cast, "cpu", input, weight, bias)
+        if is_cast(input, weight, bias):
+            sizes = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+            return autocast(partial(conv_transpose, rank, groups=groups, **sizes), "cpu", input, weight, bias)
         key, call = _remembered("dgrad", input, weight, bias, arguments)
         if call is not None:
             return again(call, input, weight, bias)
+        if not is_plain(input, weight, bias):
+            return torchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
     concrete = is_concrete(input)
     if concrete and torch._C._is_tracing():
         return traced.conv_transpose(rank, input, weight, bias, stride, padding, output_padding, groups, dilation)

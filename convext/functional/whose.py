@@ -13,7 +13,6 @@ from convext.choice import cpu_table, registry, remembered, settings
 from convext.functional.geometry import Geometry, Sizes, conv_geometry, conv_transpose_geometry, ints, look_up, pairs
 from convext.functional.padding import is_torchs, pad_sides, resolve_padding
 from convext.operators.placed import PLACED
-from convext.operators.plain import is_plain_but_for_autocast
 from convext.problem import FACE_OPENING, OPERANDS, ConvProblem, Face
 from convext.problem.layout import dense, is_channels_last
 from convext.providers import aten
@@ -43,6 +42,7 @@ def is_torchs_own(input: Tensor, weight: Tensor) -> bool:
 
 # Microseconds that the way to our kernels costs a call, and its backward pass (Zen 3): what it saves has to be more.
 FORWARD, BACKWARD = 60.0, 150.0
+AUTOCAST = 60.0  # that our casts cost more than torch's
 _SMALLEST = cpu_table.SMALLEST // 2  # multiplications of a call that is asked about: nothing smaller was measured
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _UNDILATED = (1, (1,), (1, 1), (1, 1, 1))
@@ -64,20 +64,21 @@ def is_plainly_torchs(
         and type(input) is Tensor
         and (weight.requires_grad or not input.requires_grad)
         and input.is_cpu
-        and not _pays(face, input, weight, stride, padding, extra, dilation, groups)
+        and not pays_on_cpu(face, input, weight, stride, padding, extra, dilation, groups)
     )
 
 
-def _pays(
+def pays_on_cpu(
     face: Face, input: Tensor, weight: Tensor, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int
 ) -> bool:
     """Whether a call of plain tensors on a CPU saves more than the way to our kernels costs.
 
     In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated:
-    then nobody looks; nor in a small call, where that would take longer than it saves.
+    then nobody looks; nor in a small call, where that would take longer than it saves. Under autocast it is the call of
+    what the operands are cast to.
     """
-    dtype = input.dtype
-    if torch.is_autocast_enabled("cpu") and dtype is not torch.float64:
+    dtype, cast = input.dtype, torch.is_autocast_enabled("cpu")
+    if cast and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype("cpu")
     if groups == 1 and dtype is not torch.bfloat16 and dilation in _UNDILATED:  # as `gains_of` says
         return False
@@ -88,7 +89,7 @@ def _pays(
     tail = dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
     saved, by_input, by_weight = look_up(_measured_gains, described)  # type: ignore[misc]
-    backward = False
+    saved, backward = saved - AUTOCAST if cast else saved, False
     if torch.is_grad_enabled():
         if input.requires_grad:
             saved, backward = saved + by_input, True
@@ -127,7 +128,7 @@ remembered.FORGET.append(_measured_gains.cache_clear)
 
 
 def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
-    """What `registry.cpu_gains` says where a layer's call asks: not where torch is fast, see `_pays`."""
+    """What `registry.cpu_gains` says where a layer's call asks: not where torch is fast, see `pays_on_cpu`."""
     p = problem
     if p.groups == 1 and p.dtype is not torch.bfloat16 and set(p.dilation) == {1}:
         return {}
@@ -135,26 +136,9 @@ def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
 
 
 def pays(forward: ConvProblem, faces: Collection[Face]) -> bool:
-    """`_pays` of a problem: whether a layer's call that wants `faces`, the forward among them, is worth the way."""
+    """`pays_on_cpu` of a problem: whether a layer's call that wants `faces`, the forward among them, is ours."""
     gains = gains_of(forward)
     return _is_more_than_the_way(sum(gains.get(face, 0.0) for face in faces), backward=len(faces) > 1)
-
-
-def ours_on_cpu(
-    face: Face, input: Tensor, weight: Tensor, bias: Tensor | None,
-    stride: Any, padding: Any, extra: Any, dilation: Any, groups: int,
-) -> bool:  # fmt: skip
-    """Whether kernels of ours were measured to be faster on this CPU in a call that torch would take otherwise.
-
-    In one of the faces that the call wants or more, its gradients among them, and in plain eager code: compilers,
-    exporters, transforms and modes keep torch's operator, which they know. Under autocast it is the call of what the
-    operands are cast to.
-    """
-    return (
-        input.is_cpu
-        and _pays(face, input, weight, stride, padding, extra, dilation, groups)
-        and is_plain_but_for_autocast(input, weight, bias)
-    )
 
 
 def torch_conv(

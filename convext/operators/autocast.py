@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from convext.operators.plain import PLAIN_TYPES
+from convext.operators.plain import PLAIN_TYPES, is_plain_state, is_plain_tensor
 from convext.operators.schema import ACTIVATED, BOTH, BRANCHES, GATED, LIBRARY, OPS, SEPARABLE
 
 
@@ -70,10 +70,24 @@ class _Uncast(threading.local):
 
 
 _CASTS, UNCAST = _Casts(), _Uncast()
+_KEYS = {
+    "cpu": torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU),
+    "cuda": torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA),
+}
+_OFF = _KEYS["cpu"].raw_repr()  # what is excluded where there is no autocast
+
+
+def is_cast(*operands: Tensor | None) -> bool:
+    """Whether autocast on a CPU is on, and all that stands between a call and the kernels."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and is_plain_state(but_for=_OFF)
+        and all(t is None or is_plain_tensor(t) for t in operands)
+    )
 
 
 def autocast(op: Any, device: str, *arguments: Any) -> Any:
-    """`op`, below autocast, of floating operands in the autocast dtype, as torch's own convolutions do; float64 stays."""
+    """`op`, below autocast, of floating operands in its dtype, as torch's own convolutions are; float64 stays."""
     dtype = torch.get_autocast_dtype(device)
 
     def cast_operand(t: Any) -> Any:
@@ -84,10 +98,9 @@ def autocast(op: Any, device: str, *arguments: Any) -> Any:
         )
         return _CASTS.get(t, dtype) if eligible else t
 
-    is_cast = not (device == "cpu" and UNCAST.on_a_cpu)
-    operands = list(map(cast_operand, arguments)) if is_cast else arguments
-    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+    reached = not (device == "cpu" and UNCAST.on_a_cpu)
+    operands = list(map(cast_operand, arguments)) if reached else arguments
+    with torch._C._ExcludeDispatchKeyGuard(_KEYS[device]):
         return op(*operands)
 
 
@@ -95,5 +108,5 @@ _OTHERS = {
     "dgrad_wgrad": BOTH, "activated": ACTIVATED, "separable": SEPARABLE, "branches": BRANCHES, "gated": GATED,
 }  # fmt: skip
 for _name, _op in (OPS | _OTHERS).items():
-    for _device in ("cpu", "cuda"):
+    for _device in _KEYS:
         LIBRARY.impl(_name, partial(autocast, _op, _device), f"Autocast{_device.upper()}")

@@ -36,7 +36,6 @@ def _plain_states() -> frozenset[tuple[int, int]]:
 
 with ThreadPoolExecutor(1) as _new_thread:  # in no mode, though this module may be imported inside one
     _PLAIN_STATES = _new_thread.submit(_plain_states).result()
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU).raw_repr()  # excluded where there is none
 
 
 def is_plain_tensor(t: Tensor) -> bool:
@@ -65,8 +64,3 @@ def is_plain_state(but_for: int = 0) -> bool:
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing between Python and the kernels wants to see this call, so that the dispatcher can be skipped."""
     return is_plain_state() and all(t is None or is_plain_tensor(t) for t in tensors)
-
-
-def is_plain_but_for_autocast(*tensors: Tensor | None) -> bool:
-    """`is_plain`, or it would be without autocast on a CPU."""
-    return is_plain_state(_AUTOCAST) and all(t is None or is_plain_tensor(t) for t in tensors)

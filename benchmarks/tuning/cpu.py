@@ -1,6 +1,6 @@
 """Measures the records for CPUs against torch on a grid of problems, and writes the table that `auto` reads.
 
-    python -m convext.benchmarks.tuning.cpu [--threads 1] [--minutes 20]
+    python -m convext.benchmarks.tuning.cpu [--threads 1] [--minutes 60]
 
 Interleaved in one process: in every round each contender takes one sample, in turns. With one thread a sample is
 processor time, so that others on the machine matter little; with more it is the clock's.
@@ -30,7 +30,7 @@ from convext.providers import aten
 from convext.providers.cpu import library
 
 ELEMENTS = 200_000  # of an input, about: 0.8 MB in float32
-SCATTERED = 2000  # problems beside the grid
+SCATTERED = 6000  # problems beside the grid
 PLAN = Plan(sample=0.5e-3, fewest=5, most=15, enough=0.5)
 
 
@@ -135,7 +135,7 @@ def scattered(seed: int) -> Iterator[ConvProblem]:
             made, n=near(1, 8), face=draw.choice(FACES), channels_last=draw.random() < 0.4,
             dtype=torch.float32 if draw.random() < 0.8 else torch.bfloat16,
         )  # fmt: skip
-        if made.ideal_bytes < 16e6 and 2**21 <= made.flops < 2**30 and not aten.never_returns(made):
+        if made.ideal_bytes < 16e6 and cpu_table.SMALLEST <= made.flops < 2**30 and not aten.never_returns(made):
             yield made
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     """Writes convext/choice/tables/<machine>-<threads>.json."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=20, help="begin no problem after this")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no problem after this")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from convext.choice import cpu_table, registry, remembered, settings
 from convext.functional.geometry import Geometry, Sizes, conv_geometry, conv_transpose_geometry, ints, look_up, pairs
@@ -34,7 +35,7 @@ def is_torchs_own(input: Tensor, weight: Tensor) -> bool:
     """
     if not input.is_floating_point():
         return settings.BACKEND == "auto" or settings.BACKEND.startswith("aten")
-    if settings.BACKEND != "auto" or input.device.type == "cuda" or type(input) in PLACED:
+    if settings.BACKEND != "auto" or input.is_cuda or type(input) in PLACED:
         return False
     frozen = input.requires_grad and not weight.requires_grad and torch.is_grad_enabled()
     return not frozen or torch.jit.is_tracing()  # a trace is the same whatever requires gradients
@@ -77,14 +78,13 @@ def pays_on_cpu(
     then nobody looks; nor in a small call, where that would take longer than it saves. Under autocast it is the call of
     what the operands are cast to.
     """
+    if is_dynamo_compiling() or torch._C._is_tracing() or input.numel() * weight.shape[1:].numel() < _SMALLEST:
+        return False
     dtype, cast = input.dtype, torch.is_autocast_enabled("cpu")
     if cast and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype("cpu")
-    if groups == 1 and dtype is not torch.bfloat16 and dilation in _UNDILATED:  # as `gains_of` says
-        return False
-    if torch.compiler.is_dynamo_compiling() or torch._C._is_tracing() or type(input) not in _PLAIN_TYPES:
-        return False
-    if input.numel() * weight.shape[1:].numel() < _SMALLEST:
+    fast = groups == 1 and dtype is not torch.bfloat16 and dilation in _UNDILATED  # as `gains_of` says
+    if fast or type(input) not in _PLAIN_TYPES:
         return False
     tail = dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail

@@ -151,7 +151,10 @@ def compare(name: str, network: Network, device: str, dtype: torch.dtype) -> lis
 
 
 def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], work: str, device: str) -> list[Cell]:
-    """torch's and convext's time, each in its faster layout, and the speed of the second to the first."""
+    """torch's and convext's time, each in its faster layout, how many layers are ours there, and the second's speed.
+
+    A network without a layer of ours is torch's in both columns: its speed says how far apart two runs of one are.
+    """
 
     def call(network: torch.nn.Module, x: Tensor) -> timing.Call:
         def forward(i: int) -> None:
@@ -175,7 +178,8 @@ def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], wo
     )
     ratio = speedup(samples[theirs], samples[ours])
     cells = [Cell(f"{microseconds(medians[name] * 1e6)} {name[-2:]}") for name in (theirs, ours)]
-    return [*cells, Cell(f"{ratio.value:.2f}x", ratio.verdict)]
+    converted = len(convext.report(networks[ours]).converted)
+    return [*cells, Cell(str(converted or "none")), Cell(f"{ratio.value:.2f}x", ratio.verdict)]
 
 
 def main(device: str, minutes: float | None = None) -> int:
@@ -201,7 +205,7 @@ def main(device: str, minutes: float | None = None) -> int:
                 progress.step(left.pop(0))
         except KeyboardInterrupt:
             interrupted = True
-    show(("network", "work", "torch", "convext", "speed"), body, f"batch {BATCH[device]}, {dtype}")
+    show(("network", "work", "torch", "convext", "its layers", "speed"), body, f"batch {BATCH[device]}, {dtype}")
     if left:
         print(f"{len(left)} of {len(found)} networks were not timed (--minutes gives more time): {', '.join(left)}")
     return 130 if interrupted else int(any(line[-1].kind == "failed" for line in body))

@@ -52,6 +52,15 @@ def test_a_network_is_timed_forward_and_through_a_step(capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("every_layer")
+def test_a_network_tells_how_many_layers_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = networks.compare("small", NETWORK, "cpu", torch.float32)
+    assert [line[4].text for line in lines] == ["3", "3"]
+    monkeypatch.setattr(convext, "convert", lambda model, sample, measure: model)
+    lines = networks.compare("small", NETWORK, "cpu", torch.float32)
+    assert [line[4].text for line in lines] == ["none", "none"]
+
+
+@pytest.mark.usefixtures("every_layer")
 @pytest.mark.parametrize("training", [False, True])
 def test_both_have_the_same_weights_and_only_one_is_converted(training: bool) -> None:
     built = networks.contenders(NETWORK, inputs(), training)

@@ -179,6 +179,18 @@ def test_what_is_saved_has_to_be_more_than_the_way(saved, expected, kind, measur
 
 
 @pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize(("saved", "expected"), [(115.0, []), (125.0, ["fprop"])])
+def test_what_is_saved_under_autocast_has_to_be_more_by_what_casting_costs(saved, expected, measured, monkeypatch):
+    faces, ran = measured
+    faces.add("fprop")
+    monkeypatch.setattr(registry, "cpu_gains", lambda problem: {"fprop": saved} if problem.dtype.itemsize == 2 else {})
+    ours, _, x = layers("Conv2d")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours(x)
+    assert ran == expected
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_bias(kind, measured):
     faces, ran = measured

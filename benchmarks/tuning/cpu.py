@@ -82,6 +82,17 @@ def wide() -> Iterator[ConvProblem]:
         yield _problem((12, 12, 12), 3, channels=128, groups=1, dilation=d)
 
 
+def deep() -> Iterator[ConvProblem]:
+    """The fprop of a network's first layers and of undilated ones of many channels, bfloat16: those under autocast."""
+    for (k, stride), map, channels in product(((3, 2), (4, 4), (7, 2)), (64, 224), (16, 64)):
+        made = _problem((map, map), k, channels=channels, groups=1, stride=stride, pad=0 if k == stride else None)
+        yield replace(made, c=3, dtype=torch.bfloat16)
+    for map, k, channels in product((7, 14, 28), (1, 3), (256, 512, 1024)):
+        made = replace(_problem((map, map), k, channels=channels, groups=1), dtype=torch.bfloat16)
+        if made.flops < 2**30:
+            yield made
+
+
 def _problem(
     input: tuple[int, ...], k: int, *, channels: int = 1, groups: int = 0, stride: int = 1, dilation: int = 1,
     pad: int | None = None, causal: bool = False,
@@ -145,7 +156,7 @@ def problems() -> list[ConvProblem]:
     Every other problem of the grid is measured in bfloat16 too.
     """
     found = list(islice(scattered(0), SCATTERED))
-    for forward, face, channels_last in product(wide(), FACES, (False, True)):
+    for forward, face, channels_last in product((*wide(), *deep()), FACES, (False, True)):
         found.append(replace(forward, face=face, channels_last=channels_last))
     for i, forward in enumerate(grid()):
         for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):

@@ -68,7 +68,7 @@ def conv(
         key, call = _remembered("fprop", input, weight, bias, arguments)
         if call is not None:
             return again(call, input, weight, bias)
-        if not is_plain(input, weight, bias):
+        if not is_plain(input, weight, bias):  # compilers, transforms and modes keep the operator that they know
             return TORCH_CONV[rank](input, weight, bias, stride, padding, dilation, groups)
         torchs_own = False
     concrete = is_concrete(input)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import convext
 from convext import functional
@@ -106,9 +107,34 @@ def test_a_region_of_autocast_casts_a_weight_once(measured):
         first, second = ours(x), ours(x)
         with torch.autocast("cpu", enabled=False):
             assert ours(x).dtype is torch.float32
-    casts = [dict(enumerate(y.grad_fn.next_functions))[1][0] for y in (first, second)]
-    assert casts[0] is casts[1]
+    casts = [y.grad_fn.next_functions[1][0] for y in (first, second)]  # of x and its cast there is nothing to derive
+    assert casts[0] is casts[1] is not None
     assert len(ran) == 3
+
+
+class Seen(TorchFunctionMode):
+    """Notes the convolutions and casts that are asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names += [func.__name__] if func.__name__ in ("conv2d", "to") else []
+        return func(*args, **(kwargs or {}))
+
+
+def test_under_autocast_and_a_mode_the_call_and_its_casts_are_torchs(measured):
+    faces, ran = measured
+    faces |= {"fprop", "dgrad", "wgrad"}
+    ours, theirs, x = layers("Conv2d")
+    seen = []
+    for layer in (ours, theirs):
+        with torch.autocast("cpu", torch.bfloat16), Seen() as mode:
+            layer(x)
+        seen.append(mode.names)
+    assert seen == [["conv2d"], ["conv2d"]]
+    assert not ran
 
 
 def test_torch_where_no_face_wins(measured):

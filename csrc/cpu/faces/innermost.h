@@ -10,12 +10,12 @@
 //                b b b b | f f f f | ..          ..
 //
 // A job is a row of results, or a part of a long one; of an input gradient with a stride, of those of one phase
-// (geometry.h), whose neighbours are a stride apart. A tile is MANY of its results x one vector of channels. Each pixel
-// of x is loaded once for all the results that it is part of:
+// (geometry.h), whose neighbours are a stride apart. A tile is some of its results x one or two vectors of channels.
+// Each pixel of x is loaded once for all the results that it is part of:
 //
 //     3 taps, stride 1      pixel    0: result 0
 //                                    1: 0 1
-//                                    2: 0 1 2       up to MANY + 1; those beyond an end of the row are left out
+//                                    2: 0 1 2       those beyond an end of the row are left out
 //
 // Where taps are dilated, these are results as far apart as the taps. With other strides each tap loads its own.
 #pragma once
@@ -28,8 +28,8 @@ namespace cpu {
 namespace CONVEXT_ISA {
 
 constexpr int64_t COLUMNS = 256;   // of a job
-constexpr int MANY = 8;            // results of a tile whose pixels are shared,
-constexpr int FEW = 4;             // and of one whose are not
+constexpr int MANY = 8;            // vectors of results of a tile whose pixels are shared
+constexpr int FEW = 4;             // results of one whose are not
 constexpr int64_t FAR = 10 << 20;  // bytes of tensors that lie in memory, rather than in a cache
 
 // Whether the tensors of a call lie in memory.
@@ -152,6 +152,10 @@ struct InnermostJob {
   int64_t x_tap[AXES], w_tap[AXES];  // from tap to tap
   Inside inside[AXES];               // of the tile's results
 
+  // Lines of taps that a part of a sum takes.
+  template <int TAPS>
+  static constexpr int64_t lines_of = TERMS / (TAPS * GROUP);
+
   explicit InnermostJob(const Call& c) : call(c) { aim(0, 0, 0); }
 
   void run(int64_t job) {
@@ -213,9 +217,9 @@ struct InnermostJob {
 
   // `count` results from `first` on, as far apart as the taps: these read neighbours.
   void strand(const T* x, T* to, int64_t first, int64_t count) {
-    const auto run = [&](auto taps, auto stride) {
-      for (; count > 0; count -= MANY, first += MANY * this->taps[2].spacing)
-        neighbours<decltype(taps)::value, decltype(stride)::value>(x, to, first, least(count, MANY));
+    inside[2] = {0, taps[2].taps};
+    const auto run = [&](auto taps, auto stride) __attribute__((always_inline)) {
+      tiles<decltype(taps)::value, decltype(stride)::value>(x, to, first, count);
     };
     const Int<1> one;
     const Int<2> two;
@@ -230,46 +234,101 @@ struct InnermostJob {
     run(Int<0>{}, one);
   }
 
-  // `count` results of a strand, at most MANY, from `m` on.
+  // A few taps: tiles of two vectors of channels, and half as many results. Cache lines are read whole then, and fewer
+  // pixels, which are a power of two apart where the channels are such a number. TAPS: 0 for any number from 3 on.
   template <int TAPS, int STRIDE>
-  void neighbours(const T* x, T* to, int64_t m, int64_t count) {
-    const int64_t read = (MANY - 1) * STRIDE + taps[2].taps, apart = taps[2].spacing;
+  void tiles(const T* x, T* to, int64_t first, int64_t count) const {
+    int64_t paired = 0;  // channels
+    if constexpr (GROUP == 1 && TAPS > 0 && TAPS <= 3)
+      if (p.k >= 2 * lanes) {
+        const int64_t rest = p.k % (2 * lanes);
+        paired = rest > lanes ? p.k : p.k - rest;
+        for (int64_t m = 0; m < count; m += MANY / 2)
+          neighbours<TAPS, STRIDE, MANY / 2>(x, to, first + m * taps[2].spacing, least(count - m, MANY / 2), 0, paired);
+      }
+    if (paired < p.k)
+      for (int64_t m = 0; m < count; m += MANY)
+        neighbours<TAPS, STRIDE, MANY>(x, to, first + m * taps[2].spacing, least(count - m, MANY), paired, p.k);
+  }
+
+  // Channels `c` to `last` - 1 of `count` results of a strand, at most RESULTS, from `m` on.
+  template <int TAPS, int STRIDE, int RESULTS>
+  void neighbours(const T* x, T* to, int64_t m, int64_t count, int64_t c, int64_t last) const {
+    const int64_t read = (RESULTS - 1) * STRIDE + taps[2].taps, apart = taps[2].spacing;
     const int64_t column = m * STRIDE + taps[2].offset;  // of the first pixel of x
     const int64_t first = over(most(-column, 0), apart);
     const int64_t end = least(read, over(most(g.operand_size[2] - column, 0), apart));
-    const bool whole = first == 0 && end == read && count == MANY;
     x += column * call.a.stride[4] + inside[0].first * x_tap[0] + inside[1].first * x_tap[1];
     const A* w = weights + inside[0].first * w_tap[0] + inside[1].first * w_tap[1];
     to += m * next;
-    for (int64_t c = 0; c < p.k; c += lanes) {
-      c = least(c, p.k - lanes);
-      if (far) ask_ahead<MANY * STRIDE, MANY, 1>(x + c, x_tap[2], to + c, next * taps[2].spacing);
-      if (TAPS > 0 && whole)
-        line_tile<TAPS, STRIDE, true>(x + c, w + c, bias + c, to + c, first, end, MANY);
-      else
-        line_tile<TAPS, STRIDE, false>(x + c, w + c, bias + c, to + c, first, end, count);
+    const auto sum = [&](auto whole, auto in_parts) __attribute__((always_inline)) {
+      channels<TAPS, STRIDE, RESULTS, decltype(whole)::value, decltype(in_parts)::value>(x, w, to, first, end, count, c,
+                                                                                         last);
+    };
+    const Int<0> no;
+    const Int<1> yes;
+    if constexpr (TAPS == 0) {
+      sum(no, yes);
+    } else {
+      const bool whole = first == 0 && end == read && count == RESULTS;
+      if constexpr (lines_of<TAPS> >= TAPS)  // of the lines of a square filter
+        if (inside[0].count == 1 && inside[1].count <= lines_of<TAPS>) return whole ? sum(yes, no) : sum(no, no);
+      whole ? sum(yes, yes) : sum(no, yes);
     }
   }
 
-  // Of the pixels that are read, those from `first` to `end` - 1 are there; all of them where WHOLE. TAPS: 0 for any
-  // number from 3 on.
-  template <int TAPS, int STRIDE, bool WHOLE>
-  CONVEXT_INLINE void line_tile(const T* x, const A* w, const A* bias, T* to, int64_t first, int64_t end,
-                                int64_t count) const {
-    A parts[Sums<A, MANY, 1>::size];
-    Sums<A, MANY, 1> sums(parts);
-    sums.begin();
-    int64_t room = TERMS;
-    for (int64_t d = 0; d < inside[0].count; ++d)
-      for (int64_t h = 0; h < inside[1].count; ++h) {
-        const T* line = x + d * x_tap[0] + h * x_tap[1];
-        const A* tap = w + d * w_tap[0] + h * w_tap[1];
-        if constexpr (TAPS > 0)
-          add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, room, sums);
-        else
+  // The same for all tiles of these channels, of which the last is shifted back over channels that are already there.
+  // Of the pixels that are read, those from `first` to `end` - 1 are there, all of them where WHOLE. IN_PARTS: the sums
+  // may be longer than a part of them.
+  //
+  // A tile of 3x3 takes some 40 cycles. It has all registers, and a loop that does nothing else: inlined in more, and
+  // with a loop over depth around it, 3x3 of 56x56x64 took 1.4 times as long.
+  template <int TAPS, int STRIDE, int RESULTS, int WHOLE, int IN_PARTS>
+  __attribute__((noinline)) void channels(const T* x, const A* w, T* to, int64_t first, int64_t end, int64_t count,
+                                          int64_t c, int64_t last) const {
+    constexpr int VECTORS = MANY / RESULTS;
+    for (; c < last; c += VECTORS * lanes) {
+      c = least(c, last - VECTORS * lanes);
+      if (far) ask_ahead<RESULTS * STRIDE, RESULTS, VECTORS>(x + c, x_tap[2], to + c, next * taps[2].spacing);
+      A parts[Sums<A, RESULTS, VECTORS>::size];
+      Sums<A, RESULTS, VECTORS> sums(parts);
+      sums.begin();
+      if constexpr (IN_PARTS)
+        add_parts<TAPS, STRIDE, WHOLE>(x + c, w + c, first, end, sums);
+      else
+        add_lines<TAPS, STRIDE, WHOLE>(x + c, w + c, inside[1].count, first, end, sums);
+      finish.tile(sums, parts, to + c, next * taps[2].spacing, bias + c, count);
+    }
+  }
+
+  // The taps of `lines` lines.
+  template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
+  CONVEXT_INLINE void add_lines(const T* line, const A* tap, int64_t lines, int64_t first, int64_t end,
+                                Sums<A, RESULTS, VECTORS>& sums) const {
+    for (; lines > 0; --lines, line += x_tap[1], tap += w_tap[1])
+      add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, sums);
+  }
+
+  // The taps of all lines, in parts.
+  template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
+  CONVEXT_INLINE void add_parts(const T* x, const A* w, int64_t first, int64_t end,
+                                Sums<A, RESULTS, VECTORS>& sums) const {
+    int64_t room = TERMS;  // TAPS == 0: terms that may follow before a part ends
+    for (int64_t d = inside[0].count; d > 0; --d, x += x_tap[0], w += w_tap[0]) {
+      const T* line = x;
+      const A* tap = w;
+      for (int64_t left = inside[1].count; left > 0;) {
+        if constexpr (TAPS == 0) {
           add_long_line(line, tap, first, end, room, sums);
+          --left, line += x_tap[1], tap += w_tap[1];
+        } else {
+          const int64_t now = least(left, lines_of<TAPS>);
+          add_lines<TAPS, STRIDE, WHOLE>(line, tap, now, first, end, sums);
+          left -= now, line += now * x_tap[1], tap += now * w_tap[1];
+          if (left > 0 || d > 1) sums.next();
+        }
       }
-    finish.tile(sums, parts, to, next * taps[2].spacing, bias, count);
+    }
   }
 
   // A line of any number of taps is threes, fours and fives of them; those that read beyond an end are left out.
@@ -283,10 +342,12 @@ struct InnermostJob {
         constexpr int some = decltype(count)::value;
         const T* x = line + t * x_tap[2];
         const A* w = tap + t * w_tap[2];
+        if (room < some * GROUP) sums.next(), room = TERMS;
+        room -= some * GROUP;
         if (t >= first && t + some + MANY - 1 <= end)
-          add_taps<some, 1, true>(x, w, 0, 0, room, sums);
+          add_taps<some, 1, true>(x, w, 0, 0, sums);
         else
-          add_taps<some, 1, false>(x, w, first - t, end - t, room, sums);
+          add_taps<some, 1, false>(x, w, first - t, end - t, sums);
       };
       if (now == 5)
         add(Int<5>{});
@@ -297,24 +358,29 @@ struct InnermostJob {
     }
   }
 
-  // TAPS neighbouring taps of a line. `room`: terms that may follow before a part of the sums ends.
-  template <int TAPS, int STRIDE, bool WHOLE>
-  CONVEXT_INLINE void add_taps(const T* line, const A* tap, int64_t first, int64_t end, int64_t& room,
-                               Sums<A, MANY, 1>& sums) const {
-    const int64_t step = x_tap[2];
-    if (room < TAPS * GROUP) sums.next(), room = TERMS;
-    room -= TAPS * GROUP;
+  // TAPS neighbouring taps of a line.
+  template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
+  CONVEXT_INLINE void add_taps(const T* line, const A* tap, int64_t first, int64_t end,
+                               Sums<A, RESULTS, VECTORS>& sums) const {
+    const int64_t w_step = w_tap[2];
+    int64_t step = x_tap[2];
+    __asm__ volatile("" : "+r"(step));  // where a pixel lies is added up: the loop over lines would keep each in memory
     unrolled<GROUP>(CONVEXT_EACH(in) {
       constexpr int of = decltype(in)::value;
-      Vector<A> some[TAPS];
-      unrolled<TAPS>(CONVEXT_EACH(t) { some[t.value] = load(tap + t.value * w_tap[2] + of * p.k); });
-      unrolled<(MANY - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
+      Vector<A> some[TAPS][VECTORS];
+      unrolled<TAPS>(CONVEXT_EACH(t) {
+        const A* w = tap + t.value * w_step + of * p.k;
+        unrolled<VECTORS>(CONVEXT_EACH(v) { some[t.value][v.value] = load(w + v.value * lanes); });
+      });
+      unrolled<(RESULTS - 1) * STRIDE + TAPS>(CONVEXT_EACH(i) {
         constexpr int pixel = decltype(i)::value;
         if (!WHOLE && (pixel < first || pixel >= end)) return;
-        const Vector<A> value = held(spread<A, GROUP, of>(widen(line + pixel * step)));
-        unrolled<MANY>(CONVEXT_EACH(m) {
-          constexpr int tap = pixel - decltype(m)::value * STRIDE;
-          if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][0] += some[tap] * value;
+        unrolled<VECTORS>(CONVEXT_EACH(v) {
+          const Vector<A> value = held(spread<A, GROUP, of>(widen(line + pixel * step + v.value * lanes)));
+          unrolled<RESULTS>(CONVEXT_EACH(m) {
+            constexpr int tap = pixel - decltype(m)::value * STRIDE;
+            if constexpr (tap >= 0 && tap < TAPS) sums.now[m.value][v.value] += some[tap][v.value] * value;
+          });
         });
       });
     });

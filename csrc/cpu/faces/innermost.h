@@ -313,19 +313,17 @@ struct InnermostJob {
   template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
   CONVEXT_INLINE void add_parts(const T* x, const A* w, int64_t first, int64_t end,
                                 Sums<A, RESULTS, VECTORS>& sums) const {
-    int64_t room = TERMS;  // TAPS == 0: terms that may follow before a part ends
+    int64_t room = TERMS;  // terms that may follow before a part ends
     for (int64_t d = inside[0].count; d > 0; --d, x += x_tap[0], w += w_tap[0]) {
       const T* line = x;
       const A* tap = w;
-      for (int64_t left = inside[1].count; left > 0;) {
+      for (int64_t h = inside[1].count; h > 0; --h, line += x_tap[1], tap += w_tap[1]) {
         if constexpr (TAPS == 0) {
           add_long_line(line, tap, first, end, room, sums);
-          --left, line += x_tap[1], tap += w_tap[1];
         } else {
-          const int64_t now = least(left, lines_of<TAPS>);
-          add_lines<TAPS, STRIDE, WHOLE>(line, tap, now, first, end, sums);
-          left -= now, line += now * x_tap[1], tap += now * w_tap[1];
-          if (left > 0 || d > 1) sums.next();
+          if (room < TAPS * GROUP) sums.next(), room = TERMS;
+          room -= TAPS * GROUP;
+          add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, sums);
         }
       }
     }

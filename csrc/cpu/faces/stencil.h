@@ -36,13 +36,15 @@ CONVEXT_INLINE void add_row(const A* line, const A* w, Sums<A, ROWS, VECTORS>& s
 // HEIGHT: the taps' rows, 0 for any number of at least ROWS - 1. `w` lies as [depth][width][height].
 template <class A, int HEIGHT, int ROWS, int VECTORS>
 CONVEXT_INLINE void sum_rows(const A* x, const Taps& taps, const A* w, Sums<A, ROWS, VECTORS>& sums) {
-  const int64_t height = HEIGHT ? HEIGHT : taps.count[1], down = taps.distance[1], width = taps.count[2];
-  const int64_t columns = taps.count[0] * width, part = most(TERMS / height, 1);  // of taps
-  for (int64_t column = 0, t = 0; column < columns;) {
-    if (column) sums.next();
-    for (const int64_t end = least(columns, column + part); column < end; ++column, w += height) {
-      const A* line = x + t * taps.distance[2];
-      if (++t == width) t = 0, x += taps.distance[0];
+  const int64_t height = HEIGHT ? HEIGHT : taps.count[1], down = taps.distance[1], right = taps.distance[2];
+  const int64_t width = taps.count[2], deeper = taps.distance[0] - width * right;
+  const int64_t part = most(TERMS / height, 1);  // columns of taps
+  int64_t t = width;
+  for (int64_t left = taps.count[0] * width;;) {
+    for (const int64_t end = most(left - part, 0); left > end; --left, w += height) {
+      const A* line = x;
+      x += right;
+      if (--t == 0) t = width, x += deeper;
       if constexpr (HEIGHT != 0) {
         unrolled<ROWS + HEIGHT - 1>(CONVEXT_EACH(i) {
           constexpr int row = decltype(i)::value;
@@ -58,6 +60,8 @@ CONVEXT_INLINE void sum_rows(const A* x, const Taps& taps, const A* w, Sums<A, R
         });
       }
     }
+    if (left == 0) return;
+    sums.next();
   }
 }
 
@@ -105,6 +109,10 @@ CONVEXT_INLINE void tile(const Plane<A>& p, const A* x, A* result, int64_t step,
     sum_rows<A, HEIGHT>(x + p.offsets[0], p.taps, p.w, sums);
   const Vector<A> bias = broadcast(p.bias);
   sums.finish(CONVEXT_EACH2(, ) { return bias; });
+  const int64_t apart = step * p.row;
+  if (p.finish.is_plain && columns >= VECTORS * lanes)
+    return sums.each(
+        CONVEXT_EACH2(r, v) { store<A>(result + r.value * apart + v.value * lanes, sums.now[r.value][v.value]); });
   sums.each(CONVEXT_EACH2(r, v) {
     store_first<A>(result + r.value * step * p.row + v.value * lanes, p.finish.bound(sums.now[r.value][v.value]),
                    columns - v.value * lanes);

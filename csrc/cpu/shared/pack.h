@@ -20,7 +20,10 @@ struct Planes {
 // Zeros; up to a vector more than `count`, where rows that are written later begin.
 template <class A>
 CONVEXT_INLINE void clear(A* row, int64_t count) {
-  for (int64_t j = 0; j < count; j += Lanes<A>::count) store<A>(row + j, Vector<A>{});
+  for (A* const end = row + count; row < end; row += Lanes<A>::count) {
+    __asm__("" : "+r"(row));  // no call of memset: most rows have a vector of zeros at either end
+    store<A>(row, Vector<A>{});
+  }
 }
 
 // `count` elements `step` apart to `row`; what follows them there may be overwritten. The last vector of a row begins
@@ -53,12 +56,37 @@ CONVEXT_INLINE void pack_pixels(A* row, int64_t plane, int64_t planes, const T* 
   }
 }
 
+// pack() of columns that lie side by side in the tensor as in scratch: what is the same for all rows is known before.
+template <class A, class T>
+inline void pack_rows(const Planes<const T>& from, const int64_t (&origin)[AXES], const Window& w, A* scratch) {
+  const int64_t lead = least(most(-origin[2], 0), w.columns);
+  const int64_t end = least(most(from.size[2] - origin[2], lead), w.columns);
+  for (int64_t i = 0; i < from.count; ++i)
+    for (int64_t z = 0; z < w.size[0]; ++z) {
+      const int64_t depth = origin[0] + z;
+      const bool inside = depth >= 0 && depth < from.size[0] && end > lead;
+      const int64_t first = inside ? least(most(-origin[1], 0), w.size[1]) : w.size[1];
+      const int64_t last = inside ? least(most(from.size[1] - origin[1], first), w.size[1]) : w.size[1];
+      A* row = scratch + i * w.plane + z * w.depth;
+      clear(row, first * w.row);
+      row += first * w.row;
+      const T* line = from.data + i * from.between + depth * from.step[0] + (origin[1] + first) * from.step[1];
+      for (int64_t y = first; y < last; ++y, row += w.row, line += from.step[1]) {
+        clear(row, lead);
+        pack_row(row + lead, line + origin[2] + lead, 1, end - lead);
+        clear(row + end, w.columns - end);
+      }
+      clear(row, (w.size[1] - last) * w.row);
+    }
+}
+
 // Fills the window whose first element is `origin` of the tensor's planes.
 template <class A, class T>
 inline void pack(const Planes<const T>& from, const int64_t (&origin)[AXES], const Window& w, int64_t remainders,
                  A* scratch) {
   constexpr int64_t lanes = Lanes<A>::count;
   const bool pixels = from.between == 1 && from.count > 1;
+  if (!pixels && remainders == 1 && from.step[2] == 1) return pack_rows(from, origin, w, scratch);
   for (int64_t z = 0; z < w.size[0]; ++z)
     for (int64_t y = 0; y < w.size[1]; ++y) {
       const int64_t depth = origin[0] + z, height = origin[1] + y;

@@ -144,6 +144,21 @@ def test_what_is_not_finite_goes_where_it_is_read(isa, face, name, value):
         assert torch.equal(~result.isfinite(), reached)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "long rows" in name or name == "3x3 of many channels"])
+@pytest.mark.parametrize("face", ["fprop", "dgrad"])
+def test_a_weight_that_is_not_finite_reads_nothing_beyond_an_edge(isa, face, name, value):
+    """As in torch's own kernels for these: zeros beside a tensor would make NaN of it."""
+    for channels_last in (False, True):
+        p = problem(face, name, channels_last=channels_last)
+        a, b = check.operands(p)
+        some = torch.arange(0, b.numel(), b.numel() // 3)  # a first channel's first tap, others somewhere
+        marks = torch.zeros_like(b).put_(some, torch.ones(len(some)))
+        reached = reference.compute(p, torch.ones_like(a), marks, None) > 0
+        result = native.convolve(isa, p, a, torch.where(marks > 0, value, b), None)
+        assert torch.equal(~result.isfinite(), reached)
+
+
 def test_an_unread_infinity_beyond_the_last_output_stays_there(isa):
     """Columns that no output reads lie in the same vectors as those that are."""
     p = ConvProblem.of("fprop", (1, 1, 9, 20), (1, 1, 3, 3), (4, 5), (2, 3), (0, 0), (1, 1), 1, torch.float32)

@@ -35,7 +35,7 @@ inline bool has_long_rows(const Call& call) {
   const bool planes =
       operand.stride[4] == 1 && result.stride[4] == 1 && operand.stride[1] != 1 && result.stride[1] != 1;
   const bool compiled = height == 3 || height == 5 || height == 7;  // by stencil.h
-  return planes && sizeof(T) == 4 && product(p.stride) == 1 && compiled && p.kernel[2] <= 7 &&
+  return planes && call.finite && sizeof(T) == 4 && product(p.stride) == 1 && compiled && p.kernel[2] <= 7 &&
          2 * width >= vectors * Lanes<A>::count;
 }
 

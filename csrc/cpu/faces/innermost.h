@@ -305,8 +305,11 @@ struct InnermostJob {
   template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
   CONVEXT_INLINE void add_lines(const T* line, const A* tap, int64_t lines, int64_t first, int64_t end,
                                 Sums<A, RESULTS, VECTORS>& sums) const {
-    for (; lines > 0; --lines, line += x_tap[1], tap += w_tap[1])
-      add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, sums);
+    for (; lines > 0; --lines, line += x_tap[1], tap += w_tap[1]) {
+      int64_t step = x_tap[2];
+      __asm__ volatile("" : "+r"(step));  // where a pixel lies is added up: this loop would keep each in memory
+      add_taps<TAPS, STRIDE, WHOLE>(line, step, tap, first, end, sums);
+    }
   }
 
   // The taps of all lines, in parts.
@@ -323,7 +326,7 @@ struct InnermostJob {
         } else {
           if (room < TAPS * GROUP) sums.next(), room = TERMS;
           room -= TAPS * GROUP;
-          add_taps<TAPS, STRIDE, WHOLE>(line, tap, first, end, sums);
+          add_lines<TAPS, STRIDE, WHOLE>(line, tap, 1, first, end, sums);
         }
       }
     }
@@ -343,9 +346,9 @@ struct InnermostJob {
         if (room < some * GROUP) sums.next(), room = TERMS;
         room -= some * GROUP;
         if (t >= first && t + some + MANY - 1 <= end)
-          add_taps<some, 1, true>(x, w, 0, 0, sums);
+          add_taps<some, 1, true>(x, x_tap[2], w, 0, 0, sums);
         else
-          add_taps<some, 1, false>(x, w, first - t, end - t, sums);
+          add_taps<some, 1, false>(x, x_tap[2], w, first - t, end - t, sums);
       };
       if (now == 5)
         add(Int<5>{});
@@ -358,11 +361,9 @@ struct InnermostJob {
 
   // TAPS neighbouring taps of a line.
   template <int TAPS, int STRIDE, bool WHOLE, int RESULTS, int VECTORS>
-  CONVEXT_INLINE void add_taps(const T* line, const A* tap, int64_t first, int64_t end,
+  CONVEXT_INLINE void add_taps(const T* line, int64_t step, const A* tap, int64_t first, int64_t end,
                                Sums<A, RESULTS, VECTORS>& sums) const {
     const int64_t w_step = w_tap[2];
-    int64_t step = x_tap[2];
-    __asm__ volatile("" : "+r"(step));  // where a pixel lies is added up: the loop over lines would keep each in memory
     unrolled<GROUP>(CONVEXT_EACH(in) {
       constexpr int of = decltype(in)::value;
       Vector<A> some[TAPS][VECTORS];

@@ -211,7 +211,6 @@ struct InnermostJob {
     const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
     if (count < (GROUP == 1 ? 1 : 3) || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled)))
       return separately(x, to, c, end);
-    inside[2] = {0, count};
     for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
   }
 

@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=arguments.existing, metavar="RESULTS", help="page and pictures of a results file"
     )
     other.add_argument("--overhead", action="store_true", help="host time of a layer's call against torch.nn's")
-    other.add_argument("--networks", action="store_true", help="whole networks before and after convext.convert")
+    other.add_argument(
+        "--networks", nargs="*", metavar="WORD",
+        help="whole networks before and after convext.convert: all, or those with a word in their name",
+    )  # fmt: skip
+    parser.add_argument("--autocast", action="store_true", help="with --networks: in autocast regions in bfloat16")
     parser.add_argument(
         "--fail-below", type=arguments.positive, metavar="RATIO", help="with --compare: fail where speed fell below"
     )
@@ -80,10 +84,12 @@ def main(args: argparse.Namespace) -> int:
         from convext.benchmarks.measuring import overhead
 
         return overhead.main()
-    if args.networks:
+    if args.networks is not None:
         from convext.benchmarks.measuring import networks
 
-        return networks.main(device, args.minutes)
+        if not networks.named(args.networks):
+            args.refuse(f"no network has one of {args.networks} in its name: {', '.join(networks.builders())}")
+        return networks.main(device, args.minutes, args.networks, args.autocast)
     return _bench(args, device)
 
 
@@ -92,20 +98,20 @@ _READ = {
     "compare": {"fail_below"},
     "report": {"out"},
     "overhead": set[str](),
-    "networks": {"device", "minutes"},
+    "networks": {"device", "minutes", "autocast"},
 }
 _OF_LAYERS = ("layers", "set", "sweep", "work", "dtype", "compiled", "device", "minutes", "patience", "warm", "out")
 
 
 def _refuse_what_is_not_read(args: argparse.Namespace) -> None:
     """Ends with a line where an option would be ignored."""
-    mode = next((mode for mode in _READ if getattr(args, mode)), None)
+    mode = next((mode for mode in _READ if getattr(args, mode) not in (None, False)), None)
     if args.sweep and args.layers:
         args.refuse("--layers picks from the tables, --sweep times a grid of its own: give one of them")
-    for name in (*_OF_LAYERS, "fail_below"):
+    for name in (*_OF_LAYERS, "fail_below", "autocast"):
         if getattr(args, name) not in (None, False) and name not in (_READ[mode] if mode else _OF_LAYERS):
-            option = f"--{name.replace('_', '-')}"
-            args.refuse(f"--{mode} does not read {option}" if mode else f"{option} is for --compare")
+            option, readers = f"--{name.replace('_', '-')}", [other for other in _READ if name in _READ[other]]
+            args.refuse(f"--{mode} does not read {option}" if mode else f"{option} is for --{readers[0]}")
 
 
 def _bench(args: argparse.Namespace, device: str) -> int:

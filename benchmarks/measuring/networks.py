@@ -2,7 +2,8 @@
 
 Networks have random weights. `convert` must not change what a network says, so its output is checked first: it has to
 agree with the unconverted network's about as closely as torch's two layouts agree with each other. On a CPU, `convert`
-measures: it converts for the work that is timed, an answer or a step, and leaves alone what is no faster.
+measures: it converts for the work that is timed, an answer or a step, and leaves alone what is no faster. Under
+autocast each answer is a region of its own, as in most training loops.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -82,6 +83,33 @@ def builders() -> dict[str, Network]:
     return found
 
 
+def named(words: Sequence[str], autocast: str | None = None) -> dict[str, Network]:
+    """The networks with one of `words` in their names, or all without words; `autocast`: a device's, in bfloat16."""
+    found = {name: network for name, network in builders().items() if not words or any(word in name for word in words)}
+    if autocast is None:
+        return found
+    return {
+        name: replace(network, build=partial(_in_regions, network.build, autocast)) for name, network in found.items()
+    }
+
+
+def _in_regions(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Module:
+    return _InRegions(build(), device)
+
+
+class _InRegions(torch.nn.Module):
+    """A model whose every call is an autocast region in bfloat16."""
+
+    def __init__(self, model: torch.nn.Module, device: str) -> None:
+        super().__init__()
+        self.model, self.device = model, device
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(self.device, torch.bfloat16):
+            out: Tensor = self.model(x)
+        return out
+
+
 def _segmentation(name: str) -> torch.nn.Module:
     """Which returns what it says of each pixel alone, and fetches no weights."""
     from torchvision import models
@@ -116,12 +144,14 @@ def disagreement(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor]
     """None, or how an output of convext's differs from torch's by more than torch's layouts, twice, and rounding."""
     modes = {name: network.training for name, network in networks.items()}
     with torch.no_grad():
-        outputs = {name: network.eval()(inputs[name[-2:]]).double() for name, network in networks.items()}
+        said = {name: network.eval()(inputs[name[-2:]]) for name, network in networks.items()}
     for name, training in modes.items():
         networks[name].train(training)
+    eps = torch.finfo(said["torch/nc"].dtype).eps
+    outputs = {name: output.double() for name, output in said.items()}
     first = outputs["torch/nc"]
     between = max((first - outputs[f"torch/{layout}"]).abs().max() for layout in inputs)
-    bound = 2 * between + 16 * torch.finfo(inputs["nc"].dtype).eps * first.abs().max()
+    bound = 2 * between + 16 * eps * first.abs().max()
     for layout in inputs:
         error = (outputs[f"convext/{layout}"] - outputs[f"torch/{layout}"]).abs().max()
         if not error <= bound:
@@ -182,11 +212,11 @@ def _measure(networks: dict[str, torch.nn.Module], inputs: dict[str, Tensor], wo
     return [*cells, Cell(str(converted or "none")), Cell(f"{ratio.value:.2f}x", ratio.verdict)]
 
 
-def main(device: str, minutes: float | None = None) -> int:
+def main(device: str, minutes: float | None = None, words: Sequence[str] = (), autocast: bool = False) -> int:
     """Prints a table of the networks begun within `minutes`; 1 where a network disagreed, 130 after Ctrl-C."""
-    found = builders()
-    if len(found) == len(NETWORKS):
-        print("small networks only: pip install torchvision timm")
+    found = named(words, device if autocast else None)
+    if not (importlib.util.find_spec("torchvision") and importlib.util.find_spec("timm")):
+        print("for more networks: pip install torchvision timm")
     if device == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
@@ -205,7 +235,8 @@ def main(device: str, minutes: float | None = None) -> int:
                 progress.step(left.pop(0))
         except KeyboardInterrupt:
             interrupted = True
-    show(("network", "work", "torch", "convext", "its layers", "speed"), body, f"batch {BATCH[device]}, {dtype}")
+    title = f"batch {BATCH[device]}, {dtype}" + (", under bfloat16 autocast" if autocast else "")
+    show(("network", "work", "torch", "convext", "its layers", "speed"), body, title)
     if left:
         print(f"{len(left)} of {len(found)} networks were not timed (--minutes gives more time): {', '.join(left)}")
     return 130 if interrupted else int(any(line[-1].kind == "failed" for line in body))

@@ -24,6 +24,8 @@ MISTAKES = {
     "time backwards": (("bench", "--minutes", "-1"), "must be above 0, but got -1"),
     "endless": (("bench", "--minutes", "nan"), "must be above 0, but got nan"),
     "nothing to compare": (("bench", "--fail-below", "0.9"), "--fail-below is for --compare"),
+    "autocast of layers": (("bench", "--autocast"), "--autocast is for --networks"),
+    "no such network": (("bench", "--networks", "nothing"), "no network has one of ['nothing'] in its name"),
     "two modes": (("bench", "--overhead", "--sweep", "causal"), "--overhead does not read --sweep"),
     "two choices": (("bench", "--layers", "conformer", "--sweep", "causal"), "give one of them"),
     "no such layer": (("bench", "--layers", "nosuch"), "no layer has one of ['nosuch']"),

@@ -129,3 +129,24 @@ def test_what_one_network_raises_costs_the_others_nothing(
 def test_a_network_that_cannot_train_on_one_image_answers_alone() -> None:
     answers = networks.Network(NETWORK.build, NETWORK.shape, trains_on_one=False)
     assert [line[1].text for line in networks.compare("small", answers, "cpu", torch.float32)] == ["forward"]
+
+
+def test_networks_are_picked_by_words() -> None:
+    assert list(networks.named(["volumes", "sequ"])) == ["volumes 5x5x5", "sequences k 4"]
+    assert list(networks.named([])) == list(networks.builders())
+    assert not networks.named(["no such network"])
+
+
+def test_under_autocast_every_call_is_a_region_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "builders", lambda: {"small": NETWORK})
+    (network,) = networks.named([], "cpu").values()
+    built = network.build()
+    seen = []
+    built.model[0].register_forward_hook(lambda layer, x, y: seen.append(torch.is_autocast_enabled("cpu")))
+    output = built(torch.randn(NETWORK.shape)[None])
+    assert seen == [True]
+    assert not torch.is_autocast_enabled("cpu")
+    assert output.dtype is torch.bfloat16
+    lines = networks.compare("small", network, "cpu", torch.float32)
+    assert [line[1].text for line in lines] == ["forward", "step"]
+    assert all(line[-1].kind != "failed" for line in lines)

@@ -8,13 +8,13 @@ namespace cpu {
 
 struct Call {
   Problem problem;
-  View a, b, result;      // the face's operands, (x, w), (y, w) or (x, y), and the tensor that it leaves open
-  const void* bias;       // contiguous, or null
-  Epilogue epilogue;      // fprop, dgrad: result = epilogue(sum + bias) + residual
-  const void* residual;   // as the result lies, or null
-  void* prepared;         // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
-  bool continues;         // another part of the same convolution came before: `prepared` is filled
-  int64_t lanes_of_rows;  // fprop, dgrad: of the widest vectors that rows are summed by (rows.h), or 0
+  View a, b, result;     // the face's operands, (x, w), (y, w) or (x, y), and the tensor that it leaves open
+  const void* bias;      // contiguous, or null
+  Epilogue epilogue;     // fprop, dgrad: result = epilogue(sum + bias) + residual
+  const void* residual;  // as the result lies, or null
+  void* prepared;        // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
+  bool continues;        // another part of the same convolution came before: `prepared` is filled
+  bool finite;           // fprop, dgrad: the weights hold no infinity and no NaN; false where that was not asked
 };
 
 struct Work {

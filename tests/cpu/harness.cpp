@@ -4,7 +4,7 @@
 #include <initializer_list>
 
 #include "cpu/faces/atrous.h"
-#include "cpu/faces/finite.h"
+#include "cpu/faces/rows.h"
 
 using namespace convext::cpu;
 
@@ -30,7 +30,7 @@ extern "C" int64_t convext_run(const int64_t* numbers, void* a, void* b, void* r
     for (int64_t& stride : view->stride) stride = *numbers++;
   call.a.data = a, call.b.data = b, call.result.data = result, call.bias = bias;
   call.residual = residual;
-  call.finite = has_finite_weights(call);
+  call.may_be_rows = may_be_rows(call);
 
   const Kernels& kernels = kernels_tested;
   std::vector<Call> parts = parts_of(call, kernels);

@@ -31,6 +31,7 @@ constexpr int64_t COLUMNS = 256;   // of a job
 constexpr int MANY = 8;            // vectors of results of a tile whose pixels are shared
 constexpr int FEW = 4;             // results of one whose are not
 constexpr int64_t FAR = 10 << 20;  // bytes of tensors that lie in memory, rather than in a cache
+constexpr int64_t FOREVER = int64_t(1) << 62;
 
 // Whether the tensors of a call lie in memory.
 template <class T>
@@ -211,7 +212,12 @@ struct InnermostJob {
     const bool compiled = count == 3 || (count == 5 && GROUP == 1);  // with a stride
     if (count < (GROUP == 1 ? 1 : 3) || (g.in[2] > 1 && !(g.in[2] == 2 && apart == 1 && compiled)))
       return separately(x, to, c, end);
-    for (int64_t first = c; first < least(c + apart, end); ++first) strand(x, to, first, over(end - first, apart));
+    // Strands of dilated taps lie between each other: a stretch of all of them is done while the cache holds its lines.
+    const int64_t stretch = far && apart > 1 ? MANY * apart : end - c;
+    for (; c < end; c += stretch) {
+      const int64_t stop = least(c + stretch, end);
+      for (int64_t first = c; first < least(c + apart, stop); ++first) strand(x, to, first, over(stop - first, apart));
+    }
   }
 
   // `count` results from `first` on, as far apart as the taps: these read neighbours.
@@ -384,22 +390,31 @@ struct InnermostJob {
     });
   }
 
-  // Where taps share nothing, each loads its own; results of which some tap reads beyond an end are tiles of one pixel.
+  // Where taps share nothing, each loads its own. Neighbours of which the same taps read inside are tiles.
   void separately(const T* x, T* to, int64_t c, int64_t end) {
-    const Phase& f = taps[2];
-    const int64_t beyond = g.operand_size[2] - f.offset - (f.taps - 1) * f.spacing;
-    const int64_t low = most(c, over(most(-f.offset, 0), g.in[2]));           // all taps of low to high - 1
-    const int64_t high = least(end, beyond > 0 ? over(beyond, g.in[2]) : 0);  // read inside
     while (c < end) {
-      if (c >= low && c < high && high - low >= FEW) {
-        inside[2] = {0, f.taps};
-        for (; c < high; c += FEW) pixels<FEW, 2>(x, to, least(c, high - FEW));
-        c = high;
+      inside[2] = taps_inside(2, c);
+      const int64_t stop = least(end, change_after(c));
+      if (stop - c >= FEW) {
+        for (; c < stop; c += FEW) pixels<FEW, 2>(x, to, least(c, stop - FEW));
+        c = stop;
       } else {
-        inside[2] = taps_inside(2, c);
-        pixels<1, 4>(x, to, c++);
+        while (c < stop) pixels<1, 4>(x, to, c++);
       }
     }
+  }
+
+  // The first result after `c` of which other taps read inside, those of `c` being `inside`: the tap before them enters
+  // there, or the last one leaves.
+  int64_t change_after(int64_t c) const {
+    const Phase& f = taps[2];
+    const int64_t first = inside[2].first, last = first + inside[2].count - 1;
+    const auto reaches = [&](int64_t tap, int64_t place) {
+      return over(most(place - f.offset - tap * f.spacing, 0), g.in[2]);
+    };
+    const int64_t enters = first > 0 ? reaches(first - 1, 0) : FOREVER;
+    const int64_t leaves = inside[2].count > 0 ? reaches(last, g.operand_size[2]) : FOREVER;
+    return least(enters, leaves);
   }
 
   // All channels of PIXELS results from `m` on. The last vector is shifted back over channels that are already there.
@@ -409,44 +424,69 @@ struct InnermostJob {
     to += m * next;
     const A* w = weights;
     for (int i = 0; i < AXES; ++i) x += inside[i].first * x_tap[i], w += inside[i].first * w_tap[i];
-    int64_t c = 0;
-    for (; c + VECTORS * lanes <= p.k; c += VECTORS * lanes) tile<PIXELS, VECTORS>(x + c, w + c, bias + c, to + c);
-    for (; c < p.k; c += lanes) {
-      c = least(c, p.k - lanes);
-      tile<PIXELS, 1>(x + c, w + c, bias + c, to + c);
+    const int64_t whole = p.k - p.k % (VECTORS * lanes);
+    if (whole > 0) apart<PIXELS, VECTORS>(x, w, to, 0, whole);
+    if (whole < p.k) apart<PIXELS, 1>(x, w, to, whole, p.k);
+  }
+
+  // Channels `c` to `last` - 1 of PIXELS results.
+  template <int PIXELS, int VECTORS>
+  __attribute__((noinline)) void apart(const T* x, const A* w, T* to, int64_t c, int64_t last) const {
+    const int64_t step = g.in[2] * call.a.stride[4];
+    const int64_t terms = inside[0].count * inside[1].count * inside[2].count * GROUP;
+    for (; c < last; c += VECTORS * lanes) {
+      c = least(c, last - VECTORS * lanes);
+      if (far) ask_ahead<PIXELS, PIXELS, VECTORS>(x + c, step, to + c, next);
+      A parts[Sums<A, PIXELS, VECTORS>::size];
+      Sums<A, PIXELS, VECTORS> sums(parts);
+      sums.begin();
+      if (terms <= TERMS && inside[0].count == 1)
+        add_apart(x + c, step, w + c, sums);
+      else
+        add_apart_in_parts(x + c, step, w + c, sums);
+      finish.tile(sums, parts, to + c, next, bias + c);
     }
   }
 
+  // The taps of lines that are no more than a part of a sum.
   template <int PIXELS, int VECTORS>
-  CONVEXT_INLINE void tile(const T* x, const A* w, const A* bias, T* to) const {
-    const int64_t step = g.in[2] * call.a.stride[4];
-    if (far) ask_ahead<PIXELS, PIXELS, VECTORS>(x, step, to, next);
-    A parts[Sums<A, PIXELS, VECTORS>::size];
-    Sums<A, PIXELS, VECTORS> sums(parts);
-    sums.begin();
+  CONVEXT_INLINE void add_apart(const T* line, int64_t step, const A* tap, Sums<A, PIXELS, VECTORS>& sums) const {
+    for (int64_t h = inside[1].count; h > 0; --h, line += x_tap[1], tap += w_tap[1])
+      add_some_apart(line, step, tap, inside[2].count, sums);
+  }
+
+  template <int PIXELS, int VECTORS>
+  CONVEXT_INLINE void add_apart_in_parts(const T* x, int64_t step, const A* w, Sums<A, PIXELS, VECTORS>& sums) const {
     int64_t room = TERMS / GROUP;  // taps
     for (int64_t d = 0; d < inside[0].count; ++d)
       for (int64_t h = 0; h < inside[1].count; ++h) {
         const T* line = x + d * x_tap[0] + h * x_tap[1];
         const A* tap = w + d * w_tap[0] + h * w_tap[1];
-        for (int64_t left = inside[2].count; left > 0;) {
+        for (int64_t left = inside[2].count, now; left > 0;
+             left -= now, line += now * x_tap[2], tap += now * w_tap[2]) {
           if (room == 0) sums.next(), room = TERMS / GROUP;
-          const int64_t now = least(left, room);
-          left -= now, room -= now;
-          for (int64_t t = 0; t < now; ++t, tap += w_tap[2], line += x_tap[2])
-            unrolled<GROUP>(CONVEXT_EACH(in) {
-              constexpr int of = decltype(in)::value;
-              unrolled<VECTORS>(CONVEXT_EACH(v) {
-                const Vector<A> weight = load(tap + of * p.k + v.value * lanes);
-                unrolled<PIXELS>(CONVEXT_EACH(m) {
-                  const Vector<A> value = widen(line + m.value * step + v.value * lanes);
-                  sums.now[m.value][v.value] += weight * spread<A, GROUP, of>(value);
-                });
-              });
-            });
+          now = least(left, room);
+          room -= now;
+          add_some_apart(line, step, tap, now, sums);
         }
       }
-    finish.tile(sums, parts, to, next, bias);
+  }
+
+  // `count` taps of a line, for pixels `step` apart.
+  template <int PIXELS, int VECTORS>
+  CONVEXT_INLINE void add_some_apart(const T* line, int64_t step, const A* tap, int64_t count,
+                                     Sums<A, PIXELS, VECTORS>& sums) const {
+    for (; count > 0; --count, line += x_tap[2], tap += w_tap[2])
+      unrolled<GROUP>(CONVEXT_EACH(in) {
+        constexpr int of = decltype(in)::value;
+        unrolled<VECTORS>(CONVEXT_EACH(v) {
+          const Vector<A> weight = load(tap + of * p.k + v.value * lanes);
+          unrolled<PIXELS>(CONVEXT_EACH(m) {
+            const Vector<A> value = widen(line + m.value * step + v.value * lanes);
+            sums.now[m.value][v.value] += weight * spread<A, GROUP, of>(value);
+          });
+        });
+      });
   }
 
   // Asks for what a later tile is the first to read, READ pixels `pixel` apart, and for where it is written, WRITTEN

@@ -14,7 +14,7 @@ struct Call {
   const void* residual;  // as the result lies, or null
   void* prepared;        // fprop, dgrad: weights and bias in the order in which they are read; wgrad: its partial sums
   bool continues;        // another part of the same convolution came before: `prepared` is filled
-  bool finite;           // fprop, dgrad: the weights hold no infinity and no NaN; false where that was not asked
+  bool may_be_rows;      // fprop, dgrad: rows of it may be summed as they lie (rows.h)
 };
 
 struct Work {

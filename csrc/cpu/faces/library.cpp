@@ -7,8 +7,8 @@
 
 #include "cpu/faces/atrous.h"
 #include "cpu/faces/branches.h"
-#include "cpu/faces/finite.h"
 #include "cpu/faces/kernels.h"
+#include "cpu/faces/rows.h"
 #include "cpu/shared/arguments.h"
 
 namespace convext {
@@ -90,7 +90,7 @@ Tensor convolve(std::string isa, std::string face, Tensor a, Tensor b, std::opti
   call.bias = bias ? bias->const_data_ptr() : nullptr;
   call.epilogue = epilogue_of(p, activation, first_scalar, second_scalar);
   call.residual = residual ? checked_residual(arguments, result) : nullptr;
-  call.finite = has_finite_weights(call);
+  call.may_be_rows = may_be_rows(call);
 
   std::vector<Call> parts = parts_of(call, kernels);
   const Memory prepared = allocate(kernels.work(parts[0]).prepared_bytes);
@@ -144,7 +144,7 @@ Tensor branches(std::string isa, Tensor x, std::vector<Tensor> w, std::optional<
     Call& call = calls[i];
     check(x.numel() > 0 && w[i].numel() > 0, "operands with elements");
     call.a = view(x), call.b = view(w[i]), call.result = slice, call.bias = bias_of;
-    call.finite = has_finite_weights(call);
+    call.may_be_rows = may_be_rows(call);
     branches.push_back(branch_of(call, kernels));
     prepare(kernels, branches.back().parts[0]);
     slice.data = static_cast<char*>(slice.data) + call.problem.k * slice.stride[1] * bytes;

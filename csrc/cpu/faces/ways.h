@@ -21,22 +21,26 @@ inline bool is_short_filter(const Problem& p) {
          p.output[2] >= shortest_row;
 }
 
-// Long rows fill vectors with their columns, and are summed before blocks of channels are transposed. Packed against
-// reordered, on Zen 3 with 8 lanes: 3x3, 5x5 and 7x7 on 28x28 are 1.06 to 1.21 times as fast, on 56x56 1.26 to 1.59, on
-// 16x16 0.8 to 0.9; groups of two on 28x28 0.91 to 0.98, on 40x40 1.02 to 1.07, of four and eight on 28x28 1.03
-// to 1.14; of more taps 0.56 to 0.86.
-template <class T>
-inline bool has_long_rows(const Call& call) {
-  using A = typename Sum<T>::type;
-  const Problem& p = call.problem;
-  const View &operand = call.a, &result = call.result;
-  const int64_t group = p.c / p.groups, height = p.kernel[1];
-  const int64_t width = p.face == Face::dgrad ? p.input[2] : p.output[2], vectors = group == 2 ? 10 : 7;
-  const bool planes =
-      operand.stride[4] == 1 && result.stride[4] == 1 && operand.stride[1] != 1 && result.stride[1] != 1;
-  const bool compiled = height == 3 || height == 5 || height == 7;  // by stencil.h
-  return planes && call.finite && sizeof(T) == 4 && product(p.stride) == 1 && compiled && p.kernel[2] <= 7 &&
-         2 * width >= vectors * Lanes<A>::count;
+// Whether rows that may be summed as they lie are faster so than as blocks of channels.
+//
+// Zen 3 with 8 lanes: 3x3, 5x5 and 7x7 on 28x28 are 1.06 to 1.21 times as fast, on 56x56 1.26 to 1.59, on 16x16 0.8
+// to 0.9; groups of two on 28x28 0.91 to 0.98, on 40x40 1.02 to 1.07, of four and eight on 28x28 1.03 to 1.14.
+//
+// Zen 5 with 16 lanes: what counts is how much of its vectors a row fills, beside what channels fill of their blocks.
+//
+//     columns, of whole vectors    28, 1.75    32, 2    36, 2.25    44, 2.75    56, 3.5    64, 4    112, 7
+//     depthwise                    0.8-0.9     1.0-1.4   0.8-1.0    1.0-1.1     1.0-1.3    1.3-1.8  1.2-1.3
+//     groups of four               0.8-0.9     1.0-1.1   0.8        1.0         0.9        1.1-1.3  1.1-1.2
+//     groups of eight              1.0-1.1     1.1-1.2   0.9-1.0    1.1-1.2     1.0-1.1    1.2-1.4  1.2-1.4
+//
+// and groups of two 0.6 to 0.9, but with whole vectors 0.8 to 1.1.
+template <class A>
+inline bool rows_pay(const Problem& p) {
+  constexpr int64_t lanes = Lanes<A>::count;
+  const int64_t group = p.c / p.groups, width = p.face == Face::dgrad ? p.input[2] : p.output[2];
+  if (lanes < 16) return 2 * width >= (group == 2 ? 10 : 7) * lanes;
+  const int64_t sixteenths = group == 4 ? 15 : 14;  // of a row's vectors, at least
+  return group != 2 && width >= 2 * lanes && 16 * width * up(p.k, lanes) >= sixteenths * up(width, lanes) * p.k;
 }
 
 // From so many taps on what they read is read so often that it pays to lay it together first, widened where it has to
@@ -75,8 +79,8 @@ inline Way way_of(const Call& call) {
   const bool innermost = first.stride[1] == 1 && second.stride[1] == 1;
   if (innermost && product(p.kernel) < many_taps<T>(p, first))
     return is_compiled<T>(group) ? Way::in_place : Way::packed;
-  const bool long_rows = is_short_filter<T>(p) || has_long_rows<T>(call);
-  return !innermost && !wgrad && long_rows ? Way::packed : Way::reordered;
+  const bool rows = is_short_filter<T>(p) || (call.may_be_rows && rows_pay<A>(p));
+  return !innermost && !wgrad && rows ? Way::packed : Way::reordered;
 }
 
 }  // namespace CONVEXT_ISA

@@ -204,7 +204,7 @@ def main() -> None:
             break
         if (row := row_of(problem)) is not None:
             rows.append(row)
-    path = cpu_table.FOLDER / f"{library.machine()}-{args.threads}.json"
+    path = cpu_table.FOLDER / f"{library.measured_as()}-{args.threads}.json"
     cpu_table.write(path, rows, _where(args.threads))
     print(f"{path}: {len(rows)} rows of {len(planned)} problems in {time.monotonic() - begin:.0f} s")
 
@@ -215,7 +215,7 @@ def _where(threads: int) -> dict[str, object]:
         with open("/proc/cpuinfo") as file:
             model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
     return {
-        "machine": library.machine(), "threads": threads, "processor": model or platform.processor(),
+        "machine": library.measured_as(), "threads": threads, "processor": model or platform.processor(),
         "cores": os.cpu_count(), "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability(),
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ NUMBER = {name: i for i, name in enumerate(ACTIVATIONS)}  # as csrc/cpu/shared/e
 @cache
 def isa() -> str:
     """The widest instruction set that is trusted here; unlike plain convolutions, in both memory formats."""
-    return library.isa(False)
+    return library.isa()
 
 
 def forward(

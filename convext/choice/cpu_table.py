@@ -113,7 +113,7 @@ def fastest(problem: ConvProblem, threads: int) -> Ranking:
     """
     if problem.flops < SMALLEST:
         return ()
-    here = FOLDER / f"{library.machine()}-{min(threads, 2)}.json"
+    here = FOLDER / f"{library.measured_as()}-{min(threads, 2)}.json"
     if here.exists() and (expected := _expected(_table(here), problem)):
         return _ranked(expected, WORTH)
     # Where oneDNN computes this with another kernel, nothing near was measured, and nothing is said.

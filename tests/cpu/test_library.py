@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from convext.providers.cpu import library
+from convext.commands import check
+from convext.problem import ConvProblem
+from convext.providers.cpu import library, native
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +41,53 @@ def test_avx512_is_used_where_it_was_measured(isa, monkeypatch):
     supported = [name for name in library.ISAS if torch.ops.convext_cpu.supports(name)]
     library.isa.cache_clear()
     monkeypatch.setattr(library, "WIDE_IS_MEASURED", ())
-    assert library.isa() == library.isa(channels_last=True) == next(name for name in supported if name != "avx512")
+    assert library.isa() == library.isa(narrow=True) == next(name for name in supported if name != "avx512")
     library.isa.cache_clear()
     monkeypatch.setattr(library, "WIDE_IS_MEASURED", (torch.ops.convext_cpu.vendor(),))
     assert library.isa() == supported[0]
-    assert library.isa(channels_last=True) != "avx512"
+    assert library.isa(narrow=True) != "avx512"
     library.isa.cache_clear()
+
+
+@pytest.mark.parametrize("zen5", [False, True])
+@pytest.mark.parametrize(
+    ("face", "groups", "channels", "channels_last", "wide"),
+    [
+        ("fprop", 16, 1, True, True),  # in place
+        ("dgrad", 15, 1, True, False),  # in place with vectors of 8
+        ("wgrad", 15, 1, True, False),
+        ("fprop", 15, 1, False, True),
+        ("fprop", 8, 3, False, True),
+        ("wgrad", 8, 3, False, False),
+        ("wgrad", 8, 3, True, False),
+        ("dgrad", 1, 3, True, "zen5"),
+    ],
+)
+def test_avx512_is_used_on_the_ways_on_which_it_won(
+    monkeypatch, zen5, face, groups, channels, channels_last, wide
+) -> None:
+    monkeypatch.setattr(library, "isa", lambda narrow=False: "avx2" if narrow else "avx512")
+    monkeypatch.setattr(library, "has_wide_units", lambda: zen5)
+    names: list[str] = []
+    monkeypatch.setattr(native, "convolve", lambda isa, *_: names.append(isa))
+    c = groups * channels
+    p = ConvProblem(
+        face, 1, c, c, groups, (6,), (3,), (6,), (1,), (1,), (1,), torch.float32, channels_last=channels_last
+    )  # fmt: skip
+    native.run(p, *check.operands(p), None)
+    assert names == ["avx512" if (zen5 if wide == "zen5" else wide) else "avx2"]
+
+
+@pytest.mark.parametrize(("machine", "family", "name"), [
+    ("amd-avx512", 26, "amd-avx512-zen5"), ("amd-avx512", 25, "amd-avx512"), ("amd-avx2", 26, "amd-avx2"),
+    ("intel-avx512", 26, "intel-avx512"),
+])  # fmt: skip
+def test_a_zen_5_has_tables_of_its_own(monkeypatch, machine, family, name) -> None:
+    monkeypatch.setattr(library, "machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.convext_cpu, "family", lambda: family)
+    library.has_wide_units.cache_clear()
+    assert library.measured_as() == name
+    library.has_wide_units.cache_clear()
 
 
 @pytest.mark.parametrize("content", [None, "not a library"])

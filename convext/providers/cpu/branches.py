@@ -79,7 +79,7 @@ def _isa(problem: BranchesProblem, x: Tensor) -> str:
     """The widest where nothing is packed (faces/innermost.h). Else far taps leave windows of wide vectors little room,
     in either memory format: AVX2 was measured to be as fast, and on small maps up to 1.5 times as fast."""
     unpacked = all(part.c == part.k == part.groups for part in problem.parts) and x.stride(1) == 1
-    return library.isa(not (unpacked and problem.parts[0].channels_last))
+    return library.isa(narrow=not (unpacked and problem.parts[0].channels_last))
 
 
 def convolve(

@@ -15,9 +15,8 @@ LIBRARY = Path(__file__).parents[2] / "_cpu.abi3.so"
 
 ISAS = ("avx512", "avx2", "generic")  # the widest first
 
-# Whose AVX-512 was measured. On AMD's (Zen 4) it is up to 1.6 times as fast as AVX2 where channels are outermost. Where
-# they are innermost it is up to twice as slow, since the windows of 16 channels leave room for small blocks only.
-WIDE_IS_MEASURED = ("amd",)
+WIDE_IS_MEASURED = ("amd",)  # whose AVX-512 was
+_ZEN5 = 26  # AMD's family: its units are as wide as AVX-512's vectors, Zen 4's half as wide
 
 
 @cache
@@ -36,22 +35,33 @@ def unavailable() -> str | None:
 
 
 @cache
-def isa(channels_last: bool = False) -> str:
-    """The instruction set that is used for results in a memory format: the widest here that was measured.
+def isa(narrow: bool = False) -> str:
+    """The instruction set that is used: the widest here that was measured, but not AVX-512 where that is too wide.
 
     Raises:
         RuntimeError: the library is not there, with the reason.
     """
     if reason := unavailable():
         raise RuntimeError(reason)
-    wide = not channels_last and torch.ops.convext_cpu.vendor() in WIDE_IS_MEASURED
+    wide = not narrow and torch.ops.convext_cpu.vendor() in WIDE_IS_MEASURED
     wanted = ISAS if wide else ISAS[1:]
     return next(name for name in wanted if torch.ops.convext_cpu.supports(name))
 
 
 @cache
 def machine() -> str:
-    """What tables of measurements are named after: the processor's maker and the instruction set, "amd-avx512"."""
+    """The processor's maker and the instruction set, "amd-avx512"."""
     if unavailable():
         return "unknown"
     return f"{torch.ops.convext_cpu.vendor()}-{isa()}"
+
+
+@cache
+def has_wide_units() -> bool:
+    """Whether AVX-512 is that of a Zen 5."""
+    return machine() == "amd-avx512" and torch.ops.convext_cpu.family() == _ZEN5
+
+
+def measured_as() -> str:
+    """What tables of measurements are named after: `machine`, and "amd-avx512-zen5"."""
+    return machine() + ("-zen5" if has_wide_units() else "")

@@ -2,6 +2,9 @@
 // from 2.10 on. It checks its arguments, allocates the result and shares the jobs among torch's threads.
 #include <torch/csrc/stable/library.h>
 
+#ifdef CONVEXT_X86
+#include <cpuid.h>
+#endif
 #include <optional>
 #include <string>
 
@@ -41,6 +44,15 @@ std::string vendor() {
   if (__builtin_cpu_is("intel")) return "intel";
 #endif
   return "other";
+}
+
+// As the processor's maker numbers its families: of AMD's 25 are Zen 3 and Zen 4, 26 is Zen 5. 0 for "other".
+int64_t family() {
+#ifdef CONVEXT_X86
+  unsigned version = 0, unused = 0;
+  if (__get_cpuid(1, &version, &unused, &unused, &unused)) return ((version >> 8) & 15) + ((version >> 20) & 255);
+#endif
+  return 0;
 }
 
 // -------------------------------------------------------------------------------------------------------- operator
@@ -176,6 +188,7 @@ STABLE_TORCH_LIBRARY(convext_cpu, m) {
       "int groups, bool channels_last) -> Tensor");
   m.def("supports(str isa) -> bool");
   m.def("vendor() -> str");
+  m.def("family() -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CPU, m) {
@@ -186,6 +199,7 @@ STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(convext_cpu, CompositeExplicitAutograd, m) {
   m.impl("supports", TORCH_BOX(&supports));
   m.impl("vendor", TORCH_BOX(&vendor));
+  m.impl("family", TORCH_BOX(&family));
 }
 
 }  // namespace cpu

@@ -56,10 +56,14 @@ def machine() -> str:
     return f"{torch.ops.convext_cpu.vendor()}-{isa()}"
 
 
-@cache
 def has_wide_units() -> bool:
     """Whether AVX-512 is that of a Zen 5."""
-    return machine() == "amd-avx512" and torch.ops.convext_cpu.family() == _ZEN5
+    return machine() == "amd-avx512" and _family() == _ZEN5
+
+
+@cache
+def _family() -> int:
+    return int(torch.ops.convext_cpu.family())
 
 
 def measured_as() -> str:

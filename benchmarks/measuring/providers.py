@@ -111,8 +111,15 @@ def competing(problem: ConvProblem) -> list[Kernel]:
 
 
 def chosen(case: Case, layout_name: str) -> str:
-    """The name of what "auto" runs: a kernel for a face, the layer as a whole for a step."""
-    return "convext" if case.work == "step" else choose(case.problem(case.work, layout_name)).name
+    """The name of what "auto" runs: a kernel for a face, the layer as a whole for a step.
+
+    A layer's forward is torch's on a CPU where a kernel of ours saves less than the way to it costs.
+    """
+    if case.work == "step":
+        return "convext"
+    if case.device == "cpu" and case.work == case.layer.forward and not is_ours(case, layout_name):
+        return registry.ATEN.name
+    return choose(case.problem(case.work, layout_name)).name
 
 
 def is_ours(case: Case, layout_name: str) -> bool:

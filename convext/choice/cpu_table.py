@@ -54,7 +54,8 @@ SMALLEST = 2**19  # FLOPs: nothing smaller was measured, and a call's own cost c
 FAR = 5.0  # a problem whose nearest neighbour is so far away is torch's
 CAUTION, DOUBT = 0.03, 0.25
 # What a kernel of ours takes at least: microseconds of a call, and of a thread in a second multiplications and bytes.
-CALL, FASTEST, WIDEST = 30.0, 16e9, 20e9
+CALL = 30.0
+SPEED, SPEED_OF_ZEN5 = (16e9, 20e9), (50e9, 50e9)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def gain(problem: ConvProblem, name: str, rows: tuple[Row, ...], threads: int) -
     """
     if not rows:
         return math.inf
-    ours = CALL + 1e6 / threads * max(problem.flops / 2 / FASTEST, problem.ideal_bytes / WIDEST)
+    multiplications, bytes = SPEED_OF_ZEN5 if library.has_wide_units() else SPEED
+    ours = CALL + 1e6 / threads * max(problem.flops / 2 / multiplications, problem.ideal_bytes / bytes)
     return ours * (math.prod(row.ratios[name][0] for row in rows) ** (1 / len(rows)) - 1)
 
 

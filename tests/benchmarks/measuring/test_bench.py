@@ -103,6 +103,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, fault: str) -> list[str]:
     kernel = Kernel("triton.planted", FACES, lambda problem: None, run)
     monkeypatch.setattr(providers, "kernels", lambda case, layout: [kernel])
     monkeypatch.setattr(providers, "choose", lambda problem: kernel)
+    monkeypatch.setattr(providers, "is_ours", lambda case, layout: True)
     monkeypatch.setattr(registry, "KERNELS", [kernel, registry.ATEN])
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     remembered.forget()  # which remembers the kernel that was planted before under this name
@@ -148,6 +149,14 @@ def test_a_right_kernel_with_the_same_plumbing_is_timed(monkeypatch: pytest.Monk
     row = measure(Case(layers()[0], "fprop", torch.float32, "cpu"), H100, 0.0)
     assert not row.failures
     assert row.auto() in {"triton.planted/nc", "triton.planted/cl"}
+
+
+def test_a_forward_whose_call_is_torchs_is_reported_as_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, "none")
+    monkeypatch.setattr(providers, "is_ours", lambda case, layout: layout == "cl")
+    forward, gradient = (Case(layers()[0], work, torch.float32, "cpu") for work in ("fprop", "wgrad"))
+    assert [providers.chosen(forward, layout) for layout in ("nc", "cl")] == ["aten.convolution", "triton.planted"]
+    assert [providers.chosen(gradient, layout) for layout in ("nc", "cl")] == ["triton.planted"] * 2
 
 
 def test_operands_that_do_not_fit_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ struct ReorderedWgradJob {
     for (int64_t z = first[0]; z < first[0] + count[0]; ++z)
       for (int64_t row = first[1]; row < end[1]; row += rows)
         for (int64_t c = first[2]; c < end[2]; c += RUN)
-          loops.add({0, z, row, least(rows, end[1] - row), c, least(c + RUN, end[2])}, 0, totals);
+          loops.template add<1>({0, z, row, least(rows, end[1] - row), c, least(c + RUN, end[2])}, 0, totals);
   }
 };
 

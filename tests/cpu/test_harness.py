@@ -36,7 +36,7 @@ def build(flags: list[str]) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("the harness needs g++")
     folder = CSRC / "cpu" / "faces"
-    sources = [*(folder / f"{name}.cpp" for name in ("images", "weights", "kernels")), HARNESS]
+    sources = [*(folder / f"{name}.cpp" for name in ("images", "images_packed", "weights", "kernels")), HARNESS]
     headers = [path.read_text() for path in sorted((CSRC / "cpu").rglob("*.h"))]
     command = ["g++", *FLAGS, *flags, "-DCONVEXT_ISA=tested", f"-I{CSRC}"]
 

@@ -19,7 +19,7 @@ ROOMS = "causal", "gated", "pointwise", "separable", "streams"
 # What these files need of the faces' are the operators that tell the machine: they are compiled plainly.
 SOURCES = {f"{room}/kernels.cpp": [*SANITIZED, *ISA] for room in ROOMS}
 SOURCES |= {f"{room}/library.cpp": [*STABLE, *SANITIZED] for room in ROOMS}
-SOURCES |= {f"faces/{name}.cpp": ["-O0", *ISA] for name in ("images", "weights", "kernels")}
+SOURCES |= {f"faces/{name}.cpp": ["-O0", *ISA] for name in ("images", "images_packed", "weights", "kernels")}
 SOURCES |= {"faces/library.cpp": STABLE}
 
 

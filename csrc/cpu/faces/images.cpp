@@ -1,5 +1,4 @@
-// fprop and dgrad, by each way.
-#include "cpu/faces/gather.h"
+// fprop and dgrad, by each way; the packed one is compiled beside this file, images_packed.cpp.
 #include "cpu/faces/reordered.h"
 #include "cpu/faces/results.h"
 #include "cpu/faces/ways.h"
@@ -20,7 +19,7 @@ Work images::work(const Call& call) {
       case Way::packed:
         break;
     }
-    return gather_work<T>(p, call.a, call.result);
+    return packed_work(call);
   });
 }
 
@@ -33,7 +32,7 @@ void images::prepare(const Call& call, int64_t first, int64_t last) {
       case Way::reordered:
         return reordered_prepare<T>(call, first, last);
       case Way::packed:
-        return gather_prepare<T>(call, first, last);
+        return packed_prepare(call, first, last);
     }
   });
 }
@@ -47,7 +46,7 @@ void images::run(const Call& call, int64_t first, int64_t last, void* scratch) {
       case Way::reordered:
         return reordered_run<T>(call, first, last, scratch);
       case Way::packed:
-        return gather_run<T>(call, first, last, scratch);
+        return packed_run(call, first, last, scratch);
     }
   });
 }

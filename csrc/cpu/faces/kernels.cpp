@@ -1,5 +1,5 @@
 // The table of one instruction set: CONVEXT_ISA names it, CONVEXT_VECTOR_BYTES is the width of its vectors. setup.py
-// compiles this file, images.cpp and weights.cpp once for each.
+// compiles this file, images.cpp, images_packed.cpp and weights.cpp once for each.
 #include "cpu/faces/results.h"
 
 #define CONVEXT_JOIN(a, b) a##b

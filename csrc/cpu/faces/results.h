@@ -12,6 +12,11 @@ namespace images {
 Work work(const Call& call);
 void prepare(const Call& call, int64_t first_group, int64_t last_group);
 void run(const Call& call, int64_t first_job, int64_t last_job, void* scratch);
+
+// Of these, where windows are packed.
+Work packed_work(const Call& call);
+void packed_prepare(const Call& call, int64_t first_group, int64_t last_group);
+void packed_run(const Call& call, int64_t first_job, int64_t last_job, void* scratch);
 }  // namespace images
 
 namespace weights {

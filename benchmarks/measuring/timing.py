@@ -61,7 +61,7 @@ def interleaved(
         if estimates[name] > limit and name not in held_to:  # or something else was in its way
             estimates[name] = min(estimates[name], once(name))
     hopeless = {name for name in calls if estimates[name] > limit and name not in held_to}
-    repeats = {n: max(1, min(MAX_CALLS, round(SAMPLE_SECONDS[device] / each))) for n, each in estimates.items()}
+    repeats = _repeats(estimates, SAMPLE_SECONDS[device])
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     start = time.monotonic()
@@ -77,6 +77,19 @@ def interleaved(
             elapsed = clocks[name].elapsed(i * repeats[name], repeats[name])
             samples[name].append(max(elapsed, RESOLUTION[device]) / repeats[name])
     return samples
+
+
+def _repeats(estimates: Mapping[str, float], seconds: float) -> dict[str, int]:
+    """Calls of a sample. As many for all that compete: the first ones find what others left in a processor's caches.
+
+    What takes HOPELESS times as long as the fastest makes fewer, about `seconds` of them.
+    """
+    fastest = min(estimates.values(), default=0.0)
+
+    def calls(each: float) -> int:
+        return max(1, min(MAX_CALLS, round(seconds / (each if each > HOPELESS * fastest else fastest))))
+
+    return {name: calls(each) for name, each in estimates.items()}
 
 
 class _CpuClock:

@@ -111,6 +111,22 @@ def test_what_is_far_slower_than_what_it_is_held_to_is_in_the_first_rounds_alone
     assert len(interleaved(calls, "cpu", 0.1)["hopeless"]) == 7  # held to nothing
 
 
+def test_those_that_compete_make_as_many_calls_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first finds its operands gone from the caches: it would weigh more in fewer calls."""
+    clock = Clock(monkeypatch)
+    last, hiccup = [""], [0.9e-3, 0.0]
+
+    def call(name: str) -> None:
+        clock.spin(0.5e-3 if last[0] != name else 0.1e-3)
+        if name == "b" and hiccup:
+            clock.spin(hiccup.pop(0))
+        last[0] = name
+
+    samples = interleaved({name: lambda i, name=name: call(name) for name in "abc"}, "cpu", 0.05)
+    assert samples["a"] == pytest.approx([(0.5e-3 + 0.1e-3) / 2] * len(samples["a"]))
+    assert samples["b"] == pytest.approx(samples["a"])
+
+
 def test_calls_get_different_buffers_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     clock = Clock(monkeypatch)

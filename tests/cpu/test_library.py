@@ -1,5 +1,6 @@
 """The compiled library: what it depends on, where it loads, and what is said where it is not there."""
 
+import platform
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def test_imports_the_stable_abi_alone(isa):
     assert [name for name in imported if name.startswith(("Py", "_Py")) or "2at" in name or "3c10" in name] == []
     own = [name for name in imported if "torch" in name]
     assert [name for name in own if not name.startswith(("aoti_torch_", "torch_"))] == []
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors name it otherwise")
+def test_what_is_asked_for_ahead_is_in_the_library(isa):
+    """A compiler leaves out a call of a function that only prefetches: it has no effect that it knows of."""
+    code = subprocess.run(["objdump", "--disassemble", library.LIBRARY], capture_output=True, text=True, check=True)
+    assert code.stdout.count("\tprefetch") >= 3  # one instruction set each
 
 
 def test_kernel_files_include_no_standard_header():

@@ -72,7 +72,8 @@ class Row:
 def kind(problem: ConvProblem) -> str:
     """What has to be the same for a measurement to say anything about a problem: also how torch would compute it."""
     family = {"dilated": "dense"}.get(problem.family, problem.family)
-    rival = "" if problem.groups == 1 else f" against {onednn.kernel_of(problem)}"
+    theirs = onednn.kernel_of(problem)
+    rival = "" if problem.groups == 1 and theirs == "direct" else f" against {theirs}"
     measured = problem.dtype in (torch.float32, torch.bfloat16)
     return f"{problem.face} {family}{rival}" + ("" if measured else f" {problem.dtype}")
 

@@ -1,5 +1,8 @@
 """What oneDNN is expected to compute a convolution with, against what it says that it did."""
 
+import platform
+from itertools import product
+
 import pytest
 import torch
 
@@ -80,3 +83,25 @@ def assert_names_what_ran(call, capfd):
     kind, name_of_kernel = ran[-1][5:7]
     assert "convolution" in kind
     assert kernel_of(p) == next(NAMES[part] for part in NAMES if part in name_of_kernel)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="ATen asks Arm's library there")
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_tells_which_layers_of_one_group_are_not_onednns(rank):
+    """As ATen selects, on both sides of the size at which it changes."""
+    told = set()
+    for side, taps, dilation, channels, images in product((5, 8, 18, 40, 120), (2, 3, 5), (1, 2), (8, 64, 200), (1, 2)):
+        if side**rank * channels > 2**22:
+            continue
+        input, kernel, ones = (side,) * rank, (taps,) * rank, (1,) * rank
+        pads, dilations = ((value,) * rank for value in (dilation * (taps - 1) // 2, dilation))
+        p = ConvProblem(
+            "fprop", images, channels, channels, 1, input, kernel,
+            output_size(input, kernel, ones, pads, pads, dilations), ones, pads, dilations, torch.float32, False,
+        )  # fmt: skip
+        x, w = torch.empty(images, channels, *input), torch.empty(channels, channels, *kernel)
+        selected = torch._C._select_conv_backend(x, w, None, ones, pads, dilations, False, (0,) * rank, 1, None)
+        own = selected != torch._C._ConvBackend.Mkldnn
+        assert (kernel_of(p) == "none") == own, (p, selected)
+        told.add(own)
+    assert told == {True, False}

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Mapping
 
 import torch
 
+from convext.measuring.sampling import turns
+
 Call = Callable[[int], object]  # takes the number of the call, which picks its buffers
 
 SAMPLE_SECONDS = {"cuda": 100e-6, "cpu": 1e-3}  # at least: well above the resolution of events and clocks
@@ -69,8 +71,7 @@ def interleaved(
         spent = time.monotonic() - start
         if i >= (MIN_ROUNDS if spent < SLOW * seconds else FEW_ROUNDS) and spent > seconds:
             break
-        turn = i % max(1, len(names))
-        for name in names[turn:] + names[:turn]:  # none always follows the same one
+        for name in turns(names, i):
             if i >= FEW_ROUNDS and name in hopeless:
                 continue
             begin(name)

@@ -6,7 +6,7 @@ round 1:  A A A | B B B      round 2:  B B B | A A A      ...
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,18 @@ def clock_of(device: torch.device) -> Clock:
     return when_done
 
 
+def turns(names: Sequence[str], round: int) -> list[str]:
+    """`names` in the order of a round. In twice as many rounds as names each follows each other one as often, since it
+    finds what that left in the caches (designs balanced for residual effects, E. J. Williams, 1949).
+
+        A B D C      B C A D      C D B A      D A C B
+    """
+    count = len(names)
+    zigzag = [(step + 1) // 2 * (1 if step % 2 else -1) for step in range(count)]  # 0, 1, -1, 2, ..
+    order = [names[(place + round) % count] for place in zigzag]
+    return order[::-1] if count % 2 and round // count % 2 else order
+
+
 def interleaved(
     calls: Mapping[str, Callable[[], object]],
     clock: Clock,
@@ -70,7 +82,6 @@ def interleaved(
     for i in range(plan.most):
         if i >= plan.fewest and clock() - start > plan.enough:
             break
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:  # none always follows the same one
+        for name in turns(names, i):
             samples[name].append(elapsed(name, repeats[name]))
     return samples

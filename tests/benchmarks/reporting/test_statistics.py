@@ -122,7 +122,7 @@ def test_those_that_compete_make_as_many_calls_in_a_sample(monkeypatch: pytest.M
             clock.spin(hiccup.pop(0))
         last[0] = name
 
-    samples = interleaved({name: lambda i, name=name: call(name) for name in "abc"}, "cpu", 0.05)
+    samples = interleaved({name: lambda i, name=name: call(name) for name in "abcd"}, "cpu", 0.05)
     assert samples["a"] == pytest.approx([(0.5e-3 + 0.1e-3) / 2] * len(samples["a"]))
     assert samples["b"] == pytest.approx(samples["a"])
 

@@ -146,7 +146,7 @@ def scattered(seed: int) -> Iterator[ConvProblem]:
             made, n=near(1, 8), face=draw.choice(FACES), channels_last=draw.random() < 0.4,
             dtype=torch.float32 if draw.random() < 0.8 else torch.bfloat16,
         )  # fmt: skip
-        if made.ideal_bytes < 16e6 and cpu_table.SMALLEST <= made.flops < 2**30 and not aten.never_returns(made):
+        if made.ideal_bytes < 16e6 and cpu_table.SMALLEST <= made.flops < 2**30 and not aten.fault(made):
             yield made
 
 
@@ -162,7 +162,7 @@ def problems() -> list[ConvProblem]:
         for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):
             for face, channels_last in product(FACES, (False, True)):
                 found.append(replace(forward, face=face, dtype=dtype, channels_last=channels_last))
-    found = [problem for problem in found if not aten.never_returns(problem)]
+    found = [problem for problem in found if not aten.fault(problem)]
     random.Random(0).shuffle(found)
     return found
 

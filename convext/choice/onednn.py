@@ -15,7 +15,7 @@ import math
 import torch
 
 from convext.problem import ConvProblem
-from convext.providers import aten
+from convext.providers import onednn
 
 
 def kernel_of(problem: ConvProblem) -> str:
@@ -26,7 +26,7 @@ def kernel_of(problem: ConvProblem) -> str:
     p = problem
     if p.groups == 1:
         return "none" if _is_small(p) else "direct"
-    if p.dtype not in aten.onednn_dtypes():
+    if p.dtype not in onednn.dtypes():
         return "none"
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         return {"fprop": _fprop_avx2, "dgrad": _dgrad_avx2, "wgrad": _wgrad_avx2}[p.face](p)

@@ -294,15 +294,18 @@ def choose_both(dgrad: ConvProblem, wgrad: ConvProblem, backend: str = "auto") -
 def cpu_gains(problem: ConvProblem) -> Mapping[Face, float]:
     """The faces of a convolution on a CPU that "auto" takes from torch, given any one of them as `problem`.
 
+    Also those that torch computes wrong (`aten.fault`), for which no saving is too small.
+
     With the microseconds that a call of each is expected to save, which may be less than the way to our kernels costs:
     then torch's own function is the better answer to the whole call. The number of threads is that of the first call
     for a problem.
     """
     gains: dict[Face, float] = {}
     for of_face in (replace(problem, face=face) for face in FACES):
-        if choose(of_face) is ATEN:
+        wrong = aten.fault(of_face)
+        if choose(of_face) is ATEN and not wrong:
             continue
-        best = None if aten.never_returns(of_face) else fastest_on_cpu(of_face)
+        best = None if wrong else fastest_on_cpu(of_face)
         gains[of_face.face] = math.inf if best is None else cpu_table.gain(of_face, *best, torch.get_num_threads())
     return gains
 
@@ -325,7 +328,7 @@ def fastest_on_cpu(problem: ConvProblem, threads: int | None = None) -> tuple[st
 def _preference(problem: ConvProblem) -> list[Kernel]:
     """Every kernel, the one to try first in front."""
     if problem.device != "cuda":
-        if aten.never_returns(problem):
+        if aten.fault(problem):
             return [*(kernel for kernel in KERNELS if kernel.provider == "cpu"), ATEN]
         best = fastest_on_cpu(problem)
         return [*(kernel for kernel in KERNELS if best and kernel.name == best[0]), ATEN]

@@ -267,8 +267,8 @@ def _measured(p: ConvProblem) -> list[str]:
 
 def _measured_on_cpu(p: ConvProblem) -> list[str]:
     """The rows of the tables that decided, or that none did."""
-    if aten.never_returns(p):
-        return ["  ATen goes last: torch's bfloat16 forward of large kernels on few channels in channels last hangs"]
+    if wrong := aten.fault(p):
+        return [f"  ATen goes last: {wrong}"]
     found = registry.fastest_on_cpu(p)
     if found is None:
         nothing, threads = "  nothing was measured near here to be faster than ATen", torch.get_num_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,7 +47,7 @@ FORWARD, BACKWARD = 60.0, 150.0
 AUTOCAST = 60.0  # that our casts cost more than torch's
 _SMALLEST = cpu_table.SMALLEST // 2  # multiplications of a call that is asked about: nothing smaller was measured
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-_UNDILATED = (1, (1,), (1, 1), (1, 1, 1))
+_ONES = (1, (1,), (1, 1), (1, 1, 1))
 _NOTHING = (0.0, 0.0, 0.0)
 
 
@@ -75,16 +76,20 @@ def pays_on_cpu(
     """Whether a call of plain tensors on a CPU saves more than the way to our kernels costs.
 
     In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated:
-    then nobody looks; nor in a small call, where that would take longer than it saves. Under autocast it is the call of
-    what the operands are cast to.
+    then nobody looks; nor in a small call, where that would take longer than it saves; but for what torch may compute
+    wrong, which is never its own. Under autocast it is the call of what the operands are cast to.
     """
-    if is_dynamo_compiling() or torch._C._is_tracing() or input.numel() * weight.shape[1:].numel() < _SMALLEST:
+    if is_dynamo_compiling() or torch._C._is_tracing():
         return False
     dtype, cast = input.dtype, torch.is_autocast_enabled("cpu")
     if cast and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype("cpu")
-    fast = groups == 1 and dtype is not torch.bfloat16 and dilation in _UNDILATED  # as `gains_of` says
-    if fast or type(input) not in _PLAIN_TYPES:
+    fast = groups == 1 and dtype is not torch.bfloat16 and dilation in _ONES  # as `gains_of` says
+    fast = fast or input.numel() * weight.shape[1:].numel() < _SMALLEST
+    if fast and not ((dtype is torch.bfloat16 or stride not in _ONES)
+                     and _may_be_wrong(face, input, weight, dtype, stride, padding, dilation)):  # fmt: skip
+        return False
+    if type(input) not in _PLAIN_TYPES:
         return False
     tail = dtype, stride, padding, extra if isinstance(extra, int) else tuple(extra), dilation, groups
     described = face, input.shape, input.stride(), weight.shape, weight.stride(), *tail
@@ -96,6 +101,23 @@ def pays_on_cpu(
         if weight.requires_grad:
             saved, backward = saved + by_weight, True
     return _is_more_than_the_way(saved, backward)
+
+
+def _may_be_wrong(
+    face: Face, input: Tensor, weight: Tensor, dtype: torch.dtype, stride: Any, padding: Any, dilation: Any
+) -> bool:
+    """Whether torch's weight gradient is one to look at, by questions that cost no time: `aten.fault` answers."""
+    half, shape = dtype is torch.bfloat16, weight.shape
+    if not weight.requires_grad or input.ndim != weight.ndim:
+        return False
+    if weight.ndim == 5 and half:
+        return face == "dgrad" or input.shape[2] < shape[2]
+    if weight.ndim == 5:
+        return (padding[0] if type(padding) is tuple else padding) not in (0, 1)
+    few = stride not in _ONES and shape[1] < 16 and shape[-1] == shape[-2] == 1
+    if weight.ndim != 4 or not (few or (half and dilation not in _ONES)):
+        return False
+    return (input.stride(1) == 1 or weight.stride(1) == 1) and torch.is_grad_enabled()
 
 
 def _is_more_than_the_way(saved: float, backward: bool) -> bool:
@@ -128,11 +150,12 @@ remembered.FORGET.append(_measured_gains.cache_clear)
 
 
 def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
-    """What `registry.cpu_gains` says where a layer's call asks: not where torch is fast, see `pays_on_cpu`."""
+    """What `registry.cpu_gains` says where a layer's call asks: where torch is fast, only what it computes wrong."""
     p = problem
+    gains = registry.cpu_gains(p)
     if p.groups == 1 and p.dtype is not torch.bfloat16 and set(p.dilation) == {1}:
-        return {}
-    return registry.cpu_gains(p)
+        return {face: gain for face, gain in gains.items() if aten.fault(replace(p, face=face))}
+    return gains
 
 
 def pays(forward: ConvProblem, faces: Collection[Face]) -> bool:
@@ -182,9 +205,11 @@ def is_torchs_by_name(face: Face, input: Tensor, weight: Tensor, bias: Tensor | 
         return False
     if not saves_alike(input, weight, bias):
         return False
-    problem = ConvProblem.of(face, input.shape, weight.shape, *found, input.dtype, False, input.device.type)
+    channels_last = any(map(is_channels_last, (input, weight)))
+    problem = ConvProblem.of(face, input.shape, weight.shape, *found, input.dtype, channels_last, input.device.type)
     by_another = face == "dgrad" and aten.backward_is_faster(problem)
-    if problem.empty or by_another or not problem.symmetric:
+    by_copies = weight.requires_grad and aten.fault(replace(problem, face="wgrad"))
+    if problem.empty or by_another or by_copies or not problem.symmetric:
         return False
     return registry.choose(problem, settings.BACKEND) is registry.ATEN
 

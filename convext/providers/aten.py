@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch.nn.functional import pad as constant_pad
 
 from convext.problem import ConvProblem, Ints
 from convext.problem.layout import dense, empty
+from convext.providers import onednn
 
 
 def why_not(problem: ConvProblem) -> str | None:
@@ -29,12 +30,17 @@ def why_not(problem: ConvProblem) -> str | None:
 
 
 def copies(problem: ConvProblem) -> list[str]:
-    """The padded copy that an asymmetric problem costs."""
-    if problem.symmetric:
-        return []
-    padded = problem.n * problem.c * math.prod(_padded_input(problem)) * problem.dtype.itemsize
-    verb = "crops" if problem.face == "dgrad" else "pads"
-    return [f"{verb} a copy of x: {padded:,} bytes"]
+    """The padded copy that an asymmetric problem costs, and those in channels first that get by a fault of torch's."""
+    found = []
+    if not problem.symmetric:
+        verb = "crops" if problem.face == "dgrad" else "pads"
+        found.append(f"{verb} a copy of x: {math.prod(_padded(problem).x_shape) * problem.dtype.itemsize:,} bytes")
+    elif problem.face == "wgrad" and (why := fault(problem)):
+        seen = _as_torch_gets(problem)
+        changed = [seen.x_shape] if seen.pad != problem.pad else [seen.x_shape, seen.y_shape]
+        copied = sum(map(math.prod, changed)) * problem.dtype.itemsize
+        found.append(f"copies {' and '.join('xy'[: len(changed)])}, for {why}: {copied:,} bytes")
+    return found
 
 
 def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -51,25 +57,10 @@ def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None) -> Tens
     return _no_view(dense(result, problem.channels_last))
 
 
-def never_returns(problem: ConvProblem) -> bool:
-    """Whether torch's own forward hangs: oneDNN compiles a kernel of its own for ever.
-
-    Seen with torch 2.11 to 2.14 on Zen 4, whose AVX-512 has bfloat16: depthwise, channels last, of 8, 15 or 16 channels
-    and 17x17 taps or more. With 13x13 taps, or 24 channels, it returned.
-    """
-    p = problem
-    few = p.groups == p.c == p.k <= 16
-    large = p.face == "fprop" and p.channels_last and p.taps > 13 * 13
-    return p.device == "cpu" and p.dtype is torch.bfloat16 and few and large
-
-
-@cache
-def onednn_dtypes() -> frozenset[torch.dtype]:
-    """In which oneDNN computes on this processor; none where torch was built without it."""
-    if not torch.backends.mkldnn.is_available():
-        return frozenset()
-    half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
-    return frozenset({torch.float32, *half})
+def fault(problem: ConvProblem) -> str | None:
+    """What is wrong with torch's own answer on a CPU, or None. `run` gets by it, but for a forward that hangs."""
+    found = onednn.fault(problem if problem.symmetric else _padded(problem))
+    return found.says if found else None
 
 
 def why_not_both(dgrad: ConvProblem) -> str | None:
@@ -78,7 +69,7 @@ def why_not_both(dgrad: ConvProblem) -> str | None:
         return "a tensor of the problem has no elements"
     if not dgrad.symmetric:
         return f"pads {dgrad.pad} before and {dgrad.end} after the axes, and torch's convolutions the same at both ends"
-    return None
+    return fault(replace(dgrad, face="wgrad"))
 
 
 def run_both(dgrad: ConvProblem, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,24 +162,37 @@ def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:
 
 
 def _wgrad(p: ConvProblem, x: Tensor, y: Tensor) -> Tensor:
-    pad = p.pad
-    if not p.symmetric:
-        x, pad = _pad_input(p, x), (0,) * p.rank
-    # Only its shape and order are read: the result comes in the same order. torch has none for channels last in 1-D.
-    w = empty(p.w_shape, p.channels_last and p.rank > 1, y)
+    seen = _as_torch_gets(p)
+    if (seen.input, seen.pad) != (p.input, p.pad):
+        x = _pad_input(p, x)
+    channels_last = seen.channels_last and p.rank > 1  # torch has none in 1-D
+    if p.channels_last and not seen.channels_last:
+        x, y = x.contiguous(), y.contiguous()
+    w = empty(p.w_shape, channels_last, y)  # only its shape and order are read: the result comes in the same order
     return torch.ops.aten.convolution_backward(
-        y, x, w, None, p.stride, pad, p.dilation, False, (0,) * p.rank, p.groups, (False, True, False)
+        y, x, w, None, p.stride, seen.pad, p.dilation, False, (0,) * p.rank, p.groups, (False, True, False)
     )[1]
 
 
-def _padded_input(p: ConvProblem) -> list[int]:
-    return [b + i + e for b, i, e in zip(p.pad, p.input, p.end, strict=True)]
+def _as_torch_gets(wgrad: ConvProblem) -> ConvProblem:
+    """The same of copies of its operands, where torch has no such padding or would be wrong."""
+    seen = wgrad if wgrad.symmetric else _padded(wgrad)
+    wrong = onednn.fault(seen)
+    if wrong is None:
+        return seen
+    return _padded(seen) if wrong.right_for == "padded" else replace(seen, channels_last=False)
+
+
+def _padded(p: ConvProblem) -> ConvProblem:
+    """The same of a copy of x with the zeros that its outputs read around it."""
+    input = tuple(b + i + e for b, i, e in zip(p.pad, p.input, p.end, strict=True))
+    return replace(p, input=input, pad=(0,) * p.rank)
 
 
 def _pad_input(p: ConvProblem, x: Tensor) -> Tensor:
     """x with the zeros that its outputs read around it, and without the trailing elements that none reads."""
     padded = constant_pad(x, _torch_pads(p.pad, [max(e, 0) for e in p.end]))
-    return _crop(padded, (0,) * p.rank, _padded_input(p))
+    return _crop(padded, (0,) * p.rank, _padded(p).input)
 
 
 def _crop(t: Tensor, start: Ints, size: Ints) -> Tensor:

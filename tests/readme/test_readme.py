@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from convext.commands import kernel_table
-from convext.providers import aten
+from convext.providers import onednn
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 
@@ -15,13 +15,13 @@ def test_table_of_kernels_is_the_records(monkeypatch) -> None:
 
     The page is of processors for which oneDNN computes bfloat16. On others the command says what they lack.
     """
-    monkeypatch.setattr(aten, "onednn_dtypes", lambda: frozenset({torch.float32, torch.bfloat16}))
+    monkeypatch.setattr(onednn, "dtypes", lambda: frozenset({torch.float32, torch.bfloat16}))
     table = PAGE.read_text().split("<!-- kernels -->")[1].split("<!-- /kernels -->")[0]
     assert table.strip() == kernel_table.markdown()
 
 
 def test_without_bfloat16_in_onednn_one_record_takes_less(monkeypatch) -> None:
-    monkeypatch.setattr(aten, "onednn_dtypes", lambda: frozenset({torch.float32}))
+    monkeypatch.setattr(onednn, "dtypes", lambda: frozenset({torch.float32}))
     page = PAGE.read_text().splitlines()
     fewer = [line for line in kernel_table.markdown().splitlines() if line not in page]
     assert fewer == [f"| `plain.swap` | {face} | all | all | float32 | all |" for face in ("fprop", "dgrad")]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convext.conversion.fusion import packed
 from convext.problem.epilogue import Epilogue
-from convext.providers import aten
+from convext.providers import onednn
 
 # By our name: oneDNN's, and the algorithm of those that have several.
 _NAMES = {
@@ -54,7 +54,7 @@ def is_on() -> bool:
 
 def finishes(conv: Any, adds: bool) -> bool:
     """Whether what follows is computed before the store. To the results of several groups torch adds after it."""
-    return conv.weight.dtype in aten.onednn_dtypes() and is_on() and (not adds or conv.groups == 1)
+    return conv.weight.dtype in onednn.dtypes() and is_on() and (not adds or conv.groups == 1)
 
 
 def lay_out(conv: Any) -> None:
@@ -75,7 +75,7 @@ class Packed(packed.Packed):
 
     def takes(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether `run` computes it. Not what is empty, nor what torch refuses."""
-        if x.dtype not in aten.onednn_dtypes() or not is_on():
+        if x.dtype not in onednn.dtypes() or not is_on():
             return False
         shape = self.result_of(x.shape)
         if shape is None or residual is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convext.problem import ConvProblem
-from convext.providers import aten
+from convext.providers import aten, onednn
 
 # Channels of a group beyond which a forward in NCHW errs more than twice as much as an input gradient: oneDNN sums the
 # former's products one after the other, 3x3 of 128 channels with five times the error, and the latter's in blocks,
@@ -36,11 +36,11 @@ def why_not(problem: ConvProblem) -> str | None:
         return f"is for a stride of 1, but got {problem.stride}"
     if problem.empty:
         return "a tensor of the problem has no elements"
-    if aten.never_returns(swapped(problem)):
-        return "would be torch's bfloat16 forward of large kernels on few channels in channels last, which hangs"
+    if wrong := aten.fault(swapped(problem)):
+        return f"would be torch's: {wrong}"
     if min(_pad(problem)) < 0:
         return f"pads {_pad(problem)} on the other side, where torch pads by 0 or more"
-    if problem.dtype == torch.bfloat16 and problem.dtype not in aten.onednn_dtypes():
+    if problem.dtype == torch.bfloat16 and problem.dtype not in onednn.dtypes():
         return "would have torch round bfloat16 sums at each tap: oneDNN does not compute it on this processor"
     channels = problem.k // problem.groups
     blocks = problem.face == "dgrad" and not problem.channels_last and _pad(problem)[-1] <= REACH

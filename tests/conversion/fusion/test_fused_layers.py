@@ -14,7 +14,7 @@ import convext
 from convext.choice import remembered
 from convext.conversion.fusion import Fused, Separable, epilogues, onednn
 from convext.conversion.fusion.separable import TOGETHER
-from convext.providers import aten
+from convext.providers.onednn import dtypes
 
 CONVOLUTIONS = {
     "1-D": (nn.Conv1d(4, 6, 3, padding=1, groups=2), (2, 4, 7)),
@@ -227,13 +227,11 @@ def test_when_torchs_operator_adds(groups, dtype, ran):
     layer, (x, residual) = Fused(conv, epilogues.Epilogue("relu"), True), torch.randn(2, 2, 4, 5, 6).to(dtype)
     assert_by_the_rule(layer(x, residual), F.relu(conv(x) + residual), exact(conv, x, residual, F.relu))
     one_pass = onednn.finishes(conv, adds=True)
-    assert one_pass == (groups == 1 and dtype in aten.onednn_dtypes())
-    assert len(ran) == (one_pass or dtype in aten.onednn_dtypes() & {torch.float32})
+    assert one_pass == (groups == 1 and dtype in dtypes())
+    assert len(ran) == (one_pass or dtype in dtypes() & {torch.float32})
 
 
-@pytest.mark.skipif(
-    torch.bfloat16 not in aten.onednn_dtypes(), reason="oneDNN computes in float32 alone on this processor"
-)
+@pytest.mark.skipif(torch.bfloat16 not in dtypes(), reason="oneDNN computes in float32 alone on this processor")
 def test_a_sum_in_one_pass_is_rounded_once():
     """Where a residual all but cancels a result, what would be lost in storing that is seen."""
     conv = nn.Conv2d(8, 8, 3, padding=1, bias=False).requires_grad_(False).bfloat16()

@@ -3,9 +3,9 @@
     depthwise, 3x3                      a kernel for depthwise ones, near the machine's limit
     the same with pads of 7 and more    im2col and a product for each group: several times as long
 
-Read off ONEDNN_VERBOSE (torch 2.13, oneDNN 3.12): on AVX-512 right for 98.7% of 5,996 depthwise and grouped calls, on
-AVX2 for 1,020 of 1,024 that the rules were not read off. A wrong answer costs no more than the table's guess from rows
-that are less alike.
+Read off ONEDNN_VERBOSE (torch 2.13, oneDNN 3.12), and asked of depthwise and grouped calls that the rules were not read
+off: right for 11,939 of 12,000 on AVX-512, for 1,020 of 1,024 on AVX2. A wrong answer costs no more than the table's
+guess from rows that are less alike.
 """
 
 from __future__ import annotations
@@ -54,43 +54,64 @@ def _depthwise(p: ConvProblem, most: int = 6) -> str:
     beyond = end - p.output[-1] % at_once * p.stride[-1]  # of the last whole tile
     if p.rank < 3 and begin <= at_once and beyond <= at_once:
         return "depthwise"
-    return "direct" if p.channels_last and p.rank > 1 else "gemm"
+    return "direct" if p.channels_last and p.rank > 1 and _pads_fit(p) else "gemm"
 
 
 def _depthwise_by_x(p: ConvProblem) -> str:
-    strided = max(p.stride) > 1
-    if p.rank < 3 and not _dilated(p):
-        return "brgemm" if strided and p.dtype.itemsize == 2 else "depthwise"
-    direct = p.channels_last and p.rank > 1 and not (_dilated(p) and strided) and _span(p) <= 27
+    strided, half = max(p.stride) > 1, p.dtype.itemsize == 2
+    if not _dilated(p) and (p.rank < 3 or (strided and half)):
+        return "brgemm" if strided and half else "depthwise"
+    direct = p.channels_last and p.rank > 1 and not (_dilated(p) and strided) and _reach(p) <= (15 if half else 24)
     return "direct" if direct else "gemm"
 
 
 def _depthwise_by_w(p: ConvProblem) -> str:
     if p.rank < 3 and not _dilated(p) and p.kernel[-1] <= 3:
         return "depthwise"
-    apart = _dilated(p) and (max(p.stride) > 1 or p.rank == 3)
-    direct = p.channels_last and p.rank > 1 and not apart and p.kernel[-1] < 15 and max(_pads(p)) < 12
-    return "direct" if direct else "gemm"
+    return "direct" if p.channels_last and p.rank > 1 and _sums_directly(p) else "gemm"
 
 
 def _grouped(p: ConvProblem) -> str:
-    half, strided = p.dtype.itemsize == 2, max(p.stride) > 1
     blocks = {p.c // p.groups, p.k // p.groups} <= {4, 8}  # channels of a group that fill a vector, or half of one
-    if p.face == "wgrad":
-        if _dilated(p) and (strided or p.rank == 3):
-            return "gemm"
-        eights = p.c // p.groups == 8 and not half and not _dilated(p) and p.kernel[-1] < 15
-        direct = (p.channels_last and p.rank > 1) or (eights and (p.channels_last or p.rank < 3))
-        return "direct" if direct else "gemm"
-    if p.face == "dgrad" and _dilated(p) and strided:
-        return "gemm"
-    if blocks and max(_pads(p)) > 21 and (half or not p.channels_last):
-        return "gemm"
-    if not p.channels_last:
-        return "direct" if blocks else "gemm"
-    if half:
-        return "direct" if blocks else "brgemm"
-    return "direct" if p.face == "fprop" or p.rank > 1 else "brgemm"
+    return {"fprop": _grouped_by_y, "dgrad": _grouped_by_x, "wgrad": _grouped_by_w}[p.face](p, blocks)
+
+
+def _grouped_by_y(p: ConvProblem, blocks: bool) -> str:
+    direct = _pads_fit(p) and (blocks or (p.channels_last and p.dtype.itemsize == 4))
+    return "direct" if direct else "brgemm" if p.channels_last else "gemm"
+
+
+def _grouped_by_x(p: ConvProblem, blocks: bool) -> str:
+    half, strided = p.dtype.itemsize == 2, max(p.stride) > 1
+    if strided and (_dilated(p) or (half and not blocks)):
+        return "gemm" if _dilated(p) else "brgemm"
+    if p.channels_last and not strided and not half and (p.rank == 1 or not p.symmetric):
+        return "brgemm"  # as a transposed convolution
+    if blocks:
+        return "direct" if _reach(p) <= (17 if half else 24) else "gemm"
+    return "gemm" if not p.channels_last else "brgemm" if half else "direct"
+
+
+def _grouped_by_w(p: ConvProblem, blocks: bool) -> str:
+    eights = p.c // p.groups == 8 and p.dtype.itemsize == 4 and not _dilated(p)
+    in_place = p.channels_last and (p.rank > 1 or eights)
+    return "direct" if _sums_directly(p) and (in_place or (eights and p.rank < 3)) else "gemm"
+
+
+def _pads_fit(p: ConvProblem) -> bool:
+    """Into the results of a row that a direct kernel sums at a time."""
+    return max(_pads(p)) <= min(28, p.output[-1])
+
+
+def _sums_directly(p: ConvProblem) -> bool:
+    """Whether a direct kernel of weight gradients takes rows of such pads and taps, in channels last."""
+    apart = max(p.stride) > 1 or p.rank == 3 or sum(_pads(p)) >= p.output[-1]
+    return p.kernel[-1] < 15 and not (_dilated(p) and apart)
+
+
+def _reach(p: ConvProblem) -> int:
+    """How far the ends of a row of an input gradient read beyond it."""
+    return _span(p) - 1 - min(_pads(p))
 
 
 def _fprop_avx2(p: ConvProblem) -> str:

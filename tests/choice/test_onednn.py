@@ -52,6 +52,21 @@ AVX2 = {
     "groups of 8, input gradient, strided": ("dgrad", 8, 6, (41, 41), 3, 2, 1, 1, torch.float32, False),
     "groups of 6, input gradient, channels last": ("dgrad", 6, 6, (20, 20), 3, 1, 1, 1, torch.float32, True),
 }  # fmt: skip
+AVX512 = {
+    "pads wider than a row, channels last": ("fprop", 1, 24, (9, 14), 4, 2, 9, 6, torch.float32, True),
+    "groups of 4, pads wider than a row": ("fprop", 4, 6, (21, 21), 7, 2, 12, 4, torch.float32, False),
+    "groups of 6, pads wider than a row, channels last": ("fprop", 6, 6, (21, 21), 7, 2, 12, 4, torch.float32, True),
+    "input gradient, 3d, strided, bfloat16": ("dgrad", 1, 24, (8, 9, 10), 3, 2, 1, 1, torch.bfloat16, False),
+    "input gradient, far beyond, channels last": ("dgrad", 1, 24, (39, 39), 5, 1, 24, 12, torch.float32, True),
+    "input gradient, far beyond, bfloat16": ("dgrad", 1, 24, (59, 59), 5, 1, 0, 6, torch.bfloat16, True),
+    "groups of 6, input gradient, strided, bfloat16": ("dgrad", 6, 6, (44, 44), 6, 2, 0, 1, torch.bfloat16, False),
+    "groups of 4, input gradient, row, channels last": ("dgrad", 4, 6, (132,), 3, 1, 1, 1, torch.float32, True),
+    "groups of 4, input gradient, far beyond, bfloat16": ("dgrad", 4, 6, (400,), 6, 1, 0, 6, torch.bfloat16, False),
+    "weight gradient, pads leave a pixel": ("wgrad", 1, 24, (31, 31), 3, 1, 12, 12, torch.float32, True),
+    "weight gradient, pads fill the row": ("wgrad", 1, 24, (10, 10), 3, 1, 6, 6, torch.float32, True),
+    "groups of 6, weight gradient, pads fill the row": ("wgrad", 6, 6, (19, 19), 3, 1, 12, 12, torch.float32, True),
+    "groups of 4, weight gradient, 17x17, channels last": ("wgrad", 4, 6, (30, 30), 17, 1, 8, 1, torch.float32, True),
+}  # fmt: skip
 
 
 @pytest.mark.skipif(
@@ -66,6 +81,12 @@ def test_names_what_ran(name, capfd):
 @pytest.mark.parametrize("name", AVX2)
 def test_names_what_ran_in_avx2(name, capfd):
     assert_names_what_ran(AVX2[name], capfd)
+
+
+@pytest.mark.skipif(library.machine() != "amd-avx512", reason="what AVX-512 alone computes so was read off there")
+@pytest.mark.parametrize("name", AVX512)
+def test_names_what_ran_in_avx512(name, capfd):
+    assert_names_what_ran(AVX512[name], capfd)
 
 
 def assert_names_what_ran(call, capfd):

@@ -1,5 +1,8 @@
-"""The library as it is installed, on all instruction sets, with pages beside each tensor that nobody may touch: a
-vector that reaches beyond one ends the process. (The sanitizers see each access of the kernels, but compiled otherwise.)"""
+"""The library as it is installed, on all instruction sets, with pages beside each tensor that nobody may touch.
+
+A vector that reaches beyond a tensor ends the process. (The sanitizers see each access of the kernels, but compiled
+otherwise.)
+"""
 
 from __future__ import annotations
 

@@ -82,6 +82,23 @@ def wide() -> Iterator[ConvProblem]:
         yield _problem((12, 12, 12), 3, channels=128, groups=1, dilation=d)
 
 
+def volumes() -> Iterator[ConvProblem]:
+    """The fprop of a volumetric network's layers for one image, float32: torch computes many by loops of its own."""
+    sizes = ((4, 64), (8, 16), (8, 32), (8, 64), (12, 32), (16, 8), (16, 16), (16, 32), (16, 48), (16, 64), (24, 16),
+             (24, 32), (32, 8), (32, 16), (32, 24), (32, 32), (48, 8), (64, 4))  # fmt: skip
+    made = []
+    for map, channels in sizes:
+        made.append(_problem((map,) * 3, 3, channels=channels, groups=1))
+        if map > 4:
+            made.append(_problem((map,) * 3, 3, channels=channels, groups=1, stride=2))
+            made.append(_problem((map,) * 3, 1, channels=channels, groups=1))
+    for map, channels in ((8, 32), (16, 16), (24, 8), (32, 8)):
+        made.append(_problem((map,) * 3, 5, channels=channels, groups=1))
+    for map, (c, k) in product((16, 32, 48), ((1, 16), (1, 32), (2, 16), (4, 16), (4, 32), (16, 32), (32, 16))):
+        made.append(replace(_problem((map,) * 3, 3, groups=1), c=c, k=k))
+    yield from (problem for problem in made if problem.flops < 2**30)
+
+
 def deep() -> Iterator[ConvProblem]:
     """The fprop of a network's first layers and of undilated ones of many channels, bfloat16: those under autocast."""
     for (k, stride), map, channels in product(((3, 2), (4, 4), (7, 2)), (64, 224), (16, 64)):
@@ -156,7 +173,7 @@ def problems() -> list[ConvProblem]:
     Every other problem of the grid is measured in bfloat16 too.
     """
     found = list(islice(scattered(0), SCATTERED))
-    for forward, face, channels_last in product((*wide(), *deep()), FACES, (False, True)):
+    for forward, face, channels_last in product((*wide(), *volumes(), *deep()), FACES, (False, True)):
         found.append(replace(forward, face=face, channels_last=channels_last))
     for i, forward in enumerate(grid()):
         for dtype in (torch.float32, torch.bfloat16) if i % 2 == 0 else (torch.float32,):

@@ -75,8 +75,8 @@ def pays_on_cpu(
 ) -> bool:
     """Whether a call of plain tensors on a CPU saves more than the way to our kernels costs.
 
-    In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated:
-    then nobody looks; nor in a small call, where that would take longer than it saves; but for what torch may compute
+    In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated,
+    but for volumes of one image: then nobody looks; nor in a small call, where that would take longer than it saves; but for what torch may compute
     wrong, which is never its own. Under autocast it is the call of what the operands are cast to.
     """
     if is_dynamo_compiling() or torch._C._is_tracing():
@@ -84,7 +84,8 @@ def pays_on_cpu(
     dtype, cast = input.dtype, torch.is_autocast_enabled("cpu")
     if cast and dtype is not torch.float64:
         dtype = torch.get_autocast_dtype("cpu")
-    fast = groups == 1 and dtype is not torch.bfloat16 and dilation in _ONES  # as `gains_of` says
+    volume = input.ndim == 5 and input.shape[0] == 1
+    fast = groups == 1 and dtype is not torch.bfloat16 and dilation in _ONES and not volume  # as `gains_of` says
     fast = fast or input.numel() * weight.shape[1:].numel() < _SMALLEST
     if fast and not ((dtype is torch.bfloat16 or stride not in _ONES)
                      and _may_be_wrong(face, input, weight, dtype, stride, padding, dilation)):  # fmt: skip
@@ -150,10 +151,14 @@ remembered.FORGET.append(_measured_gains.cache_clear)
 
 
 def gains_of(problem: ConvProblem) -> Mapping[Face, float]:
-    """What `registry.cpu_gains` says where a layer's call asks: where torch is fast, only what it computes wrong."""
+    """What `registry.cpu_gains` says where a layer's call asks: where torch is fast, only what it computes wrong.
+
+    A volume of one image oneDNN may not get, and torch's own loops take up to twenty times as long as our kernels.
+    """
     p = problem
     gains = registry.cpu_gains(p)
-    if p.groups == 1 and p.dtype is not torch.bfloat16 and set(p.dilation) == {1}:
+    fast = p.groups == 1 and p.dtype is not torch.bfloat16 and set(p.dilation) == {1}
+    if fast and not (p.rank == 3 and p.n == 1):
         return {face: gain for face, gain in gains.items() if aten.fault(replace(p, face=face))}
     return gains
 

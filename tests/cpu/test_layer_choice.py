@@ -8,7 +8,7 @@ import convext
 from convext import functional
 from convext.choice import cpu_table, registry, remembered
 from convext.functional import whose
-from convext.providers.cpu import stencil
+from convext.providers.cpu import grouped, stencil
 
 KINDS = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
@@ -57,6 +57,26 @@ def test_the_faces_that_win(kind, face, measured):
     with torch.no_grad():
         ours(x)
     assert ran == ([face] if face == ("dgrad" if "Transpose" in kind else "fprop") else [])
+
+
+@pytest.mark.skipif(registry.library.unavailable() is not None, reason="the CPU kernels are not built")
+@pytest.mark.parametrize(("kind", "images", "asked"), [
+    ("Conv3d", 1, True), ("ConvTranspose3d", 1, True), ("Conv3d", 2, False), ("Conv2d", 1, False)
+])  # fmt: skip
+def test_of_undilated_layers_of_one_group_volumes_of_one_image_are_asked_about(kind, images, asked, monkeypatch):
+    ran = []
+    run = grouped.run
+    monkeypatch.setattr(grouped, "run", lambda problem, *rest: (ran.append(problem.face), run(problem, *rest))[1])
+    monkeypatch.setattr(cpu_table, "fastest", lambda problem, threads: (("cpu.grouped", ()),))
+    remembered.forget()
+    ours = getattr(convext, kind)(8, 8, 3, padding=1)
+    theirs = getattr(torch.nn, kind)(8, 8, 3, padding=1)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(images, 8, *[24] * int(kind[-2]))
+    for actual, expected in zip(step(ours, x), step(theirs, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-2)
+    assert set(ran) == ({"fprop", "dgrad", "wgrad"} if asked else set())
+    remembered.forget()
 
 
 ELSEWHERE = {

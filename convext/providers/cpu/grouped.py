@@ -6,13 +6,13 @@ from convext.problem import ConvProblem
 from convext.providers.cpu import native
 
 MAX_CHANNELS = 8  # in a group: above, torch's matrix products are as good,
-MAX_DILATED = 64  # unless there is one group, and its taps are dilated along three axes
+MAX_VOLUME = 64  # unless there is one group, in 3-D: of one image torch computes them by loops of its own
 
 
 def why_not(problem: ConvProblem) -> str | None:
-    """Groups of up to MAX_CHANNELS channels, more than one of x; one group of up to MAX_DILATED, dilated in 3-D."""
+    """Groups of up to MAX_CHANNELS channels, more than one of x; one group of up to MAX_VOLUME in 3-D."""
     c, k = problem.c // problem.groups, problem.k // problem.groups
-    most = MAX_DILATED if problem.family == "dilated" and problem.rank == 3 else MAX_CHANNELS
+    most = MAX_VOLUME if problem.groups == 1 and problem.rank == 3 else MAX_CHANNELS
     if c == 1 or max(c, k) > most:
         return f"takes groups of 2 to {most} channels, but got {c} of x and {k} of y"
     return native.why_not(problem)

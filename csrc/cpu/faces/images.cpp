@@ -16,6 +16,7 @@ Work images::work(const Call& call) {
         return innermost_work<T>(p, call.b);
       case Way::reordered:
         return reordered_work<T>(p);
+      case Way::outer:  // weight gradients
       case Way::packed:
         break;
     }
@@ -31,6 +32,7 @@ void images::prepare(const Call& call, int64_t first, int64_t last) {
         return innermost_prepare<T>(call, first, last);
       case Way::reordered:
         return reordered_prepare<T>(call, first, last);
+      case Way::outer:  // weight gradients
       case Way::packed:
         return packed_prepare(call, first, last);
     }
@@ -45,6 +47,7 @@ void images::run(const Call& call, int64_t first, int64_t last, void* scratch) {
         return innermost_run<T>(call, first, last);
       case Way::reordered:
         return reordered_run<T>(call, first, last, scratch);
+      case Way::outer:  // weight gradients
       case Way::packed:
         return packed_run(call, first, last, scratch);
     }

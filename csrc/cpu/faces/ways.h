@@ -2,6 +2,7 @@
 //
 //     in place    channels are innermost    innermost.h, innermost_wgrad.h    vectors of channels, where they lie
 //     reordered   they are not              reordered.h, reordered_wgrad.h    the same of scratch, transposed
+//     outer       one group of many         dense_wgrad.h                     outer products of pixels' channels
 //     packed      anything, of any groups   gather.h, wgrad.h                 vectors of columns, of padded scratch
 #pragma once
 #include "cpu/faces/innermost.h"
@@ -10,7 +11,7 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-enum class Way { in_place, reordered, packed };
+enum class Way { in_place, reordered, outer, packed };
 
 // Long rows of a few taps, which are read where they lie (gather.h), are over before they are transposed.
 template <class T>
@@ -75,6 +76,8 @@ inline Way way_of(const Call& call) {
   const bool wgrad = p.face == Face::wgrad;
   const View &first = call.a, &second = wgrad ? call.b : call.result;
   const int64_t group = p.c / p.groups;
+  const bool many = p.c > 4 && most(p.c, p.k) > widest_group<float>;  // channels: fewer are too few sums of a tile
+  if (wgrad && p.groups == 1 && many) return Way::outer;
   if (p.c != p.k || p.k < Lanes<A>::count || !is_compiled<A>(group)) return Way::packed;
   const bool innermost = first.stride[1] == 1 && second.stride[1] == 1;
   if (innermost && product(p.kernel) < many_taps<T>(p, first))

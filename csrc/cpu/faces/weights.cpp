@@ -1,4 +1,5 @@
 // The weight gradient, by each way.
+#include "cpu/faces/dense_wgrad.h"
 #include "cpu/faces/reordered_wgrad.h"
 #include "cpu/faces/results.h"
 #include "cpu/faces/ways.h"
@@ -17,6 +18,8 @@ Work weights::work(const Call& call) {
         return innermost_wgrad_work<T>(p);
       case Way::reordered:
         return reordered_wgrad_work<T>(p);
+      case Way::outer:
+        return dense_wgrad_work<T>(p);
       case Way::packed:
         break;
     }
@@ -32,6 +35,8 @@ void weights::run(const Call& call, int64_t first, int64_t last, void* scratch) 
         return innermost_wgrad_run<T>(call, first, last);
       case Way::reordered:
         return reordered_wgrad_run<T>(call, first, last, scratch);
+      case Way::outer:
+        return dense_wgrad_run<T>(call, first, last, scratch);
       case Way::packed:
         return wgrad_run<T>(call, first, last, scratch);
     }
@@ -47,6 +52,8 @@ void weights::finish(const Call& call, int64_t first, int64_t last) {
         return lanes_finish<T, true>(call, innermost_wgrad_of<T>(p).shares, first, last);
       case Way::reordered:
         return lanes_finish<T, false>(call, reordered_wgrad_of<T>(p).shares, first, last);
+      case Way::outer:
+        return lanes_finish<T, false>(call, dense_wgrad_of<T>(p).shares, first, last);
       case Way::packed:
         return wgrad_finish<T>(call, wgrad_of<T>(p, call.a, call.b).shares, first, last);
     }

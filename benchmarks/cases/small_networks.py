@@ -2,11 +2,14 @@
 
 large_kernels    stages of 31 x 31 depthwise between pointwise layers (as RepLKNet, arXiv:2203.06717)
 volumes          a U-Net of 5 x 5 x 5 depthwise blocks (as MedNeXt, arXiv:2303.09975)
+dense_volumes    one of 3 x 3 x 3 convolutions of all channels (as 3D U-Net, arXiv:1606.06650)
 sequences        gated blocks with a causal depthwise convolution of 4 taps (as Mamba's, arXiv:2312.00752, without
                  the scan)
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -51,17 +54,31 @@ class VolumeBlock(nn.Module):
         return x + self.layers(x)
 
 
+class DenseVolumeBlock(nn.Module):
+    """[N, C, D, H, W] -> the same: two convolutions, each with a norm and an activation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.Conv3d(channels, channels, 3, padding=1), nn.InstanceNorm3d(channels), nn.LeakyReLU(0.01)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class VolumeNet(nn.Module):
     """[N, 1, D, H, W] -> [N, 2, D, H, W], sizes in multiples of four: two levels down and up again."""
 
-    def __init__(self, channels: int = 16) -> None:
+    def __init__(self, channels: int = 16, block: Callable[[int], nn.Module] = VolumeBlock) -> None:
         super().__init__()
         c = channels
         self.stem, self.head = nn.Conv3d(1, c, 1), nn.Conv3d(c, 2, 1)
         self.down = nn.ModuleList(nn.Conv3d(w, 2 * w, 2, 2) for w in (c, 2 * c))
         self.up = nn.ModuleList(nn.ConvTranspose3d(2 * w, w, 2, 2) for w in (2 * c, c))
-        self.encoder = nn.ModuleList(VolumeBlock(w) for w in (c, 2 * c, 4 * c))
-        self.decoder = nn.ModuleList(VolumeBlock(w) for w in (2 * c, c))
+        self.encoder = nn.ModuleList(block(w) for w in (c, 2 * c, 4 * c))
+        self.decoder = nn.ModuleList(block(w) for w in (2 * c, c))
 
     def forward(self, x: Tensor) -> Tensor:
         fine = self.encoder[0](self.stem(x))
@@ -69,6 +86,11 @@ class VolumeNet(nn.Module):
         coarse = self.encoder[2](self.down[1](middle))
         middle = self.decoder[0](middle + self.up[0](coarse))
         return self.head(self.decoder[1](fine + self.up[1](middle)))
+
+
+def dense_volumes() -> nn.Module:
+    """[1, 1, D, H, W] -> [1, 2, D, H, W]."""
+    return VolumeNet(8, DenseVolumeBlock)
 
 
 class GatedBlock(nn.Module):
@@ -99,5 +121,6 @@ def sequences() -> nn.Module:
 NETWORKS = {
     "large kernels 31x31": (large_kernels, (3, 224, 224)),
     "volumes 5x5x5": (VolumeNet, (1, 32, 32, 32)),
+    "U-Net 3x3x3": (dense_volumes, (1, 48, 48, 48)),
     "sequences k 4": (sequences, (1024, 256)),
 }

@@ -166,7 +166,7 @@ def _whole_call(problems: list[ConvProblem]) -> list[str]:
     if not gains:
         return []
     if not whose.gains_of(forward):
-        return ["a layer's call is torch.nn's all the same: undilated, of one group and in float32 nobody looks, but at volumes of one image"]
+        return ["a layer's call is torch.nn's all the same: undilated, of one group and in float32 nobody looks"]
     saved = ", ".join(f"{gains[p.face]:,.0f} us in {p.face}" for p in problems if p.face in gains)
     calls: dict[str, tuple[Face, ...]] = {"a forward alone": (forward.face,), "with both gradients": FACES}
     answers = (f"{what}: {'as above' if whose.pays(forward, faces) else 'torch.nn'}" for what, faces in calls.items())

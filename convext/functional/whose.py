@@ -76,8 +76,8 @@ def pays_on_cpu(
     """Whether a call of plain tensors on a CPU saves more than the way to our kernels costs.
 
     In its forward, and in the gradients that it wants. torch is fast in float32 where all channels meet, undilated,
-    but for volumes of one image: then nobody looks; nor in a small call, where that would take longer than it saves; but for what torch may compute
-    wrong, which is never its own. Under autocast it is the call of what the operands are cast to.
+    but for volumes of one image: then nobody looks; nor in a small call, where that would take longer than it saves.
+    What torch may compute wrong is looked at always. Under autocast it is the call of what the operands are cast to.
     """
     if is_dynamo_compiling() or torch._C._is_tracing():
         return False

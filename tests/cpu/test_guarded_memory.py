@@ -18,7 +18,7 @@ from compiled import digest, made
 from convext.providers.cpu import library
 
 ROOT = Path(__file__).parents[2]
-SOURCE = Path(__file__).with_name("pages.c")
+SOURCE = Path(__file__).with_name("guarded_memory.c")
 TESTS = ROOT / "tests" / "cpu" / "test_kernels.py"
 SIDES = pytest.mark.parametrize("side", ["before", "after"])
 
@@ -36,7 +36,7 @@ def run(arguments: list[str], side: str) -> subprocess.CompletedProcess[str]:
     if sys.platform != "linux" or shutil.which("gcc") is None:
         pytest.skip("the pages need Linux and gcc")
     command = ["gcc", "-O1", "-shared", "-fPIC", SOURCE, "-ldl"]
-    pages = made(ROOT / "build" / "cpu" / f"pages-{digest(SOURCE.read_text())}.so", command)
+    pages = made(ROOT / "build" / "cpu" / f"guarded-{digest(SOURCE.read_text())}.so", command)
     environment = {**os.environ, "LD_PRELOAD": str(pages), "PAGES": side}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=900)
 

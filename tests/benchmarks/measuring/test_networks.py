@@ -122,8 +122,8 @@ def test_what_one_network_raises_costs_the_others_nothing(
     monkeypatch.setattr(networks, "compare", compare)
     monkeypatch.setattr(networks, "show", lambda headers, body, title: print([line[-1].text for line in body]))
     assert networks.main("cpu") == 1
-    first, _, last = small_networks.NETWORKS
-    assert str([first, "Expected more than 1 value", last]) in capsys.readouterr().out
+    first, _, *others = small_networks.NETWORKS
+    assert str([first, "Expected more than 1 value", *others]) in capsys.readouterr().out
 
 
 def test_a_network_that_cannot_train_on_one_image_answers_alone() -> None:

@@ -10,12 +10,13 @@ guess from rows that are less alike.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from convext.problem import ConvProblem
 from convext.providers import onednn
+
+# Whose sizes torch asks for: an input gradient has two ways (`aten.backward_is_faster`).
+ASKED = {"fprop": ("x",), "dgrad": ("x", "y"), "wgrad": ("x",)}
 
 
 def kernel_of(problem: ConvProblem) -> str:
@@ -25,7 +26,7 @@ def kernel_of(problem: ConvProblem) -> str:
     """
     p = problem
     if p.groups == 1:
-        return "none" if _is_small(p) else "direct"
+        return "none" if all(onednn.is_left_out(p, role) for role in ASKED[p.face]) else "direct"
     if p.dtype not in onednn.dtypes():
         return "none"
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
@@ -33,14 +34,6 @@ def kernel_of(problem: ConvProblem) -> str:
     if p.c == p.k == p.groups:
         return {"fprop": _depthwise, "dgrad": _depthwise_by_x, "wgrad": _depthwise_by_w}[p.face](p)
     return _grouped(p)
-
-
-def _is_small(p: ConvProblem) -> bool:
-    """Whether torch computes a layer of one group itself: one image of few pixels, which its own loops or a product
-    take. Of dilated 3-D ones these take up to seven times as long (`use_mkldnn` of ATen/native/Convolution.cpp)."""
-    few = p.n == 1 and p.c * math.prod(p.input[:2]) <= 20480  # along depth and height in 3-D
-    wide = p.rank > 1 and min(p.kernel[-2:]) > 3
-    return p.dtype == torch.float32 and few and not wide and p.taps > 1
 
 
 def _depthwise(p: ConvProblem, most: int = 6) -> str:

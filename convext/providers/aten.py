@@ -145,12 +145,16 @@ def backward_is_faster(dgrad: ConvProblem) -> bool:
     """Whether torch's backward pass computes a problem faster than its transposed convolution does.
 
     On CUDA that never takes torch's depthwise kernels. On CPUs oneDNN's takes up to 3.8 times as long for groups in
-    channels last (0.9 to 3.8 on five layers, Zen 4); in other formats and families it was about level, or faster.
+    channels last (0.9 to 3.8 on five layers, Zen 4); in other formats and families it was about level, or faster. One
+    image of one group goes to oneDNN by x or by y, as either is large (3-D, 32 channels to 16 on 32^3: 18 times).
     """
     p = dgrad
     if p.device == "cuda":
         return p.family == "depthwise"
-    return p.device == "cpu" and p.channels_last and p.rank > 1 and 1 < p.groups < p.c
+    if p.device != "cpu":
+        return False
+    by_x_alone = onednn.is_left_out(p, "y") and not onednn.is_left_out(p, "x")
+    return by_x_alone or (p.channels_last and p.rank > 1 and 1 < p.groups < p.c)
 
 
 def _input_gradient(p: ConvProblem, y: Tensor, w: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ or leave their memory, and a forward that never returns. docs/design.md has the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -26,6 +27,19 @@ def dtypes() -> frozenset[torch.dtype]:
         return frozenset()
     half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
     return frozenset({torch.float32, *half})
+
+
+def is_left_out(problem: ConvProblem, role: str = "x") -> bool:
+    """Whether torch computes a layer of one group itself, whose input is the operand in that role.
+
+    One image of few pixels its own loops or a product take. Of 3-D ones these take up to twenty times as long
+    (`use_mkldnn` of ATen/native/Convolution.cpp).
+    """
+    p = problem
+    channels, size = (p.c, p.input) if role == "x" else (p.k, p.output)
+    few = p.n == 1 and channels * math.prod(size[:2]) <= 20480  # along depth and height in 3-D
+    wide = p.rank > 1 and min(p.kernel[-2:]) > 3
+    return p.dtype == torch.float32 and p.groups == 1 and few and not wide and p.taps > 1
 
 
 @dataclass(frozen=True)

@@ -126,3 +126,16 @@ def test_tells_which_layers_of_one_group_are_not_onednns(rank):
         assert (kernel_of(p) == "none") == own, (p, selected)
         told.add(own)
     assert told == {True, False}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="ATen asks Arm's library there")
+@pytest.mark.parametrize(("c", "k", "by_onednn"), [(24, 8, True), (8, 24, True), (8, 9, False)])
+def test_an_input_gradient_of_one_image_is_onednns_by_x_or_by_y(c, k, by_onednn, capfd):
+    """24 channels of 32x32 rows are more than torch's own loops take, 9 are not."""
+    threes, ones = (3, 3, 3), (1, 1, 1)
+    p = ConvProblem("dgrad", 1, c, k, 1, (32, 32, 4), threes, (32, 32, 4), ones, ones, ones, torch.float32, False)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        aten.run(p, *check.operands(p), None)
+    ran = [line for line in capfd.readouterr().out.splitlines() if "convolution," in line and "exec" in line]
+    assert bool(ran) == by_onednn
+    assert (kernel_of(p) != "none") == by_onednn

@@ -34,7 +34,7 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With CONVEXT_TURNS, of the tests that take turns, each of which compiles for minutes, those of one name alone.
+    """With CONVEXT_TURNS, of the tests that take turns, which take a minute or more, those of one name alone.
 
     They come first: one that began last would keep the other workers waiting.
     """

@@ -49,6 +49,7 @@ def test_a_read_beyond_a_tensor_ends_the_process(side: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.turn("guarded")
 @pytest.mark.skipif(library.unavailable() is not None, reason=str(library.unavailable()))
 @SIDES
 def test_kernels_touch_nothing_beyond_their_tensors(side: str) -> None:

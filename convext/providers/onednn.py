@@ -17,7 +17,7 @@ import torch
 
 from convext.problem import ConvProblem
 
-WIDEST_TILE = 28  # results of a row that its kernel of weight gradients sums at a time, at most
+WIDEST_TILE = 28  # results of a row that oneDNN's kernel of weight gradients sums at a time, at most
 
 
 @cache

@@ -17,7 +17,7 @@ namespace convext {
 namespace cpu {
 namespace CONVEXT_ISA {
 
-constexpr int64_t BAND = 256;
+constexpr int64_t BAND = 256;  // places, at least a row, that registers sum before they are added to doubles
 constexpr int SPREAD = VECTOR_BYTES == 64 ? 8 : 4;  // channels of x of a tile: what registers have room for
 
 struct DenseWgrad {
